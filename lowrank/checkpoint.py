@@ -1,0 +1,183 @@
+"""Checkpoints on disk: a Hugging Face directory with a manifest, written at once or not at all.
+
+A folder holds ``config.json``, ``model.safetensors``, the tokenizer and ``manifest.json`` with the size and SHA-256
+of every file. It is written under a temporary name, flushed to the disk and renamed: a folder with its final name is
+complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowrank.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from lowrank.methods.base import Method
+
+MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a checkpoint is, for people and for a store that lost its row."""
+
+    step: int
+    kind: str                                 # initial | training | final | imported
+    tokens_seen: int
+    method: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    run_config_hash: str = ""
+    validation_loss: float | None = None      # None also where it was not finite: see validation_loss_kind
+    validation_loss_kind: str = "finite"
+    validation_tokens: int = 0
+    evaluation_set_sha256: str = ""
+    tokenizer_hash: str = ""
+    dtype: str = "float32"
+    lowrank_version: str = ""
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {"sha256": …, "bytes": …}
+    format: int = FORMAT
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights file."""
+        return str(self.files[WEIGHTS]["sha256"])
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files but the manifest."""
+        return sum(int(entry["bytes"]) for entry in self.files.values())
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint in memory."""
+
+    model: PreTrainedModel
+    method: Method
+    manifest: Manifest
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make ``folder`` with what ``fill`` writes into it, atomically: complete under its name, or absent."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        temporary.mkdir()
+        fill(temporary)
+        for path in temporary.iterdir():
+            sync(path)
+        sync(temporary)
+        os.rename(temporary, folder)
+        sync(folder.parent)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written ({error.strerror or error}); free the disk or mend the permissions, then resume") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """SHA-256 and size of a file."""
+    with path.open("rb") as handle:
+        return {"sha256": hashlib.file_digest(handle, "sha256").hexdigest(), "bytes": path.stat().st_size}
+
+
+def save(folder: Path, model: PreTrainedModel, manifest: Manifest, tokenizer: Any = None, state: dict[str, torch.Tensor] | None = None) -> Manifest:
+    """Write ``model`` (or its gathered ``state``) as a checkpoint; a complete folder with the same weights is kept.
+
+    Raises :class:`CheckpointError` where the disk refuses, or where the folder already holds other weights.
+    """
+    complete = manifest
+
+    def fill(temporary: Path) -> None:
+        nonlocal complete
+        write_weights(temporary / WEIGHTS, model.state_dict() if state is None else state)
+        model.config.save_pretrained(temporary)
+        if getattr(model, "generation_config", None) is not None:
+            model.generation_config.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        entries = {path.name: file_entry(path) for path in sorted(temporary.iterdir())}
+        complete = Manifest(**{**asdict(manifest), "files": entries})
+        (temporary / MANIFEST).write_text(json.dumps(asdict(complete), indent=1, sort_keys=True), encoding="utf-8")
+
+    if folder.exists():
+        return read_manifest(folder)
+    write_folder(folder, fill)
+    return complete
+
+
+def write_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """A safetensors file of ``state``; the same tensors give the same bytes."""
+    from safetensors.torch import save as serialise
+
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in sorted(state.items())}
+    path.write_bytes(serialise(tensors, metadata={"format": "pt"}))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint folder; raises :class:`CheckpointError` where it is missing or damaged."""
+    path = folder / MANIFEST
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        manifest = Manifest(**body)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder}: not a checkpoint (no {MANIFEST})") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged manifest ({error}); delete the folder and train again from its last resume point") from error
+    if manifest.format > FORMAT:
+        raise CheckpointError(f"{folder}: written by a newer lowrank (format {manifest.format}); upgrade lowrank")
+    return manifest
+
+
+def verify(folder: Path, expected_sha256: str | None = None) -> Manifest:
+    """Compare every file with the manifest, and the weights with the database's hash if given."""
+    manifest = read_manifest(folder)
+    for name, entry in manifest.files.items():
+        path = folder / Path(name).name  # a manifest never leads outside its folder
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing; restore it, or delete the run's row and train again")
+        if file_entry(path) != {"sha256": entry["sha256"], "bytes": entry["bytes"]}:
+            raise CheckpointError(f"{path}: does not match its manifest (SHA-256 differs): the file is damaged; restore it from a copy or train again")
+    if expected_sha256 is not None and manifest.weights_sha256 != expected_sha256:
+        raise CheckpointError(f"{folder}: holds other weights than the database says (SHA-256 differs); restore the folder")
+    return manifest
+
+
+def load(folder: Path, expected_sha256: str | None = None, dtype: torch.dtype | None = None) -> Loaded:
+    """A verified checkpoint as a model in evaluation mode on the CPU, in its stored precision unless ``dtype`` is given."""
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    import lowrank.models  # noqa: F401  (registers the architecture)
+    from lowrank.methods.base import create
+
+    manifest = verify(folder, expected_sha256)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    model = AutoModelForCausalLM.from_config(config)
+    state = load_file(folder / WEIGHTS)
+    model.load_state_dict(state)  # strict: a missing or unknown key is an error
+    stored = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+    model.to(dtype or stored).eval()
+    return Loaded(model, create(manifest.method, manifest.settings), manifest)

@@ -1,0 +1,179 @@
+"""Reading a study file: YAML in, a checked :class:`Study` out, or one sentence that names file, key and mend."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from lowrank.config.schema import Config, Data, Study, Training
+from lowrank.errors import ConfigError, suggestion
+
+C = TypeVar("C", bound=Config)
+FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-3 as a number and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key}' is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text; ``where`` names it in errors."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{where}{line}: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: not valid YAML ({str(error).splitlines()[0]})") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such study file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a study file ({error})") from error
+    value = parse_yaml(text, str(path))
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: a study file is a mapping of keys, this holds {type(value).__name__}")
+    return value
+
+
+def validate(model: type[C], value: Any, where: str, prefix: str = "") -> C:
+    """``value`` as a ``model``, or one sentence with ``where``, the dotted key and a suggestion."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain(error, model, prefix)}") from error
+
+
+def validate_partial(model: type[Config], overrides: Mapping[str, Any], where: str, prefix: str) -> None:
+    """Check the keys and types that ``overrides`` gives, not that it is complete."""
+    for key, value in overrides.items():
+        dotted = f"{prefix}.{key}" if prefix else str(key)
+        if key not in model.model_fields:
+            raise ConfigError(f"{where}: unknown key '{dotted}'{suggestion(str(key), model.model_fields)}")
+        info = model.model_fields[key]
+        try:
+            TypeAdapter(_annotated(info), config={"strict": True}).validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            inner = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"{where}: key '{dotted}{'.' + inner if inner else ''}': {_message(first)}") from error
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """The first problem of a validation as a clause: which key, what is wrong, what was meant."""
+    first = error.errors()[0]
+    loc = [str(part) for part in first["loc"]]
+    dotted = ".".join([*([prefix] if prefix else []), *loc])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{dotted}'{suggestion(loc[-1], _fields_at(model, loc[:-1]))}"
+    if first["type"] == "missing":
+        return f"the key '{dotted}' is missing"
+    return f"key '{dotted}': {_message(first)}"
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """The study in the file ``path`` with ``key.sub=value`` overrides applied; nothing is resolved yet."""
+    path = Path(path)
+    raw = read_yaml(path)
+    for override in overrides:
+        _apply(raw, override)
+    for section in ("methods", "scales"):
+        raw[section] = _named(raw.get(section), section, str(path))
+    raw["metrics"] = [{"lens": m} if isinstance(m, str) else m for m in raw.get("metrics") or []]
+    study = validate(Study, raw, str(path))
+    check_sections(study, str(path))
+    return study
+
+
+def check_sections(study: Study, where: str) -> None:
+    """Check the override sections of a study against the sections that they override."""
+    validate_partial(Data, study.data, where, "data")
+    validate_partial(Training, study.training, where, "training")
+    for name, scale in study.scales.items():
+        validate_partial(Training, scale.training, where, f"scales.{name}.training")
+    for name, entry in study.methods.items():
+        validate_partial(Training, entry.training, where, f"methods.{name}.training")
+        for kind, group in (("scales", entry.scales), ("variants", entry.variants)):
+            for label, part in group.items():
+                validate_partial(Training, part.training, where, f"methods.{name}.{kind}.{label}.training")
+
+
+def _annotated(info: Any) -> Any:
+    from typing import Annotated
+
+    return Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+
+
+def _message(problem: Any) -> str:
+    text = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{text} (given: {problem['input']!r})"
+
+
+def _fields_at(model: Any, loc: Sequence[str]) -> list[str]:
+    """Field names of the section that ``loc`` leads to, for suggestions."""
+    for part in loc:
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = _inner(model.model_fields[part].annotation)
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _inner(annotation: Any) -> Any:
+    """The section class inside dict[str, X], tuple[X, …] or X | None."""
+    arguments = [a for a in getattr(annotation, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
+    return arguments[-1] if arguments else annotation
+
+
+def _named(value: Any, section: str, where: str) -> dict[str, Any]:
+    """``[a, b]`` or ``{a: {...}, b: null}`` as a mapping from name to entry."""
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        if len(set(value)) != len(value):
+            raise ConfigError(f"{where}: the list '{section}' names an entry twice")
+        value = {name: {} for name in value}
+    if not isinstance(value, dict) or not value:
+        raise ConfigError(f"{where}: '{section}' must be a list of names or a mapping from names to entries, and not empty")
+    return {str(name): {} if entry is None else entry for name, entry in value.items()}
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    """Set ``a.b=value`` in a raw study."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: expected key.sub=value")
+    *parents, last = key.split(".")
+    section: Any = raw
+    for part in parents:
+        inner = section.setdefault(part, {}) if isinstance(section, dict) else None
+        if isinstance(inner, list) and all(isinstance(name, str) for name in inner):
+            inner = section[part] = {name: {} for name in inner}
+        if inner is None and isinstance(section, dict):
+            inner = section[part] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: '{part}' is not a section of the study file")
+        section = inner
+    section[last] = parse_yaml(text, f"--set {override}")

@@ -1,0 +1,148 @@
+"""The sections of a study file as frozen models; unknown keys and wrong types are errors.
+
+A field marked ``weightless`` cannot change a bit of the trained weights and stays out of a run's hash.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, Strict
+
+Preset = Literal["exact", "published"]
+Precision = Literal["float32", "bfloat16_autocast", "pure_bfloat16"]
+Names = Annotated[tuple[str, ...], Strict(False)]
+Integers = Annotated[tuple[int, ...], Strict(False)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+WEIGHTLESS = {"weightless": True}
+
+
+def weightless(default: Any, **constraints: Any) -> Any:
+    """A field that changes what is recorded, never the weights."""
+    return Field(default, json_schema_extra=WEIGHTLESS, **constraints)
+
+
+class Config(BaseModel):
+    """Base of every section: frozen, strict types, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelShape(Config):
+    """A LLaMA shape; ``rank`` is the scale's default rank for every low-rank method."""
+
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    rank: PositiveInt
+    initializer_range: PositiveFloat = 0.02
+    rms_norm_eps: PositiveFloat = 1e-6
+    rope_theta: PositiveFloat = 10_000.0
+
+
+class Data(Config):
+    """Where the text comes from and how it becomes rows of ``max_length`` tokens."""
+
+    source: str = "embedded"                  # embedded | c4 | huggingface | text | jsonl | parquet | arrow
+    path: str | None = None                   # file, glob or folder of a local source; name of a Hugging Face dataset
+    subset: str | None = None                 # configuration name of a Hugging Face dataset
+    text_field: str = "text"
+    tokenizer: str | None = None              # name or folder; None: the source's own (trained for local text, t5-base for c4)
+    vocabulary_size: PositiveInt | None = None  # of a trained tokenizer, or rows of the embedding for a given one
+    max_length: Annotated[int, Field(ge=2)] = 256
+    layout: Literal["packed", "padded"] = "packed"
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.02
+    validation_tokens: PositiveInt = weightless(10_000_000)   # of the validation split, scored at every checkpoint
+    evaluation_examples: PositiveInt = weightless(1000)       # rows of the fixed set that the metrics use
+    evaluation_seed: NonNegativeInt = weightless(0)
+    seed: NonNegativeInt | None = None        # order of the training rows; None: the run's seed
+    order_per_method: bool = False            # as published: the order differs between methods
+    shuffle_buffer: PositiveInt = 10_000      # documents, for streamed sources
+
+
+class Training(Config):
+    """One recipe. Update k = 1, 2, … consumes ``batch_size`` rows and uses learning rate · factor(k)."""
+
+    steps: PositiveInt = 300
+    batch_size: PositiveInt = 8               # rows an update, over all processes
+    micro_batch_size: PositiveInt | None = None  # rows a forward pass; None: as many as the processes share evenly
+    learning_rate: PositiveFloat
+    warmup_steps: NonNegativeInt | None = None   # None: warmup_fraction of the steps
+    warmup_fraction: Fraction = 0.1
+    min_lr_ratio: Fraction = 0.1
+    betas: Annotated[tuple[float, float], Strict(False)] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    max_grad_norm: PositiveFloat | None = None
+    precision: Precision = "float32"
+    compile: bool = False
+    gradient_checkpointing: bool = weightless(False)
+    loss_average: Literal["tokens", "micro_batches"] = "tokens"  # published: mean of the micro-batch means
+    schedule_lag: NonNegativeInt = 0          # published: 1, update k uses factor(k - 1)
+    extra_updates: NonNegativeInt = 0         # published: 1, one update more than asked for
+    validation_average: Literal["tokens", "published"] = weightless("tokens")  # published: batch means, n/(n+1) of the truth
+    checkpoint_every: PositiveInt | None = weightless(None)      # None: a tenth of the steps
+    resume_every: PositiveInt | None = weightless(None)          # None: at every checkpoint
+    log_every: PositiveInt = weightless(1)
+    evaluation_batch_size: PositiveInt = weightless(32)
+    trackers: Names = weightless(())          # of Accelerate, such as tensorboard
+
+    @property
+    def warmup(self) -> int:
+        """Updates of linear warm-up."""
+        return round(self.warmup_fraction * self.steps) if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def updates(self) -> int:
+        """Updates that the run makes."""
+        return self.steps + self.extra_updates
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps whose weights are kept: 0, every ``checkpoint_every`` and the last."""
+        every = self.checkpoint_every or max(1, self.steps // 10)
+        return sorted({0, *range(every, self.updates + 1, every), self.updates})
+
+
+class Overrides(Config):
+    """What an entry of a study changes of the recipe; checked against the recipe's own sections on loading."""
+
+    training: dict[str, Any] = {}
+    settings: dict[str, Any] = {}             # of the method
+
+
+class MethodEntry(Overrides):
+    """One method of a study; ``variants`` are further recipes of it under labels, such as a learning-rate sweep."""
+
+    scales: dict[str, Overrides] = {}
+    variants: dict[str, Overrides] = {}
+
+
+class ScaleEntry(Config):
+    """One scale of a study; ``shape`` defines a scale that lowrank does not know."""
+
+    training: dict[str, Any] = {}
+    shape: ModelShape | None = None
+
+
+class MetricEntry(Config):
+    """One lens under one protocol: a preset's settings with overrides."""
+
+    lens: str
+    preset: str | None = None                 # None: the study's
+    settings: dict[str, Any] = {}
+
+
+class Study(Config):
+    """A study file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    description: str = ""
+    preset: Preset = "exact"
+    output: str | None = None                 # folder of the study; None: outputs/<name>
+    methods: dict[str, MethodEntry]
+    scales: dict[str, ScaleEntry]
+    seeds: Integers = (0,)
+    data: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    metrics: Annotated[tuple[MetricEntry, ...], Strict(False)] = ()

@@ -1,0 +1,129 @@
+"""The contract of a training method.
+
+A method is one file in this folder with a class ``METHOD``. It may change the model (architecture and adapter
+families), the optimizer (optimizer family), what happens after an update (merges, resets) and the learning-rate
+factor; everything else is the same for all methods. Nothing outside a method's file asks for its name.
+
+Guarantees that the conformance suite (``tests/methods``) holds every registered method to:
+
+* one seed gives one model, bit for bit, and whatever parameters two methods have in common start equal;
+* the state of method and optimizer consists of tensors and plain values and loads with ``weights_only=True``;
+* save, stop and resume is bit-identical to running on;
+* ``dense`` gives weights that reproduce the model's logits, or is None;
+* a method that has nothing to act on raises instead of training something else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lowrank import schedule
+from lowrank.config.schema import Config, Training
+from lowrank.errors import LowrankError
+
+Draw = Callable[[str], torch.Generator]
+"""``draw(name)`` is a fresh CPU generator keyed by the run's seed and ``name`` (a parameter's full name, or any label)."""
+
+Family = Literal["baseline", "optimizer", "architecture", "adapter"]
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The seven linear layers of every block that low-rank methods treat."""
+
+
+class Method(ABC):
+    """Base of all methods: AdamW on a plain LLaMA; a method overrides what it changes.
+
+    Class attributes: ``family``; ``title`` for people; ``summary`` in one sentence; ``source`` (paper); ``Settings``,
+    the validated settings with defaults; ``custom_architecture``, whether the model is more than a plain LLaMA;
+    ``has_dense``, whether each target layer equals a dense one.
+    """
+
+    family: ClassVar[Family]
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    Settings: ClassVar[type[Config]] = Config
+    custom_architecture: ClassVar[bool] = False
+    has_dense: ClassVar[bool] = True
+
+    def __init__(self, settings: Config) -> None:
+        self.settings: Any = settings
+
+    @property
+    def name(self) -> str:
+        """The stem of the file that defines the method."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def update_scale(self) -> float:
+        """Factor between the configured and the effective learning rate (GaLore's scale)."""
+        return 1.0
+
+    def attach(self, model: nn.Module) -> None:
+        """Replace or wrap the target layers of ``model`` (a ``LlamaModel``), in place; may run on the meta device.
+
+        Only for ``custom_architecture`` methods. New modules implement
+        ``reset_parameters(draw: Callable[[str], Generator] | None = None)``: with ``draw``, parameter ``p`` is drawn
+        from ``draw(p)``; without it, from the global generator, with ``torch.nn.init`` functions alone.
+        """
+
+    def optimizer(self, model: nn.Module, training: Training) -> torch.optim.Optimizer:
+        """The optimizer over the trained parameters of ``model`` (the whole causal language model)."""
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise LowrankError(f"{self.name}: no parameter is trained")
+        # Fused AdamW exists for CPU and CUDA and is the fastest of PyTorch's variants on both.
+        return torch.optim.AdamW(
+            parameters, lr=training.learning_rate, betas=training.betas, eps=training.eps, weight_decay=training.weight_decay, fused=True,
+        )
+
+    def lr_factor(self, update: int, training: Training) -> float:
+        """Factor of the learning rate at ``update`` = 1, 2, …"""
+        return schedule.cosine(update - training.schedule_lag, training.steps, training.warmup, training.min_lr_ratio)
+
+    def after_update(self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer, draw: Draw) -> None:
+        """Called after update ``update`` and after its checkpoint, if one is due; merges and resets happen here.
+
+        Random choices come from ``draw`` with a label that holds the update, so that all processes agree and a
+        resumed run repeats them.
+        """
+
+    def dense(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """{module path of the target layer: effective dense W (out, in)}, or None where no dense equivalent exists."""
+        return {path: module.weight.detach() for path, module in targets(model) if isinstance(module, nn.Linear)}
+
+    def factors(self, model: nn.Module) -> dict[str, Tensor]:
+        """{parameter path: factor} of the target layers as trained; the dense weights where there are no factors."""
+        return {f"{path}.{name}": p.detach() for path, module in targets(model) for name, p in module.named_parameters() if p.dim() == 2}
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the method itself beyond model and optimizer: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+
+
+def targets(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(path, module) of the target layers in the order of the model."""
+    for path, module in model.named_modules():
+        if path.rpartition(".")[2] in TARGETS:
+            yield path, module
+
+
+def create(name: str, settings: dict[str, Any]) -> Method:
+    """The method ``name`` with ``settings`` (JSON values, as stored with a run or a model)."""
+    from lowrank import methods
+
+    cls = methods.get(name)
+    return cls(cls.Settings.model_validate_json(_dumps(settings)))
+
+
+def _dumps(value: Any) -> str:
+    import json
+
+    return json.dumps(value)

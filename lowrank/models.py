@@ -1,0 +1,136 @@
+"""LLaMA models of any method as Hugging Face classes, built from a seed by named generators.
+
+Importing this module registers ``lowrank_llama``, so that ``AutoModelForCausalLM.from_pretrained`` loads every
+checkpoint. Methods of the optimizer family have plain ``llama`` checkpoints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
+
+from lowrank.config.resolve import RunConfig
+from lowrank.config.schema import ModelShape
+from lowrank.methods.base import Draw, Method, create
+
+
+class LowRankLlamaConfig(LlamaConfig):
+    """A LLaMA configuration that carries the method and its settings."""
+
+    model_type = "lowrank_llama"
+    method: str = ""
+    method_settings: dict[str, Any] | None = None
+
+
+class _Initialisation:
+    """Keys missing from a checkpoint are drawn by the modules' own ``reset_parameters``."""
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if hasattr(module, "reset_parameters") and hasattr(module, "draws_own_parameters"):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)  # type: ignore[misc]
+
+
+class LowRankLlamaModel(_Initialisation, LlamaModel):
+    """A LLaMA body whose target layers are those of a method."""
+
+    config_class = LowRankLlamaConfig
+
+    def __init__(self, config: LowRankLlamaConfig) -> None:
+        super().__init__(config)
+        create(config.method, config.method_settings or {}).attach(self)
+        self.post_init()
+
+
+class LowRankLlamaForCausalLM(_Initialisation, LlamaForCausalLM):
+    """The causal language model over :class:`LowRankLlamaModel`."""
+
+    config_class = LowRankLlamaConfig
+
+    def __init__(self, config: LowRankLlamaConfig) -> None:
+        LlamaPreTrainedModel.__init__(self, config)  # LlamaForCausalLM would build the plain body
+        self.model = LowRankLlamaModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+
+AutoConfig.register("lowrank_llama", LowRankLlamaConfig)
+AutoModelForCausalLM.register(LowRankLlamaConfig, LowRankLlamaForCausalLM)
+
+
+def named_draws(seed: int) -> Draw:
+    """Generators keyed by (seed, name): what two models share by name starts equal, whatever else they have."""
+
+    def draw(name: str) -> torch.Generator:
+        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    return draw
+
+
+def llama_config(shape: ModelShape, vocabulary_size: int, max_length: int, special: dict[str, int | None]) -> dict[str, Any]:
+    """Keyword arguments of a LLaMA configuration with an untied head; ``special`` holds bos, eos and pad ids."""
+    return {
+        "vocab_size": vocabulary_size, "hidden_size": shape.hidden_size, "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_hidden_layers, "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_attention_heads, "max_position_embeddings": max_length,
+        "rms_norm_eps": shape.rms_norm_eps, "initializer_range": shape.initializer_range, "rope_theta": shape.rope_theta,
+        "tie_word_embeddings": False, "use_cache": False, **special,
+    }
+
+
+def build(config: RunConfig, vocabulary_size: int, special: dict[str, int | None]) -> tuple[PreTrainedModel, Method]:
+    """The model of a run at step 0 (float32, CPU) and its method."""
+    method = create(config.method, config.settings)
+    arguments = llama_config(config.shape, vocabulary_size, config.data.max_length, special)
+    model: PreTrainedModel
+    with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator; every value is drawn again below
+        if method.custom_architecture:
+            model = LowRankLlamaForCausalLM(LowRankLlamaConfig(method=config.method, method_settings=config.settings, **arguments))
+        else:
+            model = LlamaForCausalLM(LlamaConfig(**arguments))
+    initialise(model, named_draws(config.init_seed), config.shape.initializer_range)
+    return model, method
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, draw: Draw, std: float) -> None:
+    """Draw every parameter from the generator of its own name: matrices N(0, std²), norm gains 1."""
+    for path, module in model.named_modules():
+        if hasattr(module, "draws_own_parameters"):
+            module.reset_parameters(lambda name, path=path: draw(f"{path}.{name}"))
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() >= 2:
+                parameter.copy_(normal(parameter.shape, std, draw(f"{path}.{name}")))
+            else:
+                nn.init.ones_(parameter)
+
+
+def normal(shape: torch.Size, std: float, generator: torch.Generator) -> Tensor:
+    """N(0, std²) entries of ``shape`` from ``generator``, in float32 on the CPU."""
+    return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
+
+
+@torch.no_grad()
+def init_hash(model: nn.Module, method: Method) -> str:
+    """SHA-256 of the effective weights: dense target layers where they exist, every other parameter as it is.
+
+    Two runs share their initialisation exactly when their hashes at step 0 agree.
+    """
+    dense = method.dense(model)
+    digest = hashlib.sha256()
+    weights = {f"{path}.weight": W for path, W in (dense or {}).items()}
+    treated = tuple(f"{path}." for path in (dense or {}))
+    weights |= {name: p.detach() for name, p in model.named_parameters() if not (treated and name.startswith(treated))}
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
