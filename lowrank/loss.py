@@ -1,0 +1,28 @@
+"""The one loss: summed negative log-likelihood of the next token and the number of scored tokens, in nats."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -100
+
+
+def next_tokens(labels: Tensor) -> Tensor:
+    """Targets (n, L) of the positions: labels shifted left by one, the last position unscored."""
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+
+
+def summed_nats(logits: Tensor, labels: Tensor) -> Tensor:
+    """Σ -ln p(next token) over scored positions, a float32 scalar (float64 for float64 logits).
+
+    logits (n, L, V); labels (n, L) as input ids with -100 where a token is not scored; the shift happens here.
+    """
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(wide.flatten(0, 1), next_tokens(labels).flatten(), ignore_index=IGNORE, reduction="sum")
+
+
+def scored_tokens(labels: Tensor) -> int:
+    """Number of targets that :func:`summed_nats` sums over."""
+    return int((labels[:, 1:] != IGNORE).sum())

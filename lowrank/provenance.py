@@ -1,0 +1,70 @@
+"""Code and machine behind a value: stored beside every result, outside its protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lowrank import __version__
+from lowrank.store.records import Provenance
+
+LIBRARIES = ("torch", "accelerate", "transformers", "datasets", "lm-eval", "sqlalchemy", "numpy", "scipy", "scikit-learn", "tokenizers")
+
+
+def current() -> Provenance:
+    """The provenance of what this process computes now (the thread count may change between calls)."""
+    import torch
+
+    body = {
+        "lowrank_version": __version__, "git_commit": git_commit(), "library_versions": library_versions(),
+        "device": device_name(), "threads": torch.get_num_threads(),
+    }
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return Provenance(hash=digest, **body)
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that can move a number, and of Python."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def git_commit() -> str:
+    """Commit of the checkout that this code runs from, with ``+`` for uncommitted changes; empty for an installed package."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / "pyproject.toml").is_file():
+        return ""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit + ("+" if dirty else "")
+
+
+@cache
+def device_name() -> str:
+    """The accelerator's name, or the processor's."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

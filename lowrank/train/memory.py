@@ -1,0 +1,82 @@
+"""What a run really holds: exact bytes of parameters, gradients and optimizer state, and the measured peak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+STATUS = Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
+
+
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the elements of ``tensors``."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def model_bytes(model: nn.Module) -> dict[str, int]:
+    """Counts and bytes of a model: all and trained parameters, buffers in the weights' bytes."""
+    parameters = list(model.parameters())
+    trained = [p for p in parameters if p.requires_grad]
+    state = [t for name, t in model.state_dict().items()]
+    return {
+        "parameters_total": sum(p.numel() for p in parameters), "parameters_trainable": sum(p.numel() for p in trained),
+        "parameter_bytes": tensor_bytes(state), "gradient_bytes": tensor_bytes(trained),
+    }
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of every tensor in the optimizer's state: moments, projectors, step counters."""
+    return tensor_bytes(_tensors(list(optimizer.state.values())))
+
+
+def _tensors(value: Any) -> Iterable[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _tensors(inner)
+
+
+class PeakMemory:
+    """Peak memory of a stretch of work: the allocator's on a GPU, else resident memory above that at the start.
+
+    On Linux the kernel's high-water mark is reset at the start; elsewhere the peak on a CPU is unknown (None).
+    """
+
+    def __init__(self) -> None:
+        self.cuda = torch.cuda.is_available()
+        self.start = 0
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+            return
+        try:
+            CLEAR.write_text("5", encoding="ascii")
+        except OSError:
+            self.start = -1
+        else:
+            self.start = _status_bytes("VmRSS") or -1
+
+    def peak(self) -> int | None:
+        """Bytes at the peak since construction."""
+        if self.cuda:
+            return torch.cuda.max_memory_allocated()
+        mark = _status_bytes("VmHWM")
+        return None if mark is None or self.start < 0 else max(0, mark - self.start)
+
+
+def _status_bytes(field: str) -> int | None:
+    try:
+        for line in STATUS.read_text(encoding="ascii").splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        return None
+    return None
