@@ -1,4 +1,4 @@
-"""The loss that training, validation and every metric share: summed nats and counted tokens."""
+"""The one loss: summed negative log-likelihood of the next token and the number of scored tokens, in nats."""
 
 from __future__ import annotations
 
@@ -6,20 +6,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = -100  # label of a position that is not scored
+IGNORE = -100
 
 
-def summed_nats(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Next-token negative log-likelihood of a batch as (sum in nats, number of scored tokens).
+def next_tokens(labels: Tensor) -> Tensor:
+    """Targets (n, L) of the positions: labels shifted left by one, the last position unscored."""
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
 
-    ``logits`` (batch, length, vocabulary) of any precision, ``labels`` (batch, length) aligned with the input tokens as
-    in Hugging Face models: position t is scored against label t + 1, and label -100 is not scored. Log-probabilities
-    are taken in float32 (float64 for float64 logits) and added in float64. The mean over several batches is the ratio
-    of the added sums; a mean of batch means would weigh short batches and padding wrongly.
+
+def summed_nats(logits: Tensor, labels: Tensor) -> Tensor:
+    """Σ -ln p(next token) over scored positions, a float32 scalar (float64 for float64 logits).
+
+    logits (n, L, V); labels (n, L) as input ids with -100 where a token is not scored; the shift happens here.
     """
-    scores = logits[:, :-1].reshape(-1, logits.shape[-1])
-    targets = labels[:, 1:].reshape(-1).to(scores.device)
-    if scores.dtype not in (torch.float32, torch.float64):
-        scores = scores.float()
-    nats = F.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="none")
-    return nats.sum(dtype=torch.float64), (targets != IGNORED).sum()
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(wide.flatten(0, 1), next_tokens(labels).flatten(), ignore_index=IGNORE, reduction="sum")
+
+
+def scored_tokens(labels: Tensor) -> int:
+    """Number of targets that :func:`summed_nats` sums over."""
+    return int((labels[:, 1:] != IGNORE).sum())
+
+
+def token_nats(logits: Tensor, labels: Tensor) -> Tensor:
+    """-ln p(next token) of every position (n, L), 0 where it is not scored; for sums in float64 or by row."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    targets = next_tokens(labels)
+    return F.cross_entropy(wide.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none").view_as(targets)
