@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -40,8 +41,7 @@ class Manifest:
     method: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     run_config_hash: str = ""
-    validation_loss: float | None = None      # None also where it was not finite: see validation_loss_kind
-    validation_loss_kind: str = "finite"
+    validation_loss: float | None = None      # nats a token; JSON holds "nan" or "inf" where it is not finite
     validation_tokens: int = 0
     evaluation_set_sha256: str = ""
     tokenizer_hash: str = ""
@@ -120,7 +120,7 @@ def save(folder: Path, model: PreTrainedModel, manifest: Manifest, tokenizer: An
             tokenizer.save_pretrained(temporary)
         entries = {path.name: file_entry(path) for path in sorted(temporary.iterdir())}
         complete = Manifest(**{**asdict(manifest), "files": entries})
-        (temporary / MANIFEST).write_text(json.dumps(asdict(complete), indent=1, sort_keys=True), encoding="utf-8")
+        (temporary / MANIFEST).write_text(dumps(complete), encoding="utf-8")
 
     if folder.exists():
         return read_manifest(folder)
@@ -136,11 +136,21 @@ def write_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
     path.write_bytes(serialise(tensors, metadata={"format": "pt"}))
 
 
+def dumps(manifest: Manifest) -> str:
+    """Strict JSON of a manifest."""
+    body = asdict(manifest)
+    loss = manifest.validation_loss
+    body["validation_loss"] = loss if loss is None or math.isfinite(loss) else str(loss)
+    return json.dumps(body, indent=1, sort_keys=True, allow_nan=False)
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a checkpoint folder; raises :class:`CheckpointError` where it is missing or damaged."""
     path = folder / MANIFEST
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
+        if body.get("validation_loss") is not None:
+            body["validation_loss"] = float(body["validation_loss"])
         manifest = Manifest(**body)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: not a checkpoint (no {MANIFEST})") from error

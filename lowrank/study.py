@@ -1,0 +1,171 @@
+"""A study: the work that its file asks for, what of it is missing, and doing it in order.
+
+There is no queue: the plan is the difference between what the file asks for and the rows that exist. Stages run in
+the order train, measure, evaluate, predict, report; a failed unit does not stop the others.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lowrank.config import RunConfig, Study, load_study, resolve_runs
+from lowrank.config.resolve import content_hash
+from lowrank.errors import LowrankError, UsageError
+from lowrank.store import Store, records
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study file read, checked and resolved; nothing is done yet."""
+
+    study: Study
+    file: str
+    root: Path
+    runs: list[RunConfig]
+
+    @classmethod
+    def of(cls, file: str | Path, overrides: Sequence[str] = ()) -> Plan:
+        """The plan of a study file with ``key=value`` overrides."""
+        study = load_study(file, overrides)
+        return cls(study, str(file), study_root(study), resolve_runs(study, str(file)))
+
+    @property
+    def database(self) -> str:
+        """URL of the study's own SQLite file, the default store."""
+        return f"sqlite:///{self.root / 'lowrank.db'}"
+
+
+@dataclass
+class Outcome:
+    """What a call of :func:`run_study` did: counts by stage, and the sentences of what failed."""
+
+    done: dict[str, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    report: Path | None = None
+
+
+def study_root(study: Study) -> Path:
+    """The study's folder: checkpoints, its default database and its report."""
+    return Path(study.output or f"outputs/{study.name}")
+
+
+def register(store: Store, plan: Plan) -> tuple[records.Study, list[tuple[RunConfig, records.Run]]]:
+    """The study's row and a row for each of its runs, made where they are missing."""
+    body = plan.study.model_dump(mode="json")
+    root = str(plan.root.resolve())
+    row = store.replace(records.Study(name=plan.study.name, config=body, config_hash=content_hash(body), root=root))
+    known = {run.config_hash: run for run in store.find(records.Run, study_id=row.id)}
+    runs = []
+    for config in plan.runs:
+        run = known.get(config.fingerprint()) or store.add(new_run(config, row))
+        if run.config != config.model_dump(mode="json"):
+            run = store.update(records.Run, run.id, config=config.model_dump(mode="json"))
+        runs.append((config, run))
+    return row, runs
+
+
+def new_run(config: RunConfig, study: records.Study) -> records.Run:
+    """The row of a run that nobody has started."""
+    from lowrank.methods.base import create
+
+    rate = config.training.learning_rate
+    return records.Run(
+        study_id=study.id or 0, config_hash=config.fingerprint(), method=config.method, variant=config.variant, scale=config.scale,
+        seed=config.seed, data_seed=config.data_seed, init_seed=config.init_seed, rank=config.settings.get("rank"),
+        config=config.model_dump(mode="json"), base_learning_rate=rate,
+        effective_learning_rate=rate * create(config.method, config.settings).update_scale,
+        total_steps=config.training.updates, precision=config.training.precision,
+    )
+
+
+def missing_training(store: Store, plan: Plan) -> list[tuple[RunConfig, records.Run | None, str]]:
+    """Runs that are not finished, each with its row, if any, and the reason."""
+    row = store.first(records.Study, name=plan.study.name)
+    known = {run.config_hash: run for run in store.find(records.Run, study_id=row.id)} if row else {}
+    kept: dict[int, set[int]] = {}
+    for saved in store.find(records.Checkpoint, run_id=[run.id for run in known.values()]) if known else ():
+        kept.setdefault(saved.run_id, set()).add(saved.step)
+    missing = []
+    for config in plan.runs:
+        run = known.get(config.fingerprint())
+        if run is None:
+            missing.append((config, None, "not started"))
+            continue
+        lacking = set(config.training.checkpoint_steps()) - kept.get(run.id or 0, set())
+        if run.status == "failed":
+            missing.append((config, run, f"failed: {run.error}"))
+        elif run.status != "done":
+            missing.append((config, run, "not started" if run.status == "planned" else run.status))
+        elif lacking:
+            missing.append((config, run, f"checkpoints missing: {', '.join(map(str, sorted(lacking)))}"))
+    return missing
+
+
+def plan_rows(store: Store, plan: Plan) -> Iterator[dict[str, Any]]:
+    """The missing work, one row a unit; nothing is written."""
+    for config, _, reason in missing_training(store, plan):
+        yield _row("train", config.method, config.variant, config.scale, config.seed, None, reason)
+
+
+def _row(stage: str, method: str, variant: str, scale: str, seed: int, step: int | None, detail: str) -> dict[str, Any]:
+    return {"stage": stage, "method": method, "variant": variant, "scale": scale, "seed": seed, "step": step, "detail": detail}
+
+
+STAGES = ("train", "measure", "evaluate", "predict", "report")
+
+
+def run_study(store: Store, plan: Plan, only: str | None = None, retry_failed: bool = False) -> Outcome:
+    """Do all missing work of a study in order; see :class:`Outcome`."""
+    register(store, plan)
+    outcome = Outcome()
+    for stage in STAGES:
+        if only in (None, stage) and stage in _DO:
+            outcome.done[stage] = _DO[stage](store, plan, outcome, retry_failed)
+    return outcome
+
+
+def _train(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
+    """Train what is not trained, one run after the other in this process."""
+    todo = []
+    for config, run, _ in missing_training(store, plan):
+        if run is None or run.status == "cancelled":
+            continue
+        if run.status == "failed" and not retry_failed:
+            note = outcome.notes if run.failed_step is not None else outcome.failures
+            note.append(f"{config.label} failed earlier and was left alone: {run.error} (--retry-failed tries it again)")
+            continue
+        todo.append((config, run))
+    if not todo:
+        return 0
+    from lowrank.train.job import Job, train
+
+    done = 0
+    for config, run in todo:
+        try:
+            ended = train(Job(config, run, plan.root, store))
+        except LowrankError as error:
+            outcome.failures.append(f"{config.label}: {error}")
+            continue
+        if ended.status == "failed":
+            outcome.notes.append(f"{config.label} diverged: {ended.error}")
+        done += 1
+    return done
+
+
+_DO: dict[str, Callable[[Store, Plan, Outcome, bool], int]] = {"train": _train}
+
+
+def check_stage(only: str | None) -> None:
+    """A stage that does not exist is a usage error."""
+    if only is not None and only not in STAGES:
+        raise UsageError(f"unknown stage '{only}'; known: {', '.join(STAGES)}")
+
+
+def tell(message: str) -> None:
+    """One line of progress for people."""
+    print(message, file=sys.stderr, flush=True)

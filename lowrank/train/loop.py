@@ -1,0 +1,192 @@
+"""The training loop: update k = 1, 2, … as a function of weights, optimizer state and (seed, k).
+
+Batches and dropout depend on the seed and the update alone, so that stopping after any update and going on from its
+resume point gives the same weights, bit for bit, on the same machine with the same threads and processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from lowrank.config import RunConfig, Training
+from lowrank.data import Dataset
+from lowrank.errors import ConfigError, DivergedError
+from lowrank.loss import summed_nats
+from lowrank.methods.base import Method
+from lowrank.models import named_draws
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one update tells: loss in nats a token over its whole batch, norm of the whole gradient before clipping.
+
+    ``tokens`` counts the batch's tokens without padding.
+    """
+
+    update: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A point whose numbers may still be on the accelerator."""
+
+    update: int
+    loss: Tensor
+    gradient_norm: Tensor
+    learning_rate: float
+    tokens: int
+
+
+class Loop:
+    """Model, optimizer and data of one run under one ``Accelerator``."""
+
+    def __init__(self, config: RunConfig, model: nn.Module, method: Method, data: Dataset, accelerator: Accelerator) -> None:
+        self.config, self.method, self.data, self.accelerator = config, method, data, accelerator
+        training = config.training
+        self.accumulation, self.micro = split_batch(training, accelerator.num_processes)
+        if training.precision == "pure_bfloat16":
+            model.to(torch.bfloat16)
+        if training.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        self.model = model
+        if training.compile:
+            model.compile()
+        optimizer = method.optimizer(model, training)
+        self.wrapped, self.prepared = accelerator.prepare(model, optimizer)
+        self.optimizer: torch.optim.Optimizer = optimizer
+        self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.draw = named_draws(config.init_seed)
+        self.pending: list[_Pending] = []
+        # Reading a number waits for a GPU; on a CPU it is free and a failure is seen at once.
+        self.drain_after = 16 if accelerator.device.type != "cpu" else 1
+        self.last_finite_loss: float | None = None
+
+    def update(self, update: int) -> Iterator[Point]:
+        """Make one update; yield the points whose numbers have arrived. Raises :class:`DivergedError`."""
+        training = self.config.training
+        factor = self.method.lr_factor(update, training)
+        for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = base * factor
+        scored = self.data.scored_tokens((update - 1) * training.batch_size, training.batch_size)
+        loss = self._gradients(update, scored)
+        norm = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
+        self.pending.append(_Pending(update, loss, norm, self.base_rates[0] * factor, scored + training.batch_size))
+        if len(self.pending) >= self.drain_after:
+            yield from self.drain()
+        if training.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.trained, training.max_grad_norm, norm)
+        self.prepared.step()
+        self.prepared.zero_grad(set_to_none=True)
+
+    def settle(self, update: int) -> None:
+        """What follows an update after its checkpoint: merges, resets."""
+        self.method.after_update(update, self.model, self.optimizer, self.draw)
+
+    def drain(self) -> Iterator[Point]:
+        """The points that were still on the accelerator; the first that is not finite raises :class:`DivergedError`."""
+        pending, self.pending = self.pending, []
+        for p in pending:
+            point = Point(p.update, float(self.accelerator.reduce(p.loss, "sum")), float(p.gradient_norm), p.learning_rate, p.tokens)
+            self._require_finite(point)
+            self.last_finite_loss = point.loss
+            yield point
+
+    def _gradients(self, update: int, total: int) -> Tensor:
+        """Accumulate the gradient of the update's batch; returns this process's share of its loss."""
+        training, accelerator = self.config.training, self.accelerator
+        first = (update - 1) * training.batch_size
+        share = torch.zeros((), device=accelerator.device)
+        for index in range(self.accumulation):
+            torch.manual_seed(step_seed(self.config.init_seed, update, index, accelerator.process_index))
+            begin = first + (index * accelerator.num_processes + accelerator.process_index) * self.micro
+            batch = self.data.rows(begin, self.micro).to(accelerator.device)
+            last = index == self.accumulation - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
+                nats = summed_nats(self.wrapped(input_ids=batch.input_ids).logits, batch.labels)
+                if training.loss_average == "tokens":
+                    part = nats / total
+                else:
+                    part = nats / (batch.scored * self.accumulation * accelerator.num_processes)
+                # Processes average their gradients, so each one's share counts num_processes times.
+                accelerator.backward(part * accelerator.num_processes)
+            share += part.detach()
+        return share
+
+    def _require_finite(self, point: Point) -> None:
+        for what, value in (("loss", point.loss), ("gradient norm", point.gradient_norm)):
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"the {what} is {value} at update {point.update}; last finite loss {self.last_finite_loss}",
+                    step=point.update, last_finite_loss=self.last_finite_loss,
+                )
+
+    def state(self) -> dict[str, Any]:
+        """Weights, optimizer and method state: tensors and plain values."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "method": self.method.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.method.load_state_dict(state["method"])
+
+
+def split_batch(training: Training, processes: int) -> tuple[int, int]:
+    """(accumulation steps, rows of a micro-batch) of one process."""
+    if training.batch_size % processes:
+        raise ConfigError(f"training.batch_size {training.batch_size} cannot be shared by {processes} processes; make it a multiple of {processes}")
+    own = training.batch_size // processes
+    micro = min(training.micro_batch_size or own, own)
+    if own % micro:
+        raise ConfigError(f"training.batch_size {training.batch_size} over {processes} processes is {own} rows, not a multiple of micro_batch_size {micro}")
+    return own // micro, micro
+
+
+def step_seed(seed: int, update: int, index: int, process: int) -> int:
+    """Seed of the global generator for one forward pass (dropout): a mix of its four coordinates."""
+    mixed = (seed + 1) * 0x9E3779B97F4A7C15 + update * 0xBF58476D1CE4E5B9 + index * 0x94D049BB133111EB + process * 0xD6E8FEB86659FD93
+    return mixed & 0x7FFF_FFFF_FFFF_FFFF
+
+
+class Stopwatch:
+    """Time of training alone: evaluation, saving and writing to the store are off the clock."""
+
+    def __init__(self) -> None:
+        self.elapsed, self.lap_start, self.since = 0.0, 0.0, time.perf_counter()
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.elapsed, self.since = self.elapsed + now - self.since, now
+
+    def lap(self, tokens: int) -> float:
+        """Tokens a second since the last lap, for a lap of ``tokens``."""
+        self._tick()
+        seconds, self.lap_start = self.elapsed - self.lap_start, self.elapsed
+        return tokens / seconds if seconds > 0 else 0.0
+
+    def total(self) -> float:
+        """Seconds since the last call."""
+        self._tick()
+        total, self.elapsed, self.lap_start = self.elapsed, 0.0, self.lap_start - self.elapsed
+        return total
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Off the clock."""
+        self._tick()
+        yield
+        self.since = time.perf_counter()

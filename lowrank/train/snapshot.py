@@ -1,0 +1,74 @@
+"""Resume points: everything a run needs to go on, written at once or not at all, the newest kept.
+
+A resume point holds weights, optimizer state, method state and the loop's counters. No random state is in it: the
+rows of a batch, dropout masks and every other random choice are functions of the seed and the update.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowrank.checkpoint import file_entry, write_folder
+from lowrank.errors import CheckpointError
+
+STATE, LOOP = "state.pt", "loop.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Counters of the loop after update ``update``."""
+
+    update: int = 0
+    tokens_seen: int = 0
+    seconds: float = 0.0
+    last_finite_loss: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+def write_snapshot(folder: Path, progress: Progress, state: dict[str, Any]) -> None:
+    """Add the resume point ``folder``/step_… and remove older ones; ``state`` is tensors and plain values only."""
+    target = folder / f"step_{progress.update:08d}"
+
+    def fill(temporary: Path) -> None:
+        torch.save(state, temporary / STATE)
+        loop = {"progress": asdict(progress), "files": {STATE: file_entry(temporary / STATE)}}
+        (temporary / LOOP).write_text(json.dumps(loop), encoding="utf-8")
+
+    if not target.exists():
+        write_folder(target, fill)
+    for other in snapshots(folder):
+        if other != target:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def snapshots(folder: Path) -> list[Path]:
+    """Complete resume points, oldest first."""
+    return sorted(path for path in folder.glob("step_*") if path.is_dir())
+
+
+def read_snapshot(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
+    """The newest resume point under ``folder``, verified; None where there is none."""
+    found = snapshots(folder)
+    if not found:
+        return None
+    path = found[-1]
+    try:
+        loop = json.loads((path / LOOP).read_text(encoding="utf-8"))
+        progress = Progress(**loop["progress"])
+        intact = file_entry(path / STATE) == loop["files"][STATE]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged resume point ({error}); delete it to train the run again from the start") from error
+    if not intact:
+        raise CheckpointError(f"{path / STATE}: damaged resume point (SHA-256 differs); delete it to train the run again from the start")
+    return progress, torch.load(path / STATE, map_location="cpu", weights_only=True)
+
+
+def clear_snapshots(folder: Path) -> None:
+    """Remove all resume points: a finished run has its checkpoints."""
+    shutil.rmtree(folder, ignore_errors=True)
