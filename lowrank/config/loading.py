@@ -87,7 +87,9 @@ def validate_partial(model: type[Config], overrides: Mapping[str, Any], where: s
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """The first problem of a validation as a clause: which key, what is wrong, what was meant."""
-    first = error.errors()[0]
+    problems = error.errors()
+    # A misspelt key leaves the right one missing: the misspelling is what the user can see.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     loc = [str(part) for part in first["loc"]]
     dotted = ".".join([*([prefix] if prefix else []), *loc])
     if first["type"] == "extra_forbidden":
