@@ -13,6 +13,8 @@ Guarantees that the conformance suite (``tests/methods``) holds every registered
 * a method that has nothing to act on raises instead of training something else.
 """
 
+# ruff: noqa: B027 (hooks that do nothing by default are the contract)
+
 from __future__ import annotations
 
 from abc import ABC
@@ -78,7 +80,8 @@ class Method(ABC):
             raise LowrankError(f"{self.name}: no parameter is trained")
         # Fused AdamW exists for CPU and CUDA and is the fastest of PyTorch's variants on both.
         return torch.optim.AdamW(
-            parameters, lr=training.learning_rate, betas=training.betas, eps=training.eps, weight_decay=training.weight_decay, fused=True,
+            parameters, lr=training.learning_rate, betas=training.betas, eps=training.eps,
+            weight_decay=training.weight_decay, fused=True,
         )
 
     def lr_factor(self, update: int, training: Training) -> float:
@@ -98,7 +101,8 @@ class Method(ABC):
 
     def factors(self, model: nn.Module) -> dict[str, Tensor]:
         """{parameter path: factor} of the target layers as trained; the dense weights where there are no factors."""
-        return {f"{path}.{name}": p.detach() for path, module in targets(model) for name, p in module.named_parameters() if p.dim() == 2}
+        matrices = ((f"{path}.{name}", p) for path, module in targets(model) for name, p in module.named_parameters())
+        return {name: p.detach() for name, p in matrices if p.dim() == 2}
 
     def state_dict(self) -> dict[str, Any]:
         """State of the method itself beyond model and optimizer: tensors and plain values."""

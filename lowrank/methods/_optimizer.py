@@ -1,0 +1,254 @@
+"""AdamW with moments in a gradient subspace: what GaLore and Fira share.
+
+The state of a parameter holds ``step`` (int), ``exp_avg``, ``exp_avg_sq`` and, where projected, ``basis`` (and
+``basis_2`` for two-sided projections): tensors and plain values, so that it loads with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+from torch.optim.optimizer import Optimizer
+
+from lowrank.config.schema import Config, Training
+from lowrank.errors import ConfigError, DivergedError, LowrankError
+from lowrank.methods import _projection as projection
+from lowrank.methods.base import Method, targets
+
+FUSED_DTYPES = (torch.float32, torch.float64)
+Group = dict[str, Any]
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Move:
+    """One update of one projected matrix, in the coordinates of its subspace."""
+
+    R: Tensor                    # projected gradient
+    N: Tensor                    # Adam's direction m / (√v + eps), of the same shape
+    bases: projection.Bases
+    kind: str                    # right | left | full
+    step_size: float             # learning rate with Adam's bias correction
+    state: State
+    group: Group
+
+
+class ProjectedAdamW(Optimizer):
+    """AdamW whose groups with a ``rank`` keep their moments in the leading singular subspace of the gradient.
+
+    Without projection, update t of W with gradient G is m = β₁ m + (1-β₁) G, v = β₂ v + (1-β₂) G²,
+    W -= lr · √(1-β₂ᵗ)/(1-β₁ᵗ) · m/(√v + eps), then W -= lr · weight_decay · W. (``eps`` meets the uncorrected √v, in which
+    this differs from ``torch.optim.AdamW``.) Subclasses say how a projected matrix moves.
+
+    Keys of a projected group: ``rank``, ``update_proj_gap`` (updates between decompositions, 200), ``proj_type``
+    (``std``), ``svd`` and the subclass's ``scale_key``. Parameters may be given with names, as PyTorch's optimizers take
+    them; errors then name the parameter.
+    """
+
+    scale_key: str
+    proj_types: tuple[str, ...] = projection.PROJ_TYPES
+
+    def __init__(
+        self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
+        weight_decay: float = 0.0, correct_bias: bool = True, *, svd: projection.Svd = "exact",
+    ) -> None:
+        _require(lr >= 0.0, f"lr is {lr}; it must be at least 0")
+        _require(all(0.0 <= beta < 1.0 for beta in betas), f"betas are {betas}; each must lie in [0, 1)")
+        _require(eps >= 0.0, f"eps is {eps}; it must be at least 0")
+        _require(weight_decay >= 0.0, f"weight_decay is {weight_decay}; it must be at least 0")
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "correct_bias": correct_bias, "svd": svd}
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group; one with a ``rank`` is projected. Raises :class:`ConfigError` for a rank that does not fit."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        _require(group["svd"] in projection.SVDS, f"svd is '{group['svd']}'; choose one of {', '.join(projection.SVDS)}")
+        if "rank" not in group:
+            return
+        for key, default in (("update_proj_gap", 200), (self.scale_key, 1.0), ("proj_type", "std")):
+            group.setdefault(key, default)
+        known, proj_type = self.proj_types, group["proj_type"]
+        _require(proj_type in known, f"proj_type is '{proj_type}'; choose one of {', '.join(known)}")
+        _require(group["update_proj_gap"] >= 1, f"update_proj_gap is {group['update_proj_gap']}; it must be at least 1")
+        for index, parameter in enumerate(group["params"]):
+            projection.check_rank(_name(group, index), parameter.shape, group["rank"])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of every parameter that has a gradient; the closure's value, if one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._check_gradients()
+        for group in self.param_groups:
+            present = [p for p in group["params"] if p.grad is not None]
+            if "rank" in group:
+                for p in present:
+                    self._projected_step(p, group)
+            elif present:
+                self._plain_step(present, group)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a state; every tensor moves to its parameter's device and keeps its own dtype."""
+        super().load_state_dict(state_dict)  # would cast bases and moments to the parameter's dtype: put them back
+        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for i, p in zip(ids, parameters, strict=True):
+            for key, value in state_dict["state"].get(i, {}).items():
+                if torch.is_tensor(value):
+                    self.state[p][key] = value.detach().clone().to(p.device)
+
+    @abstractmethod
+    def _move(self, p: Tensor, G: Tensor, move: Move) -> None:
+        """Move the matrix ``p`` (m, n) with gradient ``G``; decay follows."""
+
+    def _check_gradients(self) -> None:
+        """Raise before anything moves if a gradient that is about to be decomposed is not finite."""
+        for group in self.param_groups:
+            for index, p in enumerate(group["params"] if "rank" in group else ()):
+                if p.grad is not None and _due(self.state[p], group) and not torch.isfinite(p.grad).all():
+                    update = self.state[p].get("step", 0) + 1
+                    raise DivergedError(
+                        f"the gradient of {_name(group, index)} is not finite at update {update}, where its subspace is due; "
+                        "lower the learning rate or clip the gradient", update, None,
+                    )
+
+    def _projected_step(self, p: Tensor, group: Group) -> None:
+        state, kind = self.state[p], projection.kind_of(p.shape, group["proj_type"])
+        assert p.grad is not None
+        G = p.grad.to(state["exp_avg"].dtype) if "exp_avg" in state else p.grad  # a loaded state keeps its precision
+        if _due(state, group):
+            _set_bases(state, projection.decompose(G, group["rank"], group["proj_type"], group["svd"]))
+        bases = _bases(state)
+        R = projection.project(G, bases, kind)
+        step_size = _advance(state, R, group)
+        N = _direction(R, state, group)
+        self._move(p, G, Move(R, N, bases, kind, step_size, state, group))
+        _decay([p], group)
+
+    def _plain_step(self, parameters: list[Tensor], group: Group) -> None:
+        fused: dict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
+        for p in parameters:
+            assert p.grad is not None
+            if p.grad.is_sparse:
+                raise ConfigError("sparse gradients are not supported; use dense ones (nn.Embedding(sparse=False))")
+            state = self.state[p]
+            step_size = _advance(state, p.grad, group)
+            if p.dtype in FUSED_DTYPES and p.dtype == p.grad.dtype == state["exp_avg"].dtype and p.device.type in ("cpu", "cuda"):
+                fused[state["step"], p.device].append(p)
+            else:
+                p.add_(_direction(p.grad, state, group).to(p.dtype), alpha=-step_size)
+        for (step, _), together in fused.items():
+            self._fused_step(together, step, group)
+        _decay(parameters, group)
+
+    def _fused_step(self, parameters: list[Tensor], step: int, group: Group) -> None:
+        """Update number ``step`` of ``parameters`` in one pass over memory each, by PyTorch's fused AdamW."""
+        beta1, beta2 = group["betas"]
+        root = math.sqrt(1.0 - beta2**step)
+        states = [self.state[p] for p in parameters]
+        # PyTorch divides √v by √(1-β₂ᵗ) before it adds eps: the same update with eps stretched by that root.
+        lr = group["lr"] if group["correct_bias"] else group["lr"] * (1.0 - beta1**step) / root
+        steps = torch.full((len(parameters),), step - 1.0, dtype=torch.float32, device=parameters[0].device).unbind()
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        adamw(
+            parameters, gradients, [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [], list(steps),
+            fused=True, amsgrad=False, maximize=False, beta1=beta1, beta2=beta2, lr=lr, weight_decay=0.0, eps=group["eps"] / root,
+        )
+
+
+def _advance(state: State, like: Tensor, group: Group) -> float:
+    """Count one update, make the moments at the first, and return the step size with Adam's bias correction."""
+    if "exp_avg" not in state:
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(like), torch.zeros_like(like)
+    state["step"] = state.get("step", 0) + 1
+    if not group["correct_bias"]:
+        return float(group["lr"])
+    beta1, beta2 = group["betas"]
+    return float(group["lr"] * math.sqrt(1.0 - beta2 ** state["step"]) / (1.0 - beta1 ** state["step"]))
+
+
+def _direction(G: Tensor, state: State, group: Group) -> Tensor:
+    """Put ``G`` into the moments and return m / (√v + eps), rounding as a chain of tensor operations does."""
+    (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
+    G = G.to(m.dtype)
+    m.mul_(beta1).add_(G, alpha=1.0 - beta1)
+    v.mul_(beta2).addcmul_(G, G, value=1.0 - beta2)
+    direction: Tensor = m / v.sqrt().add_(group["eps"])
+    return direction
+
+
+def _decay(parameters: list[Tensor], group: Group) -> None:
+    if group["weight_decay"] > 0.0:
+        torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
+
+
+def _due(state: State, group: Group) -> bool:
+    """Whether the next update of this state recomputes its subspace: the first, then every ``update_proj_gap``."""
+    return "basis" not in state or state["step"] % group["update_proj_gap"] == 0
+
+
+def _bases(state: State) -> projection.Bases:
+    return tuple(state[key] for key in ("basis", "basis_2") if key in state)
+
+
+def _set_bases(state: State, bases: projection.Bases) -> None:
+    state.update(zip(("basis", "basis_2"), bases, strict=False))
+
+
+def _name(group: Group, index: int) -> str:
+    names = group.get("param_names")
+    return names[index] if names else f"projected parameter {index} of shape {tuple(group['params'][index].shape)}"
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ConfigError(sentence)
+
+
+class ProjectionSettings(Config):
+    """Settings of a method whose moments live in gradient subspaces."""
+
+    rank: PositiveInt
+    update_proj_gap: PositiveInt = 200                # updates between two decompositions of a gradient
+    proj_type: projection.ProjType = "std"
+    svd: projection.Svd = "exact"
+
+
+class ProjectedMethod(Method):
+    """A method of the optimizer family: a plain LLaMA whose target matrices are trained by a :class:`ProjectedAdamW`."""
+
+    family = "optimizer"
+    Settings = ProjectionSettings
+    optimizer_class: ClassVar[type[ProjectedAdamW]]
+
+    @property
+    def update_scale(self) -> float:
+        """What every update within the subspace is multiplied by."""
+        return float(getattr(self.settings, self.optimizer_class.scale_key))
+
+    def optimizer(self, model: nn.Module, training: Training) -> Optimizer:
+        """Target matrices projected; embeddings, norms, head and biases plain. Raises where nothing would be projected."""
+        matrices = {f"{path}.weight" for path, module in targets(model) if isinstance(module, nn.Linear)}
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        projected = [(name, p) for name, p in named if name in matrices]
+        if not projected:
+            raise LowrankError(f"{self.name}: the model has no target layer to project")
+        plain = [(name, p) for name, p in named if name not in matrices]
+        groups = [{"params": plain}] if plain else []
+        return self.optimizer_class(
+            [*groups, {"params": projected, **self.settings.model_dump()}],
+            lr=training.learning_rate, betas=training.betas, eps=training.eps, weight_decay=training.weight_decay,
+        )
