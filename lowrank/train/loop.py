@@ -113,10 +113,11 @@ class Loop:
         for index in range(self.accumulation):
             torch.manual_seed(step_seed(self.config.init_seed, update, index, accelerator.process_index))
             begin = first + (index * accelerator.num_processes + accelerator.process_index) * self.micro
-            batch = self.data.rows(begin, self.micro).to(accelerator.device)
+            batch = self.data.rows(begin, self.micro)
+            input_ids, labels = batch.input_ids.to(accelerator.device), batch.labels.to(accelerator.device)
             last = index == self.accumulation - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
-                nats = summed_nats(self.wrapped(input_ids=batch.input_ids).logits, batch.labels)
+                nats = summed_nats(self.wrapped(input_ids=input_ids).logits, labels)
                 if training.loss_average == "tokens":
                     part = nats / total
                 else:

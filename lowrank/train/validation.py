@@ -8,7 +8,7 @@ from torch import nn
 
 from lowrank.config import Training
 from lowrank.data import EvaluationSet
-from lowrank.loss import scored_tokens, summed_nats
+from lowrank.loss import summed_nats
 
 
 @torch.no_grad()
@@ -26,8 +26,8 @@ def validation_loss(model: nn.Module, rows: EvaluationSet, training: Training, a
         for index, batch in enumerate(rows.batches(training.evaluation_batch_size)):
             if index % accelerator.num_processes != accelerator.process_index:
                 continue
-            batch = batch.to(accelerator.device)
-            nats, tokens = float(summed_nats(model(input_ids=batch.input_ids).logits, batch.labels)), scored_tokens(batch.labels)
+            input_ids, labels = batch.input_ids.to(accelerator.device), batch.labels.to(accelerator.device)
+            nats, tokens = float(summed_nats(model(input_ids=input_ids).logits, labels)), batch.scored
             sums += torch.tensor([nats, tokens, nats / tokens if tokens else 0.0, 1.0], dtype=torch.float64)
     finally:
         model.train(was_training)
