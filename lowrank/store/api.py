@@ -1,0 +1,259 @@
+"""The store: frozen records in, frozen records out; sessions, locks and dialects stay inside."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from lowrank.errors import StoreError
+from lowrank.store import migrate, write
+from lowrank.store.engine import create_engine, mask, parse_url, translated, writing
+from lowrank.store.records import EvaluationSet, Protocol, Record, TrainingLog
+from lowrank.store.rows import Codec, codec
+
+R = TypeVar("R", bound=Record)
+IN_CHUNK = 10_000  # values of one IN list; SQLite takes 32,766 parameters a statement
+
+
+class Store:
+    """One database of lowrank.
+
+    A record is written under its natural key (``Record.key``). Writing a row again is fine when nothing but its
+    ``volatile`` and ``mutable`` fields differ, and a ConflictError otherwise: nothing is ever overwritten, except
+    mutable fields through :meth:`update` and :meth:`put`. Every call is one transaction, unless it stands inside
+    ``with store.transaction():``, which makes one of all calls of that thread. Objects may be shared by threads.
+
+    Errors: StoreError for a database that cannot be reached, is of another schema, or refuses a row, always as one
+    sentence and with the password masked.
+    """
+
+    def __init__(self, url: sa.URL, *, read_only: bool) -> None:
+        self._url, self.read_only = url, read_only
+        self._reader = create_engine(url, read_only=True)
+        self._engine = self._reader if read_only else create_engine(url)
+        self._local = threading.local()
+
+    @classmethod
+    def open(cls, url: str | os.PathLike[str], *, create: bool = False, read_only: bool = False) -> Self:
+        """The store at a SQLAlchemy URL or in an SQLite file.
+
+        ``create`` makes the tables (and the folder of the file) where there are none; a database of an older or newer
+        schema is an error that names the command, never upgraded here. ``read_only`` opens SQLite files on media that
+        cannot be written, too.
+        """
+        parsed = parse_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            _check_file(Path(str(parsed.database)), create and not read_only)
+        if create and not read_only:
+            migrate.create(parsed)
+        store = cls(parsed, read_only=read_only)
+        try:
+            with translated(parsed), store._reader.connect() as connection:
+                migrate.require_head(connection, mask(parsed))
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @property
+    def url_masked(self) -> str:
+        """The database as it may be shown."""
+        return mask(self._url)
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self._url.get_backend_name()
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._engine.dispose()
+        self._reader.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Store({self.url_masked!r})"
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    def add(self, record: R) -> R:
+        """The stored record with its id: inserted, or found under its key and equal in every fixed field."""
+        with self._writing() as connection:
+            found = codec(type(record))
+            return write.add(connection, found, self._completed(connection, record))
+
+    def add_all(self, records: Iterable[Record]) -> int:
+        """Add many records of any types in one transaction; the number that were not there before."""
+        added = 0
+        with self._writing() as connection:
+            for record_type, group in groupby(records, type):
+                batch = [self._completed(connection, record) for record in group]
+                added += write.add_many(connection, codec(record_type), batch)
+        return added
+
+    def put(self, record: R) -> R:
+        """Add ``record``, or set the mutable fields of the row that has its key to those of ``record``."""
+        with self._writing() as connection:
+            found = codec(type(record))
+            stored = write.add(connection, found, self._completed(connection, record))
+            assert stored.id is not None
+            return write.update(connection, found, stored.id, {name: getattr(record, name) for name in record.mutable})
+
+    def update(self, record_type: type[R], record_id: int, **changes: Any) -> R:
+        """Set mutable fields of one row; the record as it is now."""
+        fixed = sorted(changes.keys() - record_type.mutable)
+        if fixed:
+            raise StoreError(f"{codec(record_type).name}.{fixed[0]} does not change once it is written")
+        with self._writing() as connection:
+            return write.update(connection, codec(record_type), record_id, changes)
+
+    def forget_training_log(self, run_id: int, after_step: int) -> int:
+        """Delete the training curve after ``after_step``, which a resumed run writes again; the number of points."""
+        log = codec(TrainingLog).table
+        with self._writing() as connection:
+            return connection.execute(sa.delete(log).where(log.c.run_id == run_id, log.c.step > after_step)).rowcount
+
+    @contextmanager
+    def transaction(self) -> Iterator[Self]:
+        """All calls of this thread inside are one transaction; an error undoes them all."""
+        with self._writing():
+            yield self
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def find(self, record_type: type[R], **where: Any) -> list[R]:
+        """Records whose columns equal ``where``, by id; None means NULL, a list, tuple or set means one of them."""
+        return list(self.iterate(record_type, **where))
+
+    def iterate(self, record_type: type[R], *, batch: int = 5_000, **where: Any) -> Iterator[R]:
+        """As :meth:`find`, holding ``batch`` records at a time."""
+        found = codec(record_type)
+        query = sa.select(*found.columns).order_by(found.table.c.id)
+        with self._reading() as connection:
+            for part in _conditions(found, where):
+                for row in connection.execute(query.where(*part).execution_options(yield_per=batch)):
+                    yield found.decode(row)
+
+    def first(self, record_type: type[R], **where: Any) -> R | None:
+        """The record with the lowest id among those that :meth:`find` finds."""
+        return next(self.iterate(record_type, **where), None)
+
+    def get(self, record_type: type[R], record_id: int) -> R:
+        """The record with this id; a StoreError where there is none."""
+        record = self.first(record_type, id=record_id)
+        if record is None:
+            raise StoreError(f"the table '{codec(record_type).name}' has no row {record_id}")
+        return record
+
+    def count(self, record_type: type[R], **where: Any) -> int:
+        """How many records :meth:`find` would find."""
+        found = codec(record_type)
+        query = sa.select(sa.func.count()).select_from(found.table)
+        with self._reading() as connection:
+            return sum(connection.execute(query.where(*part)).scalar_one() for part in _conditions(found, where))
+
+    def select(self, sql: str, params: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Column names and rows of one statement with ``:name`` parameters; the database refuses it if it writes."""
+        statement = sa.text(sql if params else sql.replace(":", "\\:"))
+        with translated(self._url), self._reader.connect() as connection:
+            result = connection.execute(statement, dict(params or {}))
+            if not result.returns_rows:
+                raise StoreError("the statement gives no rows; only SELECT does")
+            rows = [tuple(row) for row in result]
+            connection.rollback()
+            return list(result.keys()), rows
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        if self.read_only:
+            raise StoreError(f"the store {self.url_masked} is open for reading only")
+        open_one = getattr(self._local, "connection", None)
+        if open_one is not None:
+            yield open_one
+            return
+        with translated(self._url), writing(self._engine).begin() as connection:
+            self._local.connection = connection
+            try:
+                yield connection
+            finally:
+                self._local.connection = None
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        open_one = getattr(self._local, "connection", None)
+        if open_one is not None:
+            yield open_one
+            return
+        with translated(self._url), self._engine.connect() as connection:
+            yield connection
+
+    def _completed(self, connection: Connection, record: R) -> R:
+        """A protocol gets its hash; any other record stays as it is."""
+        if not isinstance(record, Protocol):
+            return record
+        sets = codec(EvaluationSet).table
+        content = None
+        if record.evaluation_set_id is not None:
+            content = connection.execute(sa.select(sets.c.sha256).where(sets.c.id == record.evaluation_set_id)).scalar()
+        found = write.protocol_hash(record, content)
+        if record.parameters_hash not in ("", found):
+            raise StoreError(f"the protocol '{record.name}' of lens '{record.lens}' comes with a hash that is not its own")
+        return replace(record, parameters_hash=found)
+
+
+def _check_file(path: Path, create: bool) -> None:
+    """An SQLite file that exists, or whose folder is made."""
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder, not an SQLite file")
+    if create:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"the folder {path.parent} of the store cannot be made: {error.strerror}") from error
+    elif not path.exists():
+        raise StoreError(f"there is no store at {path}; make one with: lowrank db upgrade --db sqlite:///{path}")
+
+
+def _conditions(found: Codec[R], where: Mapping[str, Any]) -> Iterator[list[sa.ColumnElement[bool]]]:
+    """WHERE clauses, several where a list of values is too long for one statement (ids stay in order within one)."""
+    plain: list[sa.ColumnElement[bool]] = []
+    chunked: list[sa.ColumnElement[bool]] = []
+    for name, value in where.items():
+        if name not in found.table.c:
+            raise StoreError(f"the table '{found.name}' has no column '{name}'")
+        column = found.table.c[name]
+        if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str):
+            values = sorted(set(value)) if None not in value else _refuse_null(found.name, name)
+            parts: list[sa.ColumnElement[bool]] = [column.in_(values[i:i + IN_CHUNK]) for i in range(0, len(values), IN_CHUNK)]
+            if len(parts) == 1:
+                plain.append(parts[0])
+            elif not parts:
+                plain.append(sa.false())
+            elif chunked:
+                raise StoreError(f"'{found.name}' cannot be searched by two lists of more than {IN_CHUNK} values")
+            else:
+                chunked = parts
+        else:
+            plain.append(column.is_(None) if value is None else column == value)
+    yield from ([*plain, part] for part in chunked) if chunked else [plain]
+
+
+def _refuse_null(table: str, column: str) -> list[Any]:
+    raise StoreError(f"'{table}.{column}' cannot be searched by a list with None in it; search for None by itself")

@@ -1,0 +1,153 @@
+"""Engines for the two databases: how URLs are read and shown, and how connections behave.
+
+SQLite runs with a write-ahead log, so readers never wait for a writer, and every writing transaction takes the write
+lock at once (``BEGIN IMMEDIATE``): a transaction that reads first and writes later would fail with 'database is
+locked' whatever the timeout.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from lowrank.errors import StoreError
+
+LOCK_TIMEOUT = 30.0      # seconds that a writer waits for another one on SQLite
+CONNECT_TIMEOUT = 10     # seconds that PostgreSQL has to answer
+SECRET_PARAMETERS = ("password", "sslpassword", "passfile")
+MASK = "***"
+to_json = partial(json.dumps, allow_nan=False, sort_keys=True)  # PostgreSQL's JSON knows no nan
+_READABLE = {
+    sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION,
+}
+_READABLE_PRAGMAS = {"table_info", "table_xinfo", "table_list", "index_list", "index_info", "foreign_key_list", "read_uncommitted"}
+
+
+def parse_url(text: str | os.PathLike[str]) -> URL:
+    """A SQLAlchemy URL from a URL or from the path of an SQLite file."""
+    text = os.fspath(text)
+    if "://" not in text:
+        return URL.create("sqlite", database=text)
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError) as error:
+        raise StoreError("the database URL cannot be read; expected sqlite:///FILE or postgresql://USER@HOST/NAME") from error
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+        raise StoreError(f"the database '{url.drivername}' is not supported; use sqlite:///FILE or postgresql://USER@HOST/NAME")
+    if url.get_backend_name() == "sqlite" and (url.database or ":memory:") == ":memory:":
+        raise StoreError("a store in memory would be gone with its process; give a file: sqlite:///FILE")
+    return url
+
+
+def mask(url: URL) -> str:
+    """``url`` as it may be shown: no password, wherever it stands."""
+    hidden = {key: MASK for key in url.query if key.lower() in SECRET_PARAMETERS}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+def secrets(url: URL) -> list[str]:
+    """The passwords in ``url``."""
+    given = [url.password, *(value for key, value in url.query.items() if key.lower() in SECRET_PARAMETERS)]
+    return [str(secret) for secret in given if secret]
+
+
+@contextmanager
+def translated(url: URL) -> Iterator[None]:
+    """Errors of SQLAlchemy and of the drivers as one sentence that names the database, its password masked."""
+    try:
+        yield
+    except (SQLAlchemyError, OSError) as error:
+        reason = str(error.orig if isinstance(error, DBAPIError) else error).strip() or type(error).__name__
+        for secret in secrets(url):
+            reason = reason.replace(secret, MASK)
+        what = "cannot reach" if _is_unreachable(error) else "refused by"
+        line = "; ".join(part.strip() for part in reason.splitlines() if part.strip())
+        raise StoreError(f"{what} the database {mask(url)}: {line}") from (None if secrets(url) else error)
+
+
+def _is_unreachable(error: Exception) -> bool:
+    if isinstance(error, PoolTimeoutError):
+        return True
+    signs = ("connection failed", "connection is bad", "unable to open database", "connection timeout", "failed to resolve host")
+    return isinstance(error, DBAPIError) and (error.connection_invalidated or any(sign in str(error) for sign in signs))
+
+
+def create_engine(url: URL, *, read_only: bool = False, foreign_keys: bool = True) -> Engine:
+    """An engine on ``url``; the transactions of a read-only one cannot write, which the database itself enforces."""
+    if url.get_backend_name() == "sqlite":
+        return _sqlite_engine(url, read_only, foreign_keys)
+    try:
+        return _postgresql_engine(url, read_only)
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise StoreError("PostgreSQL needs the driver psycopg; install it with: pip install 'lowrank[postgres]'") from error
+
+
+def writing(engine: Engine) -> Engine:
+    """The same engine, whose transactions take SQLite's write lock as they begin."""
+    return engine.execution_options(lowrank_writes=True)
+
+
+def _postgresql_engine(url: URL, read_only: bool) -> Engine:
+    # prepare_threshold=0: each text of a reader is prepared, and a prepared text is one statement
+    connect: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, **({"prepare_threshold": 0} if read_only else {})}
+    engine = sa.create_engine(url, connect_args=connect, json_serializer=to_json, pool_pre_ping=True)
+    return engine.execution_options(postgresql_readonly=True) if read_only else engine
+
+
+def _sqlite_engine(url: URL, read_only: bool, foreign_keys: bool) -> Engine:
+    connect: dict[str, Any] = {"timeout": LOCK_TIMEOUT}
+    target = _read_only_url(url) if read_only else url
+    engine = sa.create_engine(target, connect_args=connect, json_serializer=to_json)
+
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, record: Any) -> None:
+        connection.isolation_level = None  # transactions begin below, not inside the driver
+        connection.create_function("exp", 1, math.exp, deterministic=True)  # not every SQLite is built with it
+        if read_only:
+            connection.set_authorizer(_only_reading)
+        else:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
+        record.info["pid"] = os.getpid()
+
+    @sa.event.listens_for(engine, "checkout")
+    def refuse_forked(_connection: Any, record: Any, proxy: Any) -> None:
+        if record.info["pid"] != os.getpid():  # a connection of SQLite must not cross a fork
+            record.dbapi_connection = proxy.dbapi_connection = None
+            raise DisconnectionError("opened before a fork")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("lowrank_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _only_reading(action: int, name: str | None, *_details: str | None) -> int:
+    allowed = action in _READABLE or (action == sqlite3.SQLITE_PRAGMA and name in _READABLE_PRAGMAS)
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+
+def _read_only_url(url: URL) -> URL:
+    """The file opened for reading; on a medium that cannot be written, where no writer can exist either, as immutable."""
+    path = Path(str(url.database)).absolute()
+    immutable = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
+    mode = "immutable=1" if immutable else "mode=ro"
+    return url.set(database=f"file:{quote(str(path))}", query={}).update_query_string(f"{mode}&uri=true")

@@ -1,0 +1,191 @@
+"""Between records and rows: which table, which columns, and how a value is written, read and compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, Generic, TypeVar, cast, get_type_hints
+
+import sqlalchemy as sa
+
+from lowrank.errors import StoreError
+from lowrank.store import records, schema
+from lowrank.store.records import Record
+
+R = TypeVar("R", bound=Record)
+NON_FINITE = {schema.NAN: math.nan, schema.INFINITE: math.inf, schema.NEGATIVE_INFINITE: -math.inf}
+
+
+def record_types() -> list[type[Record]]:
+    """All record types, a type after those that it refers to."""
+    by_table = {table_name(cls): cls for cls in vars(records).values() if isinstance(cls, type) and issubclass(cls, Record)}
+    return [by_table[table.name] for table in schema.Base.metadata.sorted_tables]
+
+
+def table_name(record_type: type[Record]) -> str:
+    """``MetricValue`` lives in ``metric_value``."""
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in record_type.__name__).lstrip("_")
+
+
+def kind_of(value: float | None) -> str:
+    """finite, nan, inf, -inf or absent."""
+    if value is None:
+        return schema.ABSENT
+    if math.isfinite(value):
+        return schema.FINITE
+    return schema.NAN if math.isnan(value) else (schema.INFINITE if value > 0 else schema.NEGATIVE_INFINITE)
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Equality in which nan equals nan, also inside containers."""
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or (math.isnan(one) and math.isnan(other))
+    return bool(one == other)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a record: how it becomes a column value, and whether a kind stands beside it."""
+
+    name: str
+    encode: Callable[[Any], Any]
+    optional: bool
+    has_kind: bool
+
+
+@dataclass(frozen=True)
+class Codec(Generic[R]):
+    """Everything about one record type and its table."""
+
+    record_type: type[R]
+    table: sa.Table
+    fields: tuple[Field, ...]
+    columns: tuple[sa.Column[Any], ...]     # id and fields, then kinds: what a record is read from
+    conflict: tuple[sa.Column[Any], ...]    # columns of the unique key
+    parents: Mapping[str, str]              # field that holds an id -> table that the id belongs to
+
+    @property
+    def name(self) -> str:
+        """Name of the table."""
+        return self.table.name
+
+    def encode(self, record: R) -> dict[str, Any]:
+        """Column values of ``record``, without id; a wrong type is one sentence that names table and column."""
+        row: dict[str, Any] = {}
+        for field in self.fields:
+            self.encode_field(field, getattr(record, field.name), row)
+        return row
+
+    def encode_field(self, field: Field, value: Any, row: dict[str, Any]) -> None:
+        """Put one field, and its kind where there is one, into ``row``."""
+        if value is None:
+            if not field.optional:
+                raise StoreError(f"{self.name}.{field.name} must have a value")
+        else:
+            try:
+                value = field.encode(value)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise StoreError(f"{self.name}.{field.name} cannot hold {shown(value)}: {error}") from error
+        if field.has_kind:
+            kind = row[field.name + schema.KIND_SUFFIX] = kind_of(value)
+            value = value if kind == schema.FINITE else None
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise StoreError(f"{self.name}.{field.name} is {value}, and this column holds finite numbers only")
+        row[field.name] = value
+
+    def decode(self, row: sa.Row[Any]) -> R:
+        """The record in a row of ``columns``."""
+        values = dict(row._mapping)
+        for field in self.fields:
+            if field.has_kind:
+                kind = values.pop(field.name + schema.KIND_SUFFIX)
+                if kind in NON_FINITE:
+                    values[field.name] = NON_FINITE[kind]
+        return self.record_type(**values)
+
+    def value(self, row: Mapping[str, Any], name: str) -> Any:
+        """The value of a field in encoded columns, nan and infinities included."""
+        kind = row.get(name + schema.KIND_SUFFIX)
+        return NON_FINITE[kind] if kind in NON_FINITE else row[name]
+
+    def key_of(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The natural key as the unique columns hold it."""
+        reference = row.get("reference_checkpoint_id") or 0
+        return tuple(reference if c.name == schema.REFERENCE_KEY else row[c.name] for c in self.conflict)
+
+    @cached_property
+    def fixed(self) -> list[str]:
+        """Fields that must agree when a row is written twice."""
+        free = self.record_type.volatile | self.record_type.mutable
+        return [field.name for field in self.fields if field.name not in free]
+
+    def field(self, name: str) -> Field:
+        """The field called ``name``."""
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise StoreError(f"the table '{self.name}' has no column '{name}'")
+
+
+def codec(record_type: type[R]) -> Codec[R]:
+    """The codec of a record type."""
+    return cast(Codec[R], _codec(cast(Any, record_type)))
+
+
+@cache
+def _codec(record_type: type[Record]) -> Codec[Any]:
+    table = schema.Base.metadata.tables[table_name(record_type)]
+    hints = get_type_hints(record_type)
+    names = [f.name for f in dataclasses.fields(record_type) if f.name != "id"]
+    fields = tuple(_field(table, name, hints[name]) for name in names)
+    kinds = [f.name + schema.KIND_SUFFIX for f in fields if f.has_kind]
+    unique = next(c for c in table.constraints if isinstance(c, sa.UniqueConstraint))
+    parents = {c.name: next(iter(c.foreign_keys)).column.table.name for c in table.columns if c.foreign_keys}
+    columns = tuple(table.c[name] for name in ["id", *names, *kinds])
+    return Codec(record_type, table, fields, columns, tuple(unique.columns), parents)
+
+
+def _field(table: sa.Table, name: str, hint: Any) -> Field:
+    column = table.c[name]
+    has_kind = name + schema.KIND_SUFFIX in table.c
+    return Field(name, _encoder(column.type), type(None) in getattr(hint, "__args__", ()), has_kind)
+
+
+def _encoder(kind: sa.types.TypeEngine[Any]) -> Callable[[Any], Any]:
+    if isinstance(kind, sa.JSON):
+        return _json
+    if isinstance(kind, sa.Boolean):
+        return _boolean
+    if isinstance(kind, sa.Integer):
+        return operator.index
+    return float if isinstance(kind, sa.Double) else _text
+
+
+def _json(value: Any) -> Any:
+    """As it will be read again: tuples are lists, keys are strings, nan is refused."""
+    return json.loads(json.dumps(value, allow_nan=False, sort_keys=True))
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise TypeError("expected true or false")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("expected text")
+    if "\0" in value:
+        raise ValueError("a text of PostgreSQL holds no NUL character")
+    return str(value)
+
+
+def shown(value: Any) -> str:
+    """``value`` for a sentence."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"

@@ -1,0 +1,104 @@
+"""Writing rows under natural keys: insert what is new, compare what is there, overwrite nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from lowrank.errors import ConflictError, StoreError
+from lowrank.store.engine import to_json
+from lowrank.store.records import Protocol, Record
+from lowrank.store.rows import Codec, same_value, shown
+
+R = TypeVar("R", bound=Record)
+Row = dict[str, Any]
+Key = tuple[Any, ...]
+KEY_CHUNK = 2_000  # keys of one look-up: a key has up to seven columns, and SQLite takes 32,766 parameters
+
+
+def protocol_hash(protocol: Protocol, evaluation_set_sha256: str | None) -> str:
+    """SHA-256 over every field of a protocol, with the content of its evaluation set in place of the id."""
+    body = {f.name: getattr(protocol, f.name) for f in fields(protocol) if f.name not in ("id", "parameters_hash")}
+    body["evaluation_set_id"] = evaluation_set_sha256
+    try:
+        return hashlib.sha256(to_json(body).encode()).hexdigest()
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"the parameters of protocol '{protocol.name}' of lens '{protocol.lens}' are not JSON: {error}") from error
+
+
+def add(connection: Connection, codec: Codec[R], record: R) -> R:
+    """The stored record under the key of ``record``, inserted where there was none."""
+    row = codec.encode(record)
+    connection.execute(_insert_new(connection, codec), row)
+    stored = next(lookup(connection, codec, [codec.key_of(row)]))
+    require_same(codec, codec.encode(stored), row)
+    return stored
+
+
+def add_many(connection: Connection, codec: Codec[R], records: Sequence[R]) -> int:
+    """Insert what is new and compare the rest; the number of new rows."""
+    rows = _by_key(codec, map(codec.encode, records))
+    if not rows:
+        return 0
+    added = int(connection.execute(_insert_new(connection, codec), list(rows.values())).rowcount)
+    if added < len(rows):
+        for stored in lookup(connection, codec, list(rows)):
+            found = codec.encode(stored)
+            require_same(codec, found, rows[codec.key_of(found)])
+    return added
+
+
+def update(connection: Connection, codec: Codec[R], record_id: int, changes: Mapping[str, Any]) -> R:
+    """Set fields of one row; the record as it is then."""
+    row: Row = {}
+    for name, value in changes.items():
+        codec.encode_field(codec.field(name), value, row)
+    table = codec.table
+    if row:
+        connection.execute(sa.update(table).where(table.c.id == record_id), row)
+    stored = connection.execute(sa.select(*codec.columns).where(table.c.id == record_id)).one_or_none()
+    if stored is None:
+        raise StoreError(f"the table '{codec.name}' has no row {record_id}")
+    return codec.decode(stored)
+
+
+def lookup(connection: Connection, codec: Codec[R], keys: Sequence[Key]) -> Iterator[R]:
+    """The stored records under ``keys``, in any order."""
+    query = sa.select(*codec.columns)
+    for start in range(0, len(keys), KEY_CHUNK):
+        chunk = keys[start:start + KEY_CHUNK]
+        for row in connection.execute(query.where(sa.tuple_(*codec.conflict).in_(chunk))):
+            yield codec.decode(row)
+
+
+def require_same(codec: Codec[R], stored: Row, given: Row) -> None:
+    """A ConflictError that names table, key and both values, where a fixed field differs."""
+    for name in codec.fixed:
+        one, other = codec.value(stored, name), codec.value(given, name)
+        if not same_value(one, other):
+            key = ", ".join(f"{column}={value}" for column, value in zip(codec.record_type.key, codec.key_of(given), strict=True))
+            raise ConflictError(
+                f"'{codec.name}' already has {name} = {shown(one)} for {key}; it was not replaced by {shown(other)}"
+            )
+
+
+def _by_key(codec: Codec[R], rows: Iterator[Row]) -> dict[Key, Row]:
+    """Rows by natural key; the same key with two values is a conflict already here."""
+    found: dict[Key, Row] = {}
+    for row in rows:
+        twin = found.setdefault(codec.key_of(row), row)
+        if twin is not row:
+            require_same(codec, twin, row)
+    return found
+
+
+def _insert_new(connection: Connection, codec: Codec[R]) -> Any:
+    """INSERT that leaves a row with the same key alone."""
+    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name]
+    return insert(codec.table).on_conflict_do_nothing(index_elements=list(codec.conflict))
