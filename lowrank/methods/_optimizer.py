@@ -231,7 +231,7 @@ class ProjectedMethod(Method):
     """A method of the optimizer family: a plain LLaMA whose target matrices are trained by a :class:`ProjectedAdamW`."""
 
     family = "optimizer"
-    Settings = ProjectionSettings
+    Settings: ClassVar[type[Config]] = ProjectionSettings
     optimizer_class: ClassVar[type[ProjectedAdamW]]
 
     @property

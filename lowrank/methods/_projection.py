@@ -23,12 +23,14 @@ from torch import Tensor
 
 from lowrank.errors import ConfigError
 
+OneSided = Literal["std", "reverse_std", "right", "left"]
 ProjType = Literal["std", "reverse_std", "right", "left", "full"]
 Svd = Literal["exact", "fast"]
 Side = Literal["right", "left"]
 Bases = tuple[Tensor, ...]
 
-PROJ_TYPES: tuple[str, ...] = ("std", "reverse_std", "right", "left", "full")
+ONE_SIDED: tuple[str, ...] = ("std", "reverse_std", "right", "left")
+PROJ_TYPES: tuple[str, ...] = (*ONE_SIDED, "full")
 SVDS: tuple[str, ...] = ("exact", "fast")
 
 

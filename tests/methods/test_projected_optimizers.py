@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import itertools
 from typing import Any
 
+import fira
 import galore_torch
 import pytest
 import torch
+from fira.gradient_projection import GradientProjector
 from galore_torch.galore_projector import GaLoreProjector
 from torch import Tensor, nn
 
 from lowrank.errors import ConfigError, DivergedError
 from lowrank.methods._projection import fix_signs
+from lowrank.methods.fira import FiraAdamW
 from lowrank.methods.galore import GaLoreAdamW
 
 SHAPES = {"tall": (24, 10), "wide": (10, 24), "square": (12, 12)}
@@ -34,6 +38,12 @@ def canonical(original: Any) -> Any:
 def galore_oracle(monkeypatch: pytest.MonkeyPatch) -> type:
     monkeypatch.setattr(GaLoreProjector, "get_orthogonal_matrix", canonical(GaLoreProjector.get_orthogonal_matrix))
     return galore_torch.GaLoreAdamW
+
+
+@pytest.fixture
+def fira_oracle(monkeypatch: pytest.MonkeyPatch) -> type:
+    monkeypatch.setattr(GradientProjector, "get_orthogonal_matrix", canonical(GradientProjector.get_orthogonal_matrix))
+    return fira.FiraAdamW
 
 
 def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
@@ -75,6 +85,39 @@ def test_galore_follows_the_authors_package(galore_oracle: type, proj_type: str,
         torch.testing.assert_close(p, q, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("proj_type", ["std", "reverse_std"])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("alpha", [1.0, 0.25])
+def test_fira_follows_the_authors_package(fira_oracle: type, proj_type: str, weight_decay: float, alpha: float) -> None:
+    ours, theirs = parameters(), parameters()
+    key = {"alpha": alpha, "proj_type": proj_type}
+    common = {"lr": 1e-2, "weight_decay": weight_decay}
+    run(FiraAdamW(groups(ours, **key), **common), ours)
+    run(fira_oracle(groups(theirs, **key), no_deprecation_warning=True, **common), theirs)
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=5e-6, atol=5e-6)
+
+
+def test_fira_limits_the_growth_of_the_residual_across_refreshes() -> None:
+    trained = parameters()
+    optimizer = FiraAdamW(groups(trained, alpha=0.25), lr=1e-2)
+    norms = []
+    for update in range(12):
+        set_gradients(trained, update)
+        for p in trained:
+            p.grad.mul_(3.0**update)  # without the limiter the residual's norm would treble
+        optimizer.step()
+        norms.append(float(optimizer.state[trained[0]]["residual_norm"]))
+    growth = [after / before for before, after in itertools.pairwise(norms)]
+    assert max(growth) <= 1.01 * (1 + 1e-6)
+    assert max(growth[3:]) > 1.0099  # the limit binds
+
+
+def test_fira_refuses_two_sided_projection() -> None:
+    with pytest.raises(ConfigError, match="proj_type is 'full'"):
+        FiraAdamW(groups(parameters(), proj_type="full"))
+
+
 def test_the_convention_of_signs_matters(galore_oracle: type) -> None:
     """Without it a comparison after the first refresh says nothing: flipped vectors change the trajectory."""
     ours, theirs = parameters(), parameters()
@@ -99,27 +142,29 @@ def test_pure_bfloat16_rounds_like_the_authors_package(galore_oracle: type) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_state_survives_torch_save_between_refreshes(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("Optimizer", [GaLoreAdamW, FiraAdamW])
+def test_state_survives_torch_save_between_refreshes(dtype: torch.dtype, Optimizer: type) -> None:
     whole, cut = parameters(dtype), parameters(dtype)
-    run(GaLoreAdamW(groups(whole), lr=1e-2), whole)
-    first = GaLoreAdamW(groups(cut), lr=1e-2)
+    run(Optimizer(groups(whole), lr=1e-2), whole)
+    first = Optimizer(groups(cut), lr=1e-2)
     run(first, cut, last=8)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
-    second = GaLoreAdamW(groups(cut), lr=1e-2)
+    second = Optimizer(groups(cut), lr=1e-2)
     second.load_state_dict(torch.load(file, weights_only=True))
     run(second, cut, first=8)
     for p, q in zip(whole, cut, strict=True):
         assert torch.equal(p, q)
 
 
-def test_state_keeps_its_precision_in_a_model_of_another() -> None:
+@pytest.mark.parametrize("Optimizer", [GaLoreAdamW, FiraAdamW])
+def test_state_keeps_its_precision_in_a_model_of_another(Optimizer: type) -> None:
     trained = parameters()
-    first = GaLoreAdamW(groups(trained), lr=1e-2)
+    first = Optimizer(groups(trained), lr=1e-2)
     run(first, trained, last=8)
     halves = parameters(torch.bfloat16)
-    second = GaLoreAdamW(groups(halves), lr=1e-2)
+    second = Optimizer(groups(halves), lr=1e-2)
     second.load_state_dict(first.state_dict())
     run(second, halves, first=8, last=12)
     for p in halves:
