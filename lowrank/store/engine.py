@@ -72,12 +72,16 @@ def translated(url: URL) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, OSError) as error:
-        reason = str(error.orig if isinstance(error, DBAPIError) else error).strip() or type(error).__name__
+        reason = one_line(error.orig if isinstance(error, DBAPIError) else error)
         for secret in secrets(url):
             reason = reason.replace(secret, MASK)
         what = "cannot reach" if _is_unreachable(error) else "refused by"
-        line = "; ".join(part.strip() for part in reason.splitlines() if part.strip())
-        raise StoreError(f"{what} the database {mask(url)}: {line}") from (None if secrets(url) else error)
+        raise StoreError(f"{what} the database {mask(url)}: {reason}") from (None if secrets(url) else error)
+
+
+def one_line(error: BaseException | None) -> str:
+    """The message of an error as one line."""
+    return "; ".join(part.strip() for part in str(error).splitlines() if part.strip()) or type(error).__name__
 
 
 def _is_unreachable(error: Exception) -> bool:

