@@ -7,6 +7,7 @@ checkpoint. Methods of the optimizer family have plain ``llama`` checkpoints.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,8 +32,8 @@ class _Initialisation:
     """Keys missing from a checkpoint are drawn by the modules' own ``reset_parameters``."""
 
     def _init_weights(self, module: nn.Module) -> None:
-        if hasattr(module, "reset_parameters") and hasattr(module, "draws_own_parameters"):
-            module.reset_parameters()
+        if reset := own_reset(module):
+            reset()
         else:
             super()._init_weights(module)  # type: ignore[misc]
 
@@ -63,6 +64,11 @@ class LowRankLlamaForCausalLM(_Initialisation, LlamaForCausalLM):
 
 AutoConfig.register("lowrank_llama", LowRankLlamaConfig)
 AutoModelForCausalLM.register(LowRankLlamaConfig, LowRankLlamaForCausalLM)
+
+
+def own_reset(module: nn.Module) -> Callable[..., None] | None:
+    """The ``reset_parameters(draw=None)`` of a method's module, which draws its own parameters; None for any other module."""
+    return getattr(module, "reset_parameters", None) if getattr(module, "draws_own_parameters", False) else None
 
 
 def named_draws(seed: int) -> Draw:
@@ -102,16 +108,16 @@ def build(config: RunConfig, vocabulary_size: int, special: dict[str, int | None
 
 @torch.no_grad()
 def initialise(model: nn.Module, draw: Draw, std: float) -> None:
-    """Draw every parameter from the generator of its own name: matrices N(0, std²), norm gains 1."""
+    """Draw every parameter from the generator of its own name: matrices N(0, std²), norm gains 1, biases 0."""
     for path, module in model.named_modules():
-        if hasattr(module, "draws_own_parameters"):
-            module.reset_parameters(lambda name, path=path: draw(f"{path}.{name}"))
+        if reset := own_reset(module):
+            reset(lambda name, path=path: draw(f"{path}.{name}"))
             continue
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.dim() >= 2:
                 parameter.copy_(normal(parameter.shape, std, draw(f"{path}.{name}")))
             else:
-                nn.init.ones_(parameter)
+                nn.init.constant_(parameter, 0.0 if name == "bias" else 1.0)
 
 
 def normal(shape: torch.Size, std: float, generator: torch.Generator) -> Tensor:

@@ -29,3 +29,18 @@ def cosine_restarts(step: float, total: int, warmup: int, restart_every: int, re
     if step >= restart_every and position < restart_warmup:
         return position / restart_warmup * cosine(step - position + restart_warmup, total, warmup, min_ratio)
     return cosine(step, total, warmup, min_ratio)
+
+
+def cosine_restarts_published(
+    step: float, total: int, warmup: int, restart_every: int, restart_warmup: int, min_ratio: float,
+) -> float:
+    """The restarts of arXiv:2605.13652's launcher: each ramp rises to the cosine of a later time, then jumps up onto it.
+
+    The ramp of restart k ends at the cosine of progress k·restart_every/(total-warmup), ahead by the first warm-up.
+    """
+    if step < warmup:
+        return step / warmup
+    restart, position = divmod(step, restart_every)
+    if position < restart_warmup:
+        return position / restart_warmup * cosine(restart * restart_every + warmup, total, warmup, min_ratio)
+    return cosine(step, total, warmup, min_ratio)

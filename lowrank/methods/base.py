@@ -112,6 +112,11 @@ class Method(ABC):
         """Restore :meth:`state_dict`."""
 
 
+def plain_path(path: str) -> str:
+    """``path`` without what DistributedDataParallel and ``torch.compile`` wrap around a model, so that draws agree."""
+    return path.replace("_orig_mod.", "").removeprefix("module.")
+
+
 def targets(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """(path, module) of the target layers in the order of the model."""
     for path, module in model.named_modules():

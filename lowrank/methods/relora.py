@@ -1,0 +1,166 @@
+"""ReLoRA: a frozen weight and an adapter that is merged into it and restarted, again and again (ICLR 2024, arXiv:2307.05695)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from lowrank import schedule
+from lowrank.config.schema import Config, Training
+from lowrank.errors import ConfigError, LowrankError
+from lowrank.methods._factors import FactoredLinear, fill, kaiming, replace_targets
+from lowrank.methods.base import Draw, Method, plain_path, targets
+
+Init = Literal["lora", "published"]
+Reset = Literal["full", "shared_mask", "independent_masks"]
+Restarts = Literal["relora", "published"]
+RESTARTS = {"relora": schedule.cosine_restarts, "published": schedule.cosine_restarts_published}
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class ReLoRALinear(FactoredLinear):
+    """x ↦ (W0 + (alpha/rank)·B·A) x, with dropout on the adapter's input (ReLoRA, section 3).
+
+    ``weight`` (out, in) is W0, taken from ``linear`` and frozen; a bias is taken over and trained. ``init="published"`` starts
+    with both factors at zero, so that the adapter learns nothing before the first merge.
+    """
+
+    def __init__(
+        self, linear: nn.Linear, rank: int, alpha: float, dropout: float, *, init: Init = "lora", initializer_range: float = 0.02,
+    ) -> None:
+        super().__init__(linear.in_features, linear.out_features, rank)
+        if not 0.0 <= dropout < 1.0:
+            raise ConfigError(f"dropout is {dropout}; it must lie in [0, 1)")
+        self.alpha, self.dropout, self.init, self.initializer_range = alpha, dropout, init, initializer_range
+        self.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
+        self.bias = linear.bias
+        self.to(device=linear.weight.device, dtype=linear.weight.dtype)
+        self.reset_factors()
+
+    @property
+    def scale(self) -> float:
+        """Factor of the product B·A."""
+        return self.alpha / self.rank
+
+    def reset_parameters(self, draw: Draw | None = None) -> None:
+        """W0 as a full-rank weight of the same name, N(0, initializer_range²); then the factors."""
+        fill(self.weight, partial(nn.init.normal_, std=self.initializer_range), draw, "weight")
+        self.reset_factors(draw)
+        self.reset_bias()
+
+    def reset_factors(self, draw: Draw | None = None) -> None:
+        """A Kaiming-uniform (a = √5) or, as published, zero; B zero."""
+        if self.init == "published":
+            nn.init.zeros_(self.A)
+        else:
+            fill(self.A, kaiming, draw, "A")
+        nn.init.zeros_(self.B)
+
+    @torch.no_grad()
+    def merge_(self, draw: Draw | None = None) -> None:
+        """W0 absorbs the product; A is drawn anew (Kaiming-uniform, whatever ``init`` says), B is zeroed."""
+        self.weight.copy_(self.dense())
+        fill(self.A, kaiming, draw, "A")
+        self.B.zero_()
+
+    def dense(self) -> Tensor:
+        """The effective W (out, in)."""
+        return torch.addmm(self.weight, self.B, self.A, alpha=self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the frozen weight and the adapter."""
+        adapted = F.linear(F.linear(F.dropout(x, self.dropout, self.training), self.A), self.B)
+        return F.linear(x, self.weight, self.bias) + self.scale * adapted
+
+    def extra_repr(self) -> str:
+        """Shape, rank, alpha and dropout."""
+        return f"{super().extra_repr()}, alpha={self.alpha}, dropout={self.dropout}"
+
+
+class ReLoRASettings(Config):
+    """Settings of ReLoRA. The defaults are the variant that learns from the first update; every published choice is an option."""
+
+    rank: PositiveInt
+    alpha: PositiveFloat = 32.0                                     # the product is multiplied by alpha / rank
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    merge_every: PositiveInt = 1000                                 # updates between two merges
+    restart_warmup: NonNegativeInt = 100                            # updates of learning-rate ramp after a merge
+    init: Init = "lora"                                             # published: both factors zero until the first merge
+    reset: Reset = "full"                                           # published: independent_masks
+    keep: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01            # share of the moments that a mask keeps
+    restarts: Restarts = "relora"                                   # published: the ramp ends low, then jumps onto the cosine
+    merge_lag: NonNegativeInt = 0                                   # published: 1, the merge follows update k·merge_every + 1
+
+
+class ReLoRA(Method):
+    """Frozen weights with adapters that are merged and restarted every ``merge_every`` updates."""
+
+    family = "adapter"
+    title = "ReLoRA"
+    summary = "frozen weights that absorb a low-rank adapter every so often"
+    source = "ICLR 2024, arXiv:2307.05695"
+    Settings = ReLoRASettings
+    custom_architecture = True
+
+    def attach(self, model: nn.Module) -> None:
+        """Wrap the target layers."""
+        s, std = self.settings, float(getattr(getattr(model, "config", None), "initializer_range", 0.02))
+        replace_targets(model, lambda old: ReLoRALinear(old, s.rank, s.alpha, s.dropout, init=s.init, initializer_range=std))
+
+    def lr_factor(self, update: int, training: Training) -> float:
+        """The cosine with a ramp from zero after every merge; the update that a merge follows still belongs to the old cycle."""
+        s, step = self.settings, update - training.schedule_lag
+        if s.restarts == "relora" and self.merges_after(update):
+            return schedule.cosine(step, training.steps, training.warmup, training.min_lr_ratio)
+        return RESTARTS[s.restarts](step, training.steps, training.warmup, s.merge_every, s.restart_warmup, training.min_lr_ratio)
+
+    def merges_after(self, update: int) -> bool:
+        """Whether a merge follows ``update``."""
+        cycle, position = divmod(update - self.settings.merge_lag, self.settings.merge_every)
+        return bool(cycle >= 1 and position == 0)
+
+    @torch.no_grad()
+    def after_update(self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer, draw: Draw) -> None:
+        """Merge and restart where one is due. Raises if there is no adapter, or one without moments to reset."""
+        if not self.merges_after(update):
+            return
+        adapters = [(plain_path(path), module) for path, module in model.named_modules() if isinstance(module, ReLoRALinear)]
+        if not adapters:
+            raise LowrankError(f"{self.name}: the model has no adapter to merge at update {update}")
+        for path, module in adapters:
+            self._restart(path, module, update, optimizer, draw)
+
+    def _restart(self, path: str, module: ReLoRALinear, update: int, optimizer: torch.optim.Optimizer, draw: Draw) -> None:
+        """Merge one adapter and forget its moments."""
+        module.merge_(lambda name: draw(f"{path}.{name}/merge/{update}"))
+        for name, factor in (("A", module.A), ("B", module.B)):
+            self._reset(optimizer.state.get(factor, {}), f"{path}.{name}", update, draw)
+
+    def _reset(self, state: dict[str, Any], name: str, update: int, draw: Draw) -> None:
+        """Forget the moments of one factor, in place."""
+        if not all(key in state for key in MOMENTS):
+            raise LowrankError(f"{self.name}: the optimizer has no moments of {name} to reset at update {update}; train with AdamW")
+        kind = self.settings.reset
+        for key in MOMENTS:
+            if kind == "full":
+                state[key].zero_()
+                continue
+            label = name if kind == "shared_mask" else f"{name}/{key}"
+            mask = torch.rand(state[key].shape, generator=draw(f"{label}/reset/{update}")) < self.settings.keep
+            state[key].mul_(mask.to(state[key].device))
+        if kind == "full":
+            # Without the corrections of a new counter the first step would be (1-β₁)/√(1-β₂) = 3.2 learning rates long.
+            state["step"].zero_()
+
+    def dense(self, model: nn.Module) -> dict[str, Tensor]:
+        """Frozen weights plus adapters."""
+        with torch.no_grad():
+            return {path: module.dense() for path, module in targets(model) if isinstance(module, ReLoRALinear)}
+
+
+METHOD = ReLoRA

@@ -1,0 +1,104 @@
+"""SLTrain: every target weight is low-rank plus sparse, on a fixed random support (arXiv:2406.02214)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from lowrank.config.schema import Config
+from lowrank.errors import ConfigError
+from lowrank.methods._factors import FactoredLinear, fill, kaiming, replace_targets
+from lowrank.methods.base import Draw, Method, targets
+
+
+class SLTrainLinear(FactoredLinear):
+    """x ↦ W x with W = (alpha/rank)·B·A + S (SLTrain, equation 2).
+
+    S has ⌊sparsity·in·out⌋ entries ``values`` at the flat positions ``indices`` (sorted, int64, row after row of W). The support
+    is a persistent buffer: it is saved with the weights, read at every call, and never trained.
+    """
+
+    indices: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int, rank: int, sparsity: float, alpha: float, bias: bool = False,
+    ) -> None:
+        super().__init__(in_features, out_features, rank, bias)
+        entries = int(sparsity * in_features * out_features)
+        if not 0.0 < sparsity <= 1.0 or entries == 0:
+            raise ConfigError(
+                f"sparsity {sparsity} keeps no entry of a layer of shape ({out_features}, {in_features}), or more than all; "
+                f"choose {1 / (in_features * out_features):.2g} to 1"
+            )
+        self.sparsity, self.alpha = sparsity, alpha
+        self.values = nn.Parameter(torch.empty(entries))
+        self.register_buffer("indices", torch.zeros(entries, dtype=torch.int64), persistent=True)
+        self.reset_parameters()
+
+    def reset_parameters(self, draw: Draw | None = None) -> None:
+        """A Kaiming-uniform (a = √5), B zero, S uniform in ±1/√in, its support uniform without repetition."""
+        bound = self.in_features**-0.5
+        fill(self.A, kaiming, draw, "A")
+        nn.init.zeros_(self.B)
+        fill(self.values, partial(nn.init.uniform_, a=-bound, b=bound), draw, "values")
+        self.reset_bias()
+        self._draw_support(None if draw is None else draw("indices"))
+
+    def _draw_support(self, generator: torch.Generator | None) -> None:
+        # On the meta device there is nothing to draw; what a checkpoint gave is not drawn again.
+        if self.indices.device.type != "meta" and not getattr(self.indices, "_is_hf_initialized", False):
+            positions = torch.randperm(self.in_features * self.out_features, generator=generator)[: len(self.indices)]
+            self.indices.copy_(positions.sort().values)
+
+    def dense(self) -> Tensor:
+        """W (out, in), differentiable in ``A``, ``B`` and ``values``."""
+        product = (self.alpha / self.rank) * self.B @ self.A
+        # Autocast may have made the product half precision; the sum needs one dtype.
+        return product.flatten().index_add(0, self.indices, self.values.to(product.dtype)).view_as(product)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the effective weight."""
+        return F.linear(x, self.dense(), self.bias)
+
+    def extra_repr(self) -> str:
+        """Shape, rank, sparsity and alpha."""
+        return f"{super().extra_repr()}, sparsity={self.sparsity}, alpha={self.alpha}"
+
+
+class SLTrainSettings(Config):
+    """Settings of SLTrain."""
+
+    rank: PositiveInt
+    alpha: PositiveFloat = 32.0                                     # the low-rank part is multiplied by alpha / rank
+    sparsity: Annotated[float, Field(gt=0.0, le=1.0)] = 0.03        # share of the entries of W in the sparse part
+
+
+class SLTrain(Method):
+    """Low-rank factors plus a sparse matrix on a fixed support instead of each dense weight."""
+
+    family = "architecture"
+    title = "SLTrain"
+    summary = "low-rank factors plus trained entries on a fixed random support"
+    source = "arXiv:2406.02214"
+    Settings = SLTrainSettings
+    custom_architecture = True
+
+    def attach(self, model: nn.Module) -> None:
+        """Replace the target layers."""
+        s = self.settings
+        replace_targets(
+            model, lambda old: SLTrainLinear(old.in_features, old.out_features, s.rank, s.sparsity, s.alpha, old.bias is not None),
+        )
+
+    @torch.no_grad()
+    def dense(self, model: nn.Module) -> dict[str, Tensor]:
+        """The sums of both parts."""
+        return {path: module.dense() for path, module in targets(model) if isinstance(module, SLTrainLinear)}
+
+
+METHOD = SLTrain
