@@ -47,7 +47,9 @@ class Data(Config):
     source: str = "embedded"                  # embedded | c4 | huggingface | text | jsonl | parquet | arrow
     path: str | None = None                   # file, glob or folder of a local source; name of a Hugging Face dataset
     subset: str | None = None                 # configuration name of a Hugging Face dataset
+    revision: str | None = None               # of a Hugging Face dataset; None: the newest, then what was resolved first offline
     text_field: str = "text"
+    separator: Annotated[str, Field(min_length=1)] | None = None  # between documents of a text file; None: blank lines
     tokenizer: str | None = None              # name or folder; None: the source's own (trained for local text, t5-base for c4)
     vocabulary_size: PositiveInt | None = None  # of a trained tokenizer, or rows of the embedding for a given one
     max_length: Annotated[int, Field(ge=2)] = 256
@@ -130,6 +132,8 @@ class MetricEntry(Config):
 
     lens: str
     preset: str | None = None                 # None: the study's
+    variants: Names | None = None             # of the preset, such as main; None: all of them
+    every: PositiveInt = 1                    # measure every n-th checkpoint of a run, counted back from its last
     settings: dict[str, Any] = {}
 
 

@@ -1,0 +1,81 @@
+"""What a model is given: rows of tokens with labels, and fixed sets of such rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from lowrank.store import records
+
+if TYPE_CHECKING:
+    import torch
+
+UNSCORED = -100
+"""The label that PyTorch's cross entropy ignores."""
+
+Tokens = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``input_ids`` and ``labels``, both (rows, max_length) int64; a label is its own input, or -100 on padding.
+
+    The labels are not shifted: Hugging Face models and :mod:`lowrank.loss` predict ``labels[:, 1:]``.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+
+    @classmethod
+    def of(cls, tokens: Tokens, scored: npt.NDArray[np.bool_] | None) -> Batch:
+        """A batch of (rows, max_length) ``tokens``; ``scored`` of the same shape is False on padding, None: no padding."""
+        import torch
+
+        input_ids = torch.from_numpy(tokens)
+        if scored is None:
+            return cls(input_ids, input_ids.clone())
+        return cls(input_ids, torch.from_numpy(np.where(scored, tokens, UNSCORED)))
+
+    @property
+    def scored(self) -> int:
+        """Targets after the shift: the tokens that the loss is averaged over."""
+        return int((self.labels[:, 1:] != UNSCORED).sum())
+
+    def __len__(self) -> int:
+        return int(self.input_ids.shape[0])
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """A fixed set of rows of one held-out split; ``record`` is what the store keeps of it.
+
+    The rows stay in memory as 32-bit integers, (rows, max_length) each; ``labels`` are -100 on padding.
+    """
+
+    record: records.EvaluationSet
+    tokens: npt.NDArray[np.int32]
+    labels: npt.NDArray[np.int32] | None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Batches of ``size`` rows in a fixed order; the last one may be shorter."""
+        if size < 1:
+            raise ValueError(f"a batch needs at least one row, got {size}")
+        for first in range(0, len(self.tokens), size):
+            tokens = self.tokens[first : first + size].astype(np.int64)
+            yield Batch.of(tokens, None if self.labels is None else self.labels[first : first + size] != UNSCORED)
+
+
+def rows_hash(tokens: npt.NDArray[np.int32], labels: npt.NDArray[np.int32] | None) -> str:
+    """SHA-256 over the shape and the little-endian 32-bit words of tokens and labels."""
+    digest = hashlib.sha256(repr(tokens.shape).encode())
+    for array in (tokens, tokens if labels is None else labels):
+        digest.update(np.ascontiguousarray(array, dtype="<i4").data)
+    return digest.hexdigest()

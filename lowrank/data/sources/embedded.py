@@ -1,0 +1,89 @@
+"""The offline default: English prose from the docstrings of the scientific packages that lowrank stands on.
+
+The text is derived on the user's machine from packages that are installed anyway; nothing of it is distributed.
+It depends on the versions of the packages and on their files alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+
+from lowrank.data.cache import Json, content_key, locked, write_atomically
+from lowrank.data.sources._prose import REVISION, Collector, docstrings
+from lowrank.data.sources.base import Source
+from lowrank.errors import DataError
+
+PACKAGES = {  # distribution -> top-level package
+    "matplotlib": "matplotlib", "networkx": "networkx", "numpy": "numpy", "pandas": "pandas", "scikit-learn": "sklearn",
+    "scipy": "scipy", "sqlalchemy": "sqlalchemy", "sympy": "sympy", "torch": "torch", "transformers": "transformers",
+}
+SKIPPED = {"tests", "test", "testing", "_vendor", "vendor", "externals", "__pycache__", "third_party"}
+
+
+class SOURCE(Source):
+    """Prose of docstrings; one document a docstring."""
+
+    packages = PACKAGES
+
+    def origin(self) -> Json:
+        return {"packages": self._versions, "revision": REVISION}
+
+    @cached_property
+    def _versions(self) -> dict[str, str]:
+        """Public versions of the installed packages; a build such as ``+cpu`` does not change the text."""
+        found = {}
+        for name in self.packages:
+            try:
+                found[name] = version(name).partition("+")[0]
+            except PackageNotFoundError:
+                continue
+        if not found:
+            raise DataError("the embedded corpus finds none of its packages installed; set data.source and data.path")
+        return found
+
+    def pieces(self, part: str) -> int:
+        return 1
+
+    def documents(self, part: str, piece: int, skip: int) -> Iterator[str]:
+        with self._corpus().open(encoding="utf-8") as file:
+            for line in islice(file, skip, None):
+                yield json.loads(line)
+
+    def _corpus(self) -> Path:
+        """The harvested documents, one JSON string a line."""
+        path = self.cache / "corpora" / f"embedded-{content_key(self.origin())[:16]}.jsonl"
+        if not path.exists():
+            with locked(path.parent):
+                if not path.exists():
+                    body = "".join(json.dumps(document) + "\n" for document in self._harvest())
+                    write_atomically(path, lambda file: _put(file, body))
+        return path
+
+    def _harvest(self) -> Iterator[str]:
+        """The prose of every docstring, package by package, file by file, without repeated paragraphs."""
+        from tqdm import tqdm
+
+        collector = Collector()
+        for name in tqdm(self._versions, desc="collecting the embedded corpus", unit="package", disable=None, leave=False):
+            for path in _modules(self.packages[name]):
+                for text in docstrings(path.read_text(encoding="utf-8", errors="replace")):
+                    if document := collector.document(text):
+                        yield document
+
+
+def _modules(package: str) -> list[Path]:
+    """The Python files of a package but its tests, sorted by name."""
+    spec = find_spec(package)
+    roots = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+    found = [(path.relative_to(root).as_posix(), path) for root in roots for path in root.rglob("*.py")]
+    return [path for name, path in sorted(found) if not SKIPPED.intersection(name.split("/"))]
+
+
+def _put(file: object, body: str) -> None:
+    file.write(body.encode())  # type: ignore[attr-defined]
