@@ -1,0 +1,153 @@
+"""Doing the missing work: one transaction a unit, a failed unit does not stop the others, nothing is measured twice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from lowrank import provenance
+from lowrank.config.schema import Study
+from lowrank.errors import ConflictError, LowrankError, StoreError
+from lowrank.measure.bench import Workbench
+from lowrank.measure.plan import ALL, Selection, Task, plan
+from lowrank.measure.sets import EvaluationSets
+from lowrank.metrics.base import Curve, Expected, Result, Spectrum, Value
+from lowrank.store import Store, records
+
+
+@dataclass
+class Outcome:
+    """What a call of :func:`measure` did: units and rows stored, sentences of what failed, was blocked or left alone."""
+
+    units: int = 0
+    rows: int = 0
+    failed: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
+    left_alone: list[str] = field(default_factory=list)
+    loads: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing that was asked for is missing."""
+        return not (self.failed or self.blocked or self.left_alone)
+
+
+def measure(
+    store: Store, study: Study, root: Path, selection: Selection = ALL, *,
+    retry_failed: bool = False, progress: bool = True, device: torch.device | None = None,
+) -> Outcome:
+    """Compute and store the missing rows of ``study`` under ``root``.
+
+    Units that failed before are left alone unless ``retry_failed``. With several processes (``torchrun``,
+    ``accelerate launch``: RANK and WORLD_SIZE are set) each takes its share of the checkpoints. Killed at any moment,
+    it loses the unit in flight.
+    """
+    outcome = Outcome()
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    todo: list[Task] = []
+    for task in plan(store, study, root, selection, EvaluationSets(store, study)):
+        if share(task, world) != rank:
+            continue
+        if task.unit.blocked:
+            outcome.blocked.append(f"{task.label}: {task.unit.blocked}")
+        elif task.error and not retry_failed:
+            outcome.left_alone.append(f"{task.label} failed earlier: {task.error} (--retry-failed tries it again)")
+        else:
+            todo.append(task)
+    bench = Workbench(store, root, device or default_device())
+    bench.schedule(todo)
+    made_by = store.add(provenance.current()).id if todo else None
+    bar = tqdm(todo, desc="measure", unit="unit", disable=not progress or not todo, mininterval=1.0)
+    for index, task in enumerate(bar):
+        bar.set_postfix_str(f"{task.variant.lens.name()} {task.unit.checkpoint.label}", refresh=False)
+        bench.begin(task)
+        _attempt(store, bench, task, made_by, outcome)
+        bench.end(index)
+    outcome.loads = sum(bench.loads.values())
+    return outcome
+
+
+def default_device() -> torch.device:
+    """The process's accelerator where there is one."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def share(task: Task, world: int) -> int:
+    """The process that takes a task: all work of a run's checkpoint goes to one, whatever the others have done."""
+    return (task.unit.checkpoint.run_id * 1_000_003 + task.unit.checkpoint.step) % world
+
+
+def _attempt(store: Store, bench: Workbench, task: Task, made_by: int | None, outcome: Outcome) -> None:
+    """Compute and store one unit; a failure is a row of its own."""
+    try:
+        results = list(task.variant.lens.compute(task.unit, bench, task.variant.settings))
+        outcome.rows += store_results(store, task, results, made_by)
+        outcome.units += 1
+    except StoreError as error:
+        if not isinstance(error, ConflictError):
+            raise
+        _fail(store, task, str(error), outcome)
+    except LowrankError as error:
+        _fail(store, task, str(error), outcome)
+    except Exception as error:
+        _fail(store, task, f"{type(error).__name__}: {error}", outcome)
+
+
+def _fail(store: Store, task: Task, error: str, outcome: Outcome) -> None:
+    outcome.failed.append(f"{task.label}: {error}")
+    known = store.first(records.WorkUnit, unit_key=task.unit_key)
+    attempts = (known.attempts if known else 0) + 1
+    row = records.WorkUnit(unit_key=task.unit_key, kind="measure", status="failed", attempts=attempts, error=error)
+    store.put(row)
+
+
+def store_results(store: Store, task: Task, results: list[Result], made_by: int | None) -> int:
+    """Store the rows that the task lacks in one transaction; the number of new rows."""
+    found, announced = Expected.of(results), task.variant.lens.expected(task.unit, task.variant.settings)
+    if found != announced:
+        odd = min(map(str, [*(found - announced), *(announced - found)]))
+        raise LowrankError(f"the lens '{task.variant.lens.name()}' has a fault: it announces other rows than it computes ({odd})")
+    lacking = [result for result in results if Expected.of([result]) & task.missing]
+    with store.transaction():
+        evaluation = store.add(task.evaluation.record) if task.evaluation else None
+        protocol = store.add(replace(task.protocol, evaluation_set_id=evaluation.id if evaluation else None))
+        return store.add_all(rows_of(task, lacking, protocol.id or 0, made_by))
+
+
+def rows_of(task: Task, results: Iterable[Result], protocol_id: int, made_by: int | None) -> list[records.Record]:
+    """The records of computed results, table by table."""
+    reference = task.unit.reference.checkpoint_id if task.unit.reference else None
+    common: dict[str, Any] = {
+        "checkpoint_id": task.unit.checkpoint.checkpoint_id, "reference_checkpoint_id": reference, "protocol_id": protocol_id,
+    }
+    made: list[records.Record] = []
+    for result in results:
+        match result:
+            case Value():
+                made.append(records.MetricValue(**common, **asdict(result), provenance_id=made_by))
+            case Curve():
+                made += _points(result, common)
+            case Spectrum():
+                made += [
+                    records.SingularValue(
+                        **common, matrix=result.matrix, layer=result.layer, module=result.module, position=position, value=value,
+                    ) for position, value in enumerate(result.values)
+                ]
+    return sorted(made, key=lambda record: type(record).__name__)
+
+
+def _points(curve: Curve, common: dict[str, Any]) -> Iterator[records.CurvePoint]:
+    variances: Sequence[float | None] = curve.variances or [None] * len(curve.offsets)
+    for position, (offset, mean, variance) in enumerate(zip(curve.offsets, curve.means, variances, strict=True)):
+        yield records.CurvePoint(
+            **common, curve=curve.curve, direction_index=curve.direction_index, position=position, offset_value=offset,
+            mean=mean, variance=variance, n=curve.n,
+        )

@@ -1,0 +1,64 @@
+"""The evaluation sets of a study's runs, opened once each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lowrank.config.loading import validate
+from lowrank.config.resolve import resolve_runs
+from lowrank.config.schema import Data, Study
+from lowrank.metrics.base import MetricError
+from lowrank.store import Store, records
+
+if TYPE_CHECKING:
+    from lowrank.data.batch import EvaluationSet
+
+SET_NAME = "metrics"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An evaluation set and its record, with the store's id where the store knows it."""
+
+    record: records.EvaluationSet
+    content: EvaluationSet
+
+
+class EvaluationSets:
+    """Opens the fixed set of rows that metrics of a run use; runs with the same data share one."""
+
+    def __init__(self, store: Store, study: Study) -> None:
+        self.store, self.study = store, study
+        self._data: dict[int, Data] = {}
+        self._opened: dict[tuple[str, int], Opened] = {}
+
+    def open(self, run_id: int, examples: int | None) -> Opened:
+        """The evaluation set of a run; raises :class:`MetricError` where it scores no token."""
+        data = self._data_of(run_id)
+        count = data.evaluation_examples if examples is None else examples
+        key = (data.model_dump_json(), count)
+        if key not in self._opened:
+            self._opened[key] = self._open(data, count)
+        return self._opened[key]
+
+    def _open(self, data: Data, examples: int) -> Opened:
+        from lowrank.data import open_data
+
+        seed = data.evaluation_seed
+        content = open_data(data, seed).evaluation_set(SET_NAME, split="validation", examples=examples, seed=seed)
+        if content.record.tokens == 0:
+            raise MetricError(f"the evaluation set of source '{data.source}' scores no token; give documents of two tokens or more")
+        known = self.store.first(records.EvaluationSet, sha256=content.record.sha256)
+        return Opened(replace(content.record, id=known.id if known else None), content)
+
+    def _data_of(self, run_id: int) -> Data:
+        """The data section that a run was resolved with; an imported run is measured on the study's."""
+        if run_id not in self._data:
+            run = self.store.get(records.Run, run_id)
+            section = run.config.get("data")
+            if section is None:
+                self._data[run_id] = resolve_runs(self.study)[0].data
+            else:
+                self._data[run_id] = validate(Data, section, f"run {run_id}", "data")
+        return self._data[run_id]

@@ -1,0 +1,292 @@
+"""Spectra of the weights and of their updates: metrics 6 to 13, per matrix, layer and projection type.
+
+The weight of a target layer is its effective dense W (``space: dense``) or each of the factors that are trained
+(``space: factor``, the published view: ReLoRA's W0, A and B as three matrices, SLTrain's sparse part not seen).
+Where a method has no dense equivalent, W is the product of its factors, a stated linearisation, and ΔW is taken of
+the factors; both carry a note.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from pydantic import PositiveFloat
+from scipy.linalg import eigh
+from scipy.linalg.blas import dsyrk
+from torch import Tensor
+
+from lowrank.metrics.base import (
+    AGGREGATE_LAYER,
+    ALL_MODULES,
+    MODULES,
+    Bench,
+    Expected,
+    Lens,
+    LensSettings,
+    MetricError,
+    MetricInfo,
+    Panel,
+    Point,
+    Result,
+    Spectrum,
+    Unit,
+    Value,
+    consecutive,
+    merge_units,
+    place,
+    selection,
+)
+
+SHAPES = ("effective_rank", "stable_rank", "spectral_gap", "threshold_rank")
+NORMS = ("delta_norm", "delta_norm_relative")
+LINEARISED = "the product of the factors, a linearisation: the method has no dense equivalent"
+FACTORS = "of the factors: the method has no dense equivalent"
+
+
+def singular_value_metrics(s: Tensor, threshold: float = 0.1) -> dict[str, float]:
+    """The four shape metrics of singular values ``s`` (k,) in any order, computed in float64.
+
+    effective_rank = exp(-Σ p ln p) with p = σ/Σσ (Roy and Vetterli 2007); stable_rank = Σσ²/σ₁²; spectral_gap =
+    (σ₁-σ₂)/σ₁, 1 for a single value; threshold_rank = #{σ > threshold}, strictly. All zero: four zeros.
+    Raises ValueError where ``s`` is empty, negative or not finite.
+    """
+    values = np.sort(np.asarray(s.detach().cpu().double()).ravel())[::-1]
+    if values.size == 0 or not np.isfinite(values).all() or values[-1] < 0:
+        raise ValueError("singular values must be finite, non-negative and at least one")
+    largest = values[0]
+    if largest == 0:
+        return dict.fromkeys(SHAPES, 0.0)
+    relative = values / largest  # no overflow in the squares
+    p = relative[relative > 0] / relative.sum()
+    second = relative[1] if values.size > 1 else 0.0
+    return {
+        "effective_rank": float(np.exp(-(p * np.log(p)).sum())),
+        "stable_rank": float((relative**2).sum()),
+        "spectral_gap": float(1.0 - second),
+        "threshold_rank": float((values > threshold).sum()),
+    }
+
+
+def singular_values(W: Tensor) -> Tensor:
+    """Singular values of W (m, n) in float64, largest first, from the eigenvalues of its smaller Gram matrix.
+
+    The Gram matrix is formed in float64: σ has an absolute error of about 1e-16 σ₁²/σ, at most 1e-8 σ₁, far below
+    what float32 weights carry, at less than the time of a float32 SVD.
+    """
+    array = np.ascontiguousarray(W.detach().cpu().double().numpy())
+    largest = float(np.abs(array).max()) if array.size else 0.0
+    if largest == 0.0:
+        return torch.zeros(min(array.shape), dtype=torch.float64)
+    # dsyrk works in column order, in which the row-major array is its transpose; it fills one triangle at half the cost.
+    gram = dsyrk(1.0 / largest**2, array.T, trans=int(array.shape[0] < array.shape[1]), lower=1)
+    eigenvalues = eigh(gram, lower=True, eigvals_only=True, driver="evd", overwrite_a=True, check_finite=False)
+    return torch.from_numpy(largest * np.sqrt(np.clip(eigenvalues[::-1], 0.0, None)).copy())
+
+
+def product_singular_values(B: Tensor, A: Tensor) -> Tensor:
+    """Singular values of B·A, B (m, r) and A (r, n), min(m, n) of them, without forming the product.
+
+    With B = Q₁R₁ and Aᵀ = Q₂R₂ they are those of R₁R₂ᵀ (r, r), and zeros.
+    """
+    rank, full = B.shape[1], min(B.shape[0], A.shape[1])
+    if rank >= full:
+        return singular_values(B.double() @ A.double())
+    left = torch.linalg.qr(B.detach().cpu().double(), mode="r").R
+    right = torch.linalg.qr(A.detach().cpu().double().T, mode="r").R
+    values = torch.linalg.svdvals(left @ right.T)
+    return torch.cat([values, torch.zeros(full - values.numel(), dtype=torch.float64)])
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """The matrices of one checkpoint: {(layer, module, factor): W or (B, A)}; ``factor`` is '' for dense weights."""
+
+    entries: Mapping[tuple[int, str, str], Tensor | tuple[Tensor, Tensor]]
+    note: str = ""
+
+
+class SpectraSettings(LensSettings):
+    """How spectra are taken."""
+
+    precision: Literal["float64"] = "float64"
+    space: Literal["dense", "factor"] = "dense"
+    threshold: PositiveFloat = 0.1
+    skip_initial: bool = False           # published rows begin at the first checkpoint after step 0
+    distributions: bool = selection(True)  # store singular values: W of the last checkpoint and ΔW(last, first)
+
+
+MATRICES = (("w", "the weights"), ("dw", "ΔW = W_t - W_(t-1) between consecutive checkpoints"))
+RANK_RANGE = "[1, min(m, n)]; 0 for a zero matrix"
+SHAPE_FACTS = (
+    ("effective_rank", "exp of the entropy of σ/Σσ", "dimensions", RANK_RANGE, "Roy and Vetterli 2007"),
+    ("stable_rank", "‖W‖_F²/σ₁²", "dimensions", RANK_RANGE, "Rudelson and Vershynin 2007"),
+    ("spectral_gap", "(σ₁-σ₂)/σ₁", "1", "[0, 1]", "arXiv:2605.13652"),
+    ("threshold_rank", "number of σ above 0.1", "count", "[0, min(m, n)]", "arXiv:2605.13652"),
+)
+METRICS = (
+    *(
+        MetricInfo(f"{name}_{which}", f"{definition} of {matrix}; mean over attention and MLP matrices", unit, reach, source)
+        for which, matrix in MATRICES for name, definition, unit, reach, source in SHAPE_FACTS
+    ),
+    MetricInfo("delta_norm", "‖ΔW‖_F, ΔW as above; aggregates are root sums of squares", "weight", "[0, ∞)", "arXiv:2605.13652"),
+    MetricInfo("delta_norm_relative", "‖ΔW‖_F/‖W_t‖_F", "1", "[0, ∞)", "arXiv:2605.13652"),
+)
+
+
+class Spectra(Lens):
+    """Effective rank, stable rank, spectral gap and threshold rank of W and ΔW."""
+
+    title = "Spectra of weights and updates"
+    Settings = SpectraSettings
+    needs_data = False
+    presets = {
+        "exact": {"main": {}, "factor": {"space": "factor", "distributions": False}},
+        "published": {"main": {"space": "factor", "skip_initial": True}},
+    }
+    metrics = METRICS
+
+    def units(self, panel: Panel, settings: SpectraSettings) -> list[Unit]:
+        """Every checkpoint for W, every consecutive pair for ΔW, (last, first) of a run for its distribution."""
+        units = []
+        for run in panel.runs():
+            kept = [p for p in run if p.step > 0 or not settings.skip_initial]
+            units += [Unit(p, None, frozenset({"w", "final"} if p.last and settings.distributions else {"w"})) for p in kept]
+            if settings.distributions and len(kept) > 1 and kept[-1].last:
+                units.append(Unit(kept[-1], kept[0], frozenset({"span"})))
+        units += [Unit(point, previous, frozenset({"dw"})) for point, previous in consecutive(panel, settings.skip_initial)]
+        return merge_units(units)
+
+    def expected(self, unit: Unit, settings: SpectraSettings) -> Expected:
+        """One row for each metric, layer and module and their aggregates; a spectrum for each layer and module."""
+        names = [f"{name}_{which}" for which in ("w", "dw") if which in unit.roles for name in SHAPES]
+        names += NORMS if "dw" in unit.roles else ()
+        layers, modules = (*range(unit.checkpoint.layers), AGGREGATE_LAYER), (*MODULES, ALL_MODULES)
+        spectra = frozenset(
+            (matrix, layer, module)
+            for matrix, role in (("w", "final"), ("dw", "span")) if role in unit.roles
+            for layer in range(unit.checkpoint.layers) for module in MODULES
+        )
+        return Expected(frozenset((n, layer, m) for n in names for layer in layers for m in modules), frozenset(), spectra)
+
+    def compute(self, unit: Unit, bench: Bench, settings: SpectraSettings) -> Iterable[Result]:
+        """Rows of W, or of ΔW against the reference."""
+        now = matrices(unit.checkpoint, bench, settings.space, linearise=unit.reference is None)
+        if unit.reference is None:
+            spectra = {key: spectrum(entry) for key, entry in now.entries.items()}
+            yield from shape_rows(spectra, "w", settings.threshold, now.note)
+            if "final" in unit.roles:
+                yield from distributions(spectra, "w")
+            return
+        before = matrices(unit.reference, bench, settings.space, linearise=False)
+        deltas = differences(now, before, unit)
+        spectra = {key: singular_values(delta) for key, delta in deltas.items()}
+        if "dw" in unit.roles:
+            yield from shape_rows(spectra, "dw", settings.threshold, now.note)
+            yield from norm_rows(deltas, now)
+        if "span" in unit.roles:
+            yield from distributions(spectra, "dw")
+
+
+def matrices(point: Point, bench: Bench, space: str, linearise: bool) -> Matrices:
+    """The matrices of a checkpoint in ``space``; raises where a weight is not finite."""
+    loaded = bench.loaded(point)
+    dense = bench.memo(point, "dense", lambda: loaded.method.dense(loaded.model)) if space == "dense" else None
+    if dense is not None:
+        found = Matrices({(*place(path), ""): W for path, W in dense.items()})
+    else:
+        factors = bench.memo(point, "factors", lambda: loaded.method.factors(loaded.model))
+        note = FACTORS if space == "dense" else ""
+        found = Matrices({(*place(path.rpartition(".")[0]), path.rpartition(".")[2]): W for path, W in factors.items()}, note)
+        if space == "dense" and linearise:
+            found = Matrices(products(found.entries, point), LINEARISED)
+    if not found.entries:
+        raise MetricError(f"{point.label}: no matrix to take a spectrum of; the method '{point.method}' treats no layer")
+    for (layer, module, factor), entry in found.entries.items():
+        for W in entry if isinstance(entry, tuple) else (entry,):
+            if not torch.isfinite(W).all():
+                name = ".".join(part for part in (module, factor) if part)
+                raise MetricError(f"{point.label}: layer {layer} {name} has a weight that is not finite; the run diverged")
+    return found
+
+
+def products(factors: Mapping[tuple[int, str, str], Any], point: Point) -> dict[tuple[int, str, str], tuple[Tensor, Tensor]]:
+    """The pair (B, A) of each layer and module whose factors multiply to an (out, in) matrix."""
+    grouped: dict[tuple[int, str], list[Tensor]] = {}
+    for (layer, module, _), W in factors.items():
+        grouped.setdefault((layer, module), []).append(W)
+    pairs = {}
+    for (layer, module), found in grouped.items():
+        if len(found) != 2:
+            count = len(found)
+            raise MetricError(f"{point.label}: {count} factors in layer {layer} {module}, not two; measure space: factor")
+        first, second = found
+        B, A = (second, first) if second.shape[1] == first.shape[0] else (first, second)
+        pairs[layer, module, ""] = (B, A)
+    return pairs
+
+
+def spectrum(entry: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """Singular values of a matrix or of a product."""
+    return product_singular_values(*entry) if isinstance(entry, tuple) else singular_values(entry)
+
+
+def differences(now: Matrices, before: Matrices, unit: Unit) -> dict[tuple[int, str, str], Tensor]:
+    """ΔW of every matrix in float64; raises where the checkpoints have different shapes."""
+    deltas = {}
+    for key, W in now.entries.items():
+        V = before.entries.get(key)
+        if not isinstance(W, Tensor) or not isinstance(V, Tensor) or W.shape != V.shape:
+            raise MetricError(f"{unit.label}: the checkpoints have different shapes; ΔW needs two of the same model")
+        deltas[key] = W.double() - V.double()
+    return deltas
+
+
+def cells(key: tuple[int, str, str]) -> tuple[tuple[int, str], ...]:
+    """The cell of a matrix and the aggregates that it belongs to: over layers, over modules, over both."""
+    layer, module, _ = key
+    return (layer, module), (AGGREGATE_LAYER, module), (layer, ALL_MODULES), (AGGREGATE_LAYER, ALL_MODULES)
+
+
+def shape_rows(spectra: Mapping[tuple[int, str, str], Tensor], which: str, threshold: float, note: str) -> Iterator[Value]:
+    """The four metrics of every cell: the mean over its matrices."""
+    found: dict[tuple[int, str], list[dict[str, float]]] = {}
+    for key, values in spectra.items():
+        shapes = singular_value_metrics(values, threshold)
+        for cell in cells(key):
+            found.setdefault(cell, []).append(shapes)
+    for (layer, module), rows in found.items():
+        for name in SHAPES:
+            mean = math.fsum(row[name] for row in rows) / len(rows)
+            yield Value(f"{name}_{which}", mean, layer, module, n=len(rows), note=note)
+
+
+def norm_rows(deltas: Mapping[tuple[int, str, str], Tensor], now: Matrices) -> Iterator[Value]:
+    """‖ΔW‖_F and ‖ΔW‖_F/‖W‖_F of every cell; a cell of several matrices has the norm of all their entries together."""
+    squares: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    for key, delta in deltas.items():
+        W = now.entries[key]
+        pair = (float(delta.square().sum()), float(cast(Tensor, W).double().square().sum()))
+        for cell in cells(key):
+            squares.setdefault(cell, []).append(pair)
+    for (layer, module), pairs in squares.items():
+        moved, size = (math.sqrt(math.fsum(column)) for column in zip(*pairs, strict=True))
+        yield Value("delta_norm", moved, layer, module, n=len(pairs), note=now.note)
+        relative, note = (moved / size, now.note) if size > 0 else (None, "the weights are zero")
+        yield Value("delta_norm_relative", relative, layer, module, n=len(pairs), note=note)
+
+
+def distributions(spectra: Mapping[tuple[int, str, str], Tensor], matrix: str) -> Iterator[Spectrum]:
+    """The singular values of each layer and module; of several factors, pooled."""
+    pooled: dict[tuple[int, str], list[Tensor]] = {}
+    for (layer, module, _), values in spectra.items():
+        pooled.setdefault((layer, module), []).append(values)
+    for (layer, module), parts in pooled.items():
+        yield Spectrum(matrix, layer, module, torch.cat(parts).sort(descending=True).values.tolist())
+
+
+LENS = Spectra
