@@ -58,7 +58,7 @@ def register(store: Store, plan: Plan) -> tuple[records.Study, list[tuple[RunCon
     """The study's row and a row for each of its runs, made where they are missing."""
     body = plan.study.model_dump(mode="json")
     root = str(plan.root.resolve())
-    row = store.replace(records.Study(name=plan.study.name, config=body, config_hash=content_hash(body), root=root))
+    row = store.put(records.Study(name=plan.study.name, config=body, config_hash=content_hash(body), root=root))
     known = {run.config_hash: run for run in store.find(records.Run, study_id=row.id)}
     runs = []
     for config in plan.runs:

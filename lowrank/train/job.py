@@ -17,21 +17,21 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from lowrank.config import RunConfig
+from lowrank.config import Training
 from lowrank.errors import DivergedError, LowrankError
 from lowrank.store import Store, records
 from lowrank.train.session import Job, Session
 from lowrank.train.snapshot import clear_snapshots
 
 
-def make_accelerator(config: RunConfig, folder: Path) -> Accelerator:
+def make_accelerator(training: Training, folder: Path | None) -> Accelerator:
     """The process's ``Accelerator`` for a run; several runs in one process may differ in precision."""
     AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if config.training.precision == "bfloat16_autocast" else "no",
-        log_with=list(config.training.trackers) or None,
-        project_dir=str(folder / "trackers") if config.training.trackers else None,
+        mixed_precision="bf16" if training.precision == "bfloat16_autocast" else "no",
+        log_with=list(training.trackers) or None,
+        project_dir=str(folder / "trackers") if folder and training.trackers else None,
     )
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != expected:
@@ -47,7 +47,7 @@ def train(job: Job) -> records.Run:
 
     Raises :class:`LowrankError` for what a user can mend; the run's row then says so, and its resume point stays.
     """
-    accelerator = make_accelerator(job.config, job.folder)
+    accelerator = make_accelerator(job.config.training, job.folder)
     main = accelerator.is_main_process
     with _locked(job.folder / "train.lock", main):
         job.run = job.store.get(records.Run, job.run.id)

@@ -15,7 +15,7 @@ from lowrank import __version__, checkpoint, models, provenance
 from lowrank.checkpoint import Manifest
 from lowrank.config import RunConfig
 from lowrank.data import open_data
-from lowrank.errors import LowrankError
+from lowrank.errors import DivergedError, LowrankError
 from lowrank.store import Store, records
 from lowrank.train.loop import Loop, Point, Stopwatch
 from lowrank.train.memory import PeakMemory, model_bytes, state_bytes
@@ -86,18 +86,25 @@ class Session:
         shown = self.main and self.job.show_progress
         with tqdm(total=training.updates, initial=start, desc=self.config.label, unit="update", disable=not shown) as bar:
             self._keep(start)
-            for update in range(start + 1, training.updates + 1):
-                if update > 1:
-                    self.loop.settle(update - 1)
-                self._step(update)
-                bar.update()
-                bar.set_postfix_str(f"loss {self.loop.last_finite_loss or math.nan:.3f}", refresh=False)
+            try:
+                self._walk(start, bar)
+            except DivergedError:
+                self._flush()  # the curve up to the failure is part of the result
+                raise
         if training.trackers:
             self.accelerator.end_training()
         return {
             "optimizer_state_bytes": state_bytes(self.loop.optimizer), "peak_memory_bytes": self._peak(),
             "train_seconds": self.progress.seconds, "last_finite_loss": self.loop.last_finite_loss,
         }
+
+    def _walk(self, start: int, bar: tqdm) -> None:
+        for update in range(start + 1, self.config.training.updates + 1):
+            if update > 1:
+                self.loop.settle(update - 1)
+            self._step(update)
+            bar.update()
+            bar.set_postfix_str(f"loss {self.loop.last_finite_loss or math.nan:.3f}", refresh=False)
 
     def _resume(self) -> None:
         found = read_snapshot(self.job.resume_folder)

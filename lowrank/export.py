@@ -1,0 +1,72 @@
+"""A checkpoint as a plain Hugging Face LLaMA directory that loads without lowrank, where a dense equivalent exists."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lowrank import checkpoint
+from lowrank.checkpoint import Loaded
+from lowrank.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import LlamaForCausalLM
+
+KEPT = (checkpoint.MANIFEST, checkpoint.WEIGHTS, "config.json")
+
+
+def dense_state(loaded: Loaded) -> dict[str, Tensor] | None:
+    """The weights of the equivalent plain LLaMA, or None where there is none (a non-linearity between the factors)."""
+    dense = loaded.method.dense(loaded.model)
+    if dense is None:
+        return None
+    treated = tuple(f"{path}." for path in dense)
+    state = {name: tensor for name, tensor in loaded.model.state_dict().items() if not name.startswith(treated)}
+    dtype = next(iter(state.values())).dtype
+    return state | {f"{path}.weight": W.to(dtype) for path, W in dense.items()}
+
+
+def dense_model(loaded: Loaded) -> LlamaForCausalLM | None:
+    """The equivalent plain LLaMA in evaluation mode, or None where there is none."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    state = dense_state(loaded)
+    if state is None:
+        return None
+    fields = set(LlamaConfig().to_dict())
+    values = {key: value for key, value in loaded.model.config.to_dict().items() if key in fields and key not in ("model_type", "architectures")}
+    model = LlamaForCausalLM(LlamaConfig(**values)).to(next(iter(state.values())).dtype)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def export(source: Path, target: Path, native: bool = False, expected_sha256: str | None = None) -> None:
+    """Write the checkpoint ``source`` to the new folder ``target``, as plain LLaMA or (``native``) as it is.
+
+    Raises :class:`CheckpointError` where no dense equivalent exists or ``source`` is damaged.
+    """
+    if target.exists():
+        raise UsageError(f"{target}: exists already; name a folder that does not")
+    if native:
+        checkpoint.verify(source, expected_sha256)
+        checkpoint.write_folder(target, lambda folder: _copy(source, folder, exclude=()))
+        return
+    loaded = checkpoint.load(source, expected_sha256)
+    model = dense_model(loaded)
+    if model is None:
+        raise CheckpointError(f"{source}: a {loaded.method.title} model has no dense equivalent; --native writes it in lowrank's own architecture")
+
+    def fill(folder: Path) -> None:
+        checkpoint.write_weights(folder / checkpoint.WEIGHTS, model.state_dict())
+        model.config.save_pretrained(folder)
+        _copy(source, folder, exclude=KEPT)
+
+    checkpoint.write_folder(target, fill)
+
+
+def _copy(source: Path, target: Path, exclude: tuple[str, ...]) -> None:
+    for path in source.iterdir():
+        if path.is_file() and path.name not in exclude:
+            shutil.copyfile(path, target / path.name)
