@@ -8,7 +8,6 @@ go too, since packages repeat themselves.
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterator
 
 REVISION = 1  # raised when the same packages give other text
@@ -18,25 +17,22 @@ _FORMAL = re.compile(
     r"see also|seealso|references?|literature|examples?|usage|shape|inputs?|outputs?|todo|authors?|credits?|signature|call arguments)"
     r"( \w+)?:?$", re.IGNORECASE,
 )
-_HEADING = re.compile(r"[A-Z][\w /-]{2,40}:?$")
 _UNDERLINE = re.compile(r"[=\-~^*#]{3,}$")
 _ITEM = re.compile(r"([-*+•]|\(?[0-9a-zA-Z]{1,2}[.)]|\[\d+\]|:[a-z]+[^:]*:|@\w+|\.\. |>>>|\.\.\. |\||\+[-=]|#|In \[|%|\$ )")
 _DIRECTIVE = re.compile(r"\.\.\s+([\w-]+)::\s*(.*)$")
 _ADMONITION = re.compile(r"(note|notes|warning|warnings|tip|important|caution|remarks?)\s*:?:?$", re.IGNORECASE)
 _KEPT_DIRECTIVES = {"note", "warning", "tip", "important", "caution", "admonition", "topic", "rubric"}
 
-_MARKUP = (
-    (re.compile(r":[\w:+-]+:`[~!]?([^`<]*?)\s*<[^`>]*>`"), r"\1"),          # :ref:`text <target>`
-    (re.compile(r":[\w:+-]+:`[~!.]*(?:[\w.]+\.)?([^`]+)`"), r"\1"),         # :class:`~package.Name`
-    (re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}"), r"\1"),                   # `text <url>`_
-    (re.compile(r"!?\[([^\]]+)\]\((?:[^()]|\([^()]*\))*\)"), r"\1"),        # [text](url)
-    (re.compile(r"\s*\[[\w.#* -]{1,20}\]_"), ""),                           # footnote [1]_
-    (re.compile(r"``([^`]*)``_?"), r"\1"),
-    (re.compile(r"`([^`]*)`_{0,2}"), r"\1"),
-    (re.compile(r"\*\*([^*]+)\*\*"), r"\1"),
-    (re.compile(r"(?<![\w*])\*([^*\s][^*]*)\*(?![\w*])"), r"\1"),
-    (re.compile(r"::$"), ":"),
-    (re.compile(r"\s+"), " "),
+_MARKUP = (  # (needs this to apply at all, pattern, replacement), in this order
+    ("`", re.compile(r":[\w:+-]+:`[~!]?([^`<]*?)\s*<[^`>]*>`"), r"\1"),      # :ref:`text <target>`
+    ("`", re.compile(r":[\w:+-]+:`[~!.]*(?:[\w.]+\.)?([^`]+)`"), r"\1"),     # :class:`~package.Name`
+    ("`", re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}"), r"\1"),               # `text <url>`_
+    ("](", re.compile(r"!?\[([^\]]+)\]\((?:[^()]|\([^()]*\))*\)"), r"\1"),  # [text](url)
+    ("]_", re.compile(r"\s*\[[\w.#* -]{1,20}\]_"), ""),                      # footnote [1]_
+    ("``", re.compile(r"``([^`]*)``_?"), r"\1"),
+    ("`", re.compile(r"`([^`]*)`_{0,2}"), r"\1"),
+    ("**", re.compile(r"\*\*([^*]+)\*\*"), r"\1"),
+    ("*", re.compile(r"(?<![\w*])\*([^*\s][^*]*)\*(?![\w*])"), r"\1"),
 )
 _STOP_WORDS = frozenset(
     "a about all also an and any are as at be because been before both but by can case do does each either for from given has have how "
@@ -45,10 +41,13 @@ _STOP_WORDS = frozenset(
     "your".split()
 )
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
-_CODE = re.compile(r"[{}|\\<>=~^$@]|__|->|\w\(\w*=|\w/\w+/|https?:|www\.|\.\.\.|\w\[\w|\w_\w+_\w")
+_COMMON = re.compile(r" (the|a|an|of|to|is|in|and|for|are|be|that|this|by|with) ")
+_CODE = re.compile(r"[{}|\\<>=~^$@`*]|->|\w\(\w*=|https?:|www\.|\.\.\.|\w\[\w|_\w*_\w*_\w*_|\[[^a-zA-Z]*\]")
+_SENTENCE = re.compile(r"(?<=[a-z0-9)'\"][.!?])\s+(?=[A-Z\"'(])")
 _END = re.compile(r"[a-zA-Z0-9)'\"][.!?][)'\"]?$")
-_LONGEST_WORD = 28
+_LONGEST_WORD = 32
 _FEWEST_WORDS = 8
+_SHORTEST = 50
 
 
 def docstrings(code: str) -> Iterator[str]:
@@ -65,18 +64,23 @@ def docstrings(code: str) -> Iterator[str]:
 
 
 class Collector:
-    """Turns docstrings into documents and remembers the paragraphs that it has seen."""
+    """Turns docstrings into documents and remembers the docstrings and paragraphs that it has seen."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
     def document(self, docstring: str) -> str:
         """The new prose paragraphs of a docstring in order, parted by blank lines; empty where there is none."""
+        if docstring in self._seen or not _COMMON.search(docstring):
+            return ""
+        self._seen.add(docstring)
         kept = []
         for paragraph in paragraphs(docstring):
-            text = plain(paragraph)
+            if len(paragraph) < _SHORTEST or not _COMMON.search(paragraph):
+                continue
+            text = prose(plain(paragraph))
             fold = text.lower()
-            if fold not in self._seen and is_prose(text):
+            if text and fold not in self._seen:
                 self._seen.add(fold)
                 kept.append(text)
         return "\n\n".join(kept)
@@ -84,72 +88,93 @@ class Collector:
 
 def plain(paragraph: str) -> str:
     """The paragraph without mark-up, on one line."""
-    for pattern, replacement in _MARKUP:
-        paragraph = pattern.sub(replacement, paragraph)
-    return paragraph.strip()
+    for needed, pattern, replacement in _MARKUP:
+        if needed in paragraph:
+            paragraph = pattern.sub(replacement, paragraph)
+    return " ".join(paragraph.split())
+
+
+def prose(paragraph: str) -> str:
+    """The leading sentences of a paragraph up to the first that is not plain English; empty where there is none."""
+    sentences = []
+    for sentence in _SENTENCE.split(paragraph):
+        if _CODE.search(sentence) or not _END.search(sentence):
+            break
+        sentences.append(sentence)
+    text = " ".join(sentences)
+    return text if is_prose(text) else ""
 
 
 def is_prose(text: str) -> bool:
-    """Whether a paragraph consists of English sentences."""
-    if len(text) < 50 or not (text[0].isupper() and _END.search(text)) or _CODE.search(text):
+    """Whether a paragraph without code reads as English: enough words, most of them plain, and function words among them."""
+    if len(text) < _SHORTEST or not text[0].isupper():
         return False
-    words = _WORD.findall(text)
-    tokens = text.split()
+    words, tokens = _WORD.findall(text), text.split()
     if len(words) < _FEWEST_WORDS or max(map(len, tokens)) > _LONGEST_WORD or text.count(":") > 1 + len(words) // 40:
         return False
-    letters = sum(c.isalpha() or c == " " for c in text)
-    common = sum(word.lower() in _STOP_WORDS for word in words)
-    plain_words = sum(token.strip(".,;:()'\"!?-").isalpha() for token in tokens)
-    return letters >= 0.92 * len(text) and common >= 0.28 * len(words) and plain_words >= 0.8 * len(tokens)
+    letters = sum(map(str.isalpha, text)) + text.count(" ")
+    common = sum(word in _STOP_WORDS for word in map(str.lower, words))
+    whole = sum(token.strip(".,;:()'\"!?-").isalpha() for token in tokens)
+    return letters >= 0.92 * len(text) and common >= 0.26 * len(words) and whole >= 0.78 * len(tokens)
+
+
+Line = tuple[int, str]
+"""(indentation, text without it)"""
 
 
 def paragraphs(docstring: str) -> Iterator[str]:
     """The blocks of a docstring that may be prose: none of the formal sections, lists, tables, code and formulas."""
-    first, _, rest = docstring.partition("\n")
-    skip_deeper: int | None = None   # drop what is indented deeper than this
-    formal = False                   # inside a formal NumPy section
-    for block in re.split(r"\n\s*\n", first.strip() + "\n" + textwrap.dedent(rest)):
-        lines = block.strip("\n").expandtabs().split("\n")
-        lines = [line for line in lines if line.strip()]
-        if not lines:
+    skipped: int | None = None       # drop what is indented deeper than this
+    formal = False                   # inside a formal section with an underlined heading
+    for block in blocks(docstring):
+        indent, head = block[0]
+        if skipped is not None and indent > skipped:
             continue
-        indent = _indent(lines[0])
-        if skip_deeper is not None and indent > skip_deeper:
-            continue
-        skip_deeper = None
-        head = lines[0].strip()
-        if len(lines) > 1 and _UNDERLINE.match(lines[1].strip()):
+        skipped = None
+        if len(block) > 1 and _UNDERLINE.match(block[1][1]):
             formal = bool(_FORMAL.match(head))
-            lines = lines[2:]
+            block = block[2:]
         elif indent == 0 and _FORMAL.match(head):
-            skip_deeper, formal = 0, False
+            skipped, formal = 0, False
             continue
-        elif _ADMONITION.match(head):
-            lines = lines[1:]
-        elif directive := _DIRECTIVE.match(head):
-            if directive[1] not in _KEPT_DIRECTIVES:
-                skip_deeper = indent
+        elif head.startswith(".. "):
+            directive = _DIRECTIVE.match(head)
+            if directive is None or directive[1] not in _KEPT_DIRECTIVES:
+                skipped = indent
                 continue
-            lines = [directive[2], *lines[1:]]
-        if formal or not lines or not any(map(str.strip, lines)):
+            block = [(indent, directive[2]), *block[1:]] if directive[2] else block[1:]
+        elif _ADMONITION.match(head):
+            block = block[1:]
+        if formal or not block:
             continue
-        if lines[-1].rstrip().endswith("::"):
-            skip_deeper = indent
-        yield from _prose_lines(lines)
+        if block[-1][1].endswith("::"):
+            skipped = indent
+        if text := _paragraph(block):
+            yield text
 
 
-def _prose_lines(lines: list[str]) -> Iterator[str]:
-    """A block as one paragraph, cut before the first line that is an item, a heading of a list or indented deeper."""
-    margin = min(_indent(line) for line in lines if line.strip())
-    kept = []
-    for line in lines:
-        body = line.strip()
-        if _ITEM.match(body) or (kept and _indent(line) > margin) or _FORMAL.match(body):
+def blocks(docstring: str) -> Iterator[list[Line]]:
+    """The lines between blank lines, indented relative to the docstring."""
+    first, *rest = docstring.expandtabs().split("\n")
+    lines = [(len(line) - len(bare), bare.rstrip()) for line in rest for bare in (line.lstrip(),)]
+    margin = min((indent for indent, text in lines if text), default=0)
+    block: list[Line] = []
+    for indent, text in [(margin, first.strip()), *lines]:
+        if text:
+            block.append((indent - margin, text))
+        elif block:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _paragraph(block: list[Line]) -> str:
+    """A block as one string, cut before the first line that is an item, a heading of a list or indented deeper."""
+    margin = min(indent for indent, _ in block)
+    kept: list[str] = []
+    for indent, text in block:
+        if (kept and indent > margin) or _ITEM.match(text) or _FORMAL.match(text):
             break
-        kept.append(body)
-    if kept:
-        yield " ".join(kept)
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip())
+        kept.append(text)
+    return " ".join(kept)

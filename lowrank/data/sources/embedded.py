@@ -7,6 +7,9 @@ It depends on the versions of the packages and on their files alone.
 from __future__ import annotations
 
 import json
+import os
+import platform
+import sysconfig
 from collections.abc import Iterator
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -20,10 +23,15 @@ from lowrank.data.sources.base import Source
 from lowrank.errors import DataError
 
 PACKAGES = {  # distribution -> top-level package
-    "matplotlib": "matplotlib", "networkx": "networkx", "numpy": "numpy", "pandas": "pandas", "scikit-learn": "sklearn",
-    "scipy": "scipy", "sqlalchemy": "sqlalchemy", "sympy": "sympy", "torch": "torch", "transformers": "transformers",
+    "matplotlib": "matplotlib", "networkx": "networkx", "nltk": "nltk", "numpy": "numpy", "pandas": "pandas",
+    "scikit-learn": "sklearn", "scipy": "scipy", "sqlalchemy": "sqlalchemy", "sympy": "sympy", "torch": "torch",
+    "transformers": "transformers",
 }
-SKIPPED = {"tests", "test", "testing", "_vendor", "vendor", "externals", "__pycache__", "third_party"}
+STANDARD_LIBRARY = "python"
+SKIPPED = {
+    "tests", "test", "testing", "_vendor", "vendor", "externals", "third_party", "site-packages", "dist-packages", "ensurepip",
+    "lib2to3", "idlelib", "__pycache__",
+}
 
 
 class SOURCE(Source):
@@ -45,7 +53,7 @@ class SOURCE(Source):
                 continue
         if not found:
             raise DataError("the embedded corpus finds none of its packages installed; set data.source and data.path")
-        return found
+        return {**found, STANDARD_LIBRARY: platform.python_version()}
 
     def pieces(self, part: str) -> int:
         return 1
@@ -71,18 +79,28 @@ class SOURCE(Source):
 
         collector = Collector()
         for name in tqdm(self._versions, desc="collecting the embedded corpus", unit="package", disable=None, leave=False):
-            for path in _modules(self.packages[name]):
+            for path in _modules(_roots(name, self.packages)):
                 for text in docstrings(path.read_text(encoding="utf-8", errors="replace")):
                     if document := collector.document(text):
                         yield document
 
 
-def _modules(package: str) -> list[Path]:
-    """The Python files of a package but its tests, sorted by name."""
-    spec = find_spec(package)
-    roots = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
-    found = [(path.relative_to(root).as_posix(), path) for root in roots for path in root.rglob("*.py")]
-    return [path for name, path in sorted(found) if not SKIPPED.intersection(name.split("/"))]
+def _roots(name: str, packages: dict[str, str]) -> list[Path]:
+    """The folders of a distribution, or of the standard library."""
+    if name == STANDARD_LIBRARY:
+        return [Path(sysconfig.get_path("stdlib"))]
+    spec = find_spec(packages[name])
+    return [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+
+
+def _modules(roots: list[Path]) -> list[Path]:
+    """The Python files below ``roots`` but tests and copies of other packages, sorted by name."""
+    found = []
+    for root in roots:
+        for folder, below, files in os.walk(root):
+            below[:] = sorted(set(below) - SKIPPED)
+            found += [(Path(folder, file).relative_to(root).as_posix(), Path(folder, file)) for file in files if file.endswith(".py")]
+    return [path for _, path in sorted(found)]
 
 
 def _put(file: object, body: str) -> None:
