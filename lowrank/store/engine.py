@@ -121,7 +121,7 @@ def _sqlite_engine(url: URL, read_only: bool, foreign_keys: bool) -> Engine:
     @sa.event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, record: Any) -> None:
         connection.isolation_level = None  # transactions begin below, not inside the driver
-        connection.create_function("exp", 1, math.exp, deterministic=True)  # not every SQLite is built with it
+        connection.create_function("exp", 1, _exp, deterministic=True)  # not every SQLite is built with it
         if read_only:
             connection.set_authorizer(_only_reading)
         else:
@@ -142,6 +142,10 @@ def _sqlite_engine(url: URL, read_only: bool, foreign_keys: bool) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _exp(value: float | None) -> float | None:
+    return None if value is None else math.exp(value)
 
 
 def _only_reading(action: int, name: str | None, *_details: str | None) -> int:
