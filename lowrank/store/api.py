@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from itertools import groupby
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -54,8 +53,7 @@ class Store:
         cannot be written, too.
         """
         parsed = parse_url(url)
-        if parsed.get_backend_name() == "sqlite":
-            _check_file(Path(str(parsed.database)), create and not read_only)
+        migrate.require_file(parsed, create and not read_only)
         if create and not read_only:
             migrate.create(parsed)
         store = cls(parsed, read_only=read_only)
@@ -113,10 +111,9 @@ class Store:
         with self._writing() as connection:
             found = codec(type(record))
             stored = write.add(connection, found, self._completed(connection, record))
-            assert stored.id is not None
             return write.update(connection, found, stored.id, {name: getattr(record, name) for name in record.mutable})
 
-    def update(self, record_type: type[R], record_id: int, **changes: Any) -> R:
+    def update(self, record_type: type[R], record_id: int | None, **changes: Any) -> R:
         """Set mutable fields of one row; the record as it is now."""
         fixed = sorted(changes.keys() - record_type.mutable)
         if fixed:
@@ -124,7 +121,7 @@ class Store:
         with self._writing() as connection:
             return write.update(connection, codec(record_type), record_id, changes)
 
-    def forget_training_log(self, run_id: int, after_step: int) -> int:
+    def forget_training_log(self, run_id: int | None, after_step: int) -> int:
         """Delete the training curve after ``after_step``, which a resumed run writes again; the number of points."""
         log = codec(TrainingLog).table
         with self._writing() as connection:
@@ -155,7 +152,7 @@ class Store:
         """The record with the lowest id among those that :meth:`find` finds."""
         return next(self.iterate(record_type, **where), None)
 
-    def get(self, record_type: type[R], record_id: int) -> R:
+    def get(self, record_type: type[R], record_id: int | None) -> R:
         """The record with this id; a StoreError where there is none."""
         record = self.first(record_type, id=record_id)
         if record is None:
@@ -168,6 +165,31 @@ class Store:
         query = sa.select(sa.func.count()).select_from(found.table)
         with self._reading() as connection:
             return sum(connection.execute(query.where(*part)).scalar_one() for part in _conditions(found, where))
+
+    def stored(self, records: Sequence[R]) -> list[R]:
+        """The stored records that have the keys of ``records``, in their order; a StoreError where one is not there."""
+        if not records:
+            return []
+        found = codec(type(records[0]))
+        with self._reading() as connection:
+            keys = [found.key_of(found.encode(self._completed(connection, record))) for record in records]
+            by_key = {found.key_of(found.encode(record)): record for record in write.lookup(connection, found, keys)}
+        missing = [key for key in keys if key not in by_key]
+        if missing:
+            raise StoreError(f"the table '{found.name}' has no row with the key {missing[0]}")
+        return [by_key[key] for key in keys]
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Self]:
+        """All reads of this thread inside see one moment of the database."""
+        with translated(self._url), self._engine.connect() as connection:
+            if self.dialect == "postgresql":
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            self._local.connection, self._local.snapshot = connection, True
+            try:
+                yield self
+            finally:
+                self._local.connection, self._local.snapshot = None, False
 
     def select(
         self, sql: str, params: Mapping[str, Any] | None = None, types: Mapping[str, type] | None = None,
@@ -193,6 +215,8 @@ class Store:
             raise StoreError(f"the store {self.url_masked} is open for reading only")
         open_one = getattr(self._local, "connection", None)
         if open_one is not None:
+            if getattr(self._local, "snapshot", False):
+                raise StoreError("a snapshot is for reading; write before or after it")
             yield open_one
             return
         with translated(self._url), writing(self._engine).begin() as connection:
@@ -223,19 +247,6 @@ class Store:
         if record.parameters_hash not in ("", found):
             raise StoreError(f"the protocol '{record.name}' of lens '{record.lens}' comes with a hash that is not its own")
         return replace(record, parameters_hash=found)
-
-
-def _check_file(path: Path, create: bool) -> None:
-    """An SQLite file that exists, or whose folder is made."""
-    if path.is_dir():
-        raise StoreError(f"{path} is a folder, not an SQLite file")
-    if create:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"the folder {path.parent} of the store cannot be made: {error.strerror}") from error
-    elif not path.exists():
-        raise StoreError(f"there is no store at {path}; make one with: lowrank db upgrade --db sqlite:///{path}")
 
 
 def _conditions(found: Codec[R], where: Mapping[str, Any]) -> Iterator[list[sa.ColumnElement[bool]]]:

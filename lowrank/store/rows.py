@@ -21,6 +21,7 @@ R = TypeVar("R", bound=Record)
 NON_FINITE = {schema.NAN: math.nan, schema.INFINITE: math.inf, schema.NEGATIVE_INFINITE: -math.inf}
 
 
+@cache
 def record_types() -> list[type[Record]]:
     """All record types, a type after those that it refers to."""
     by_table = {table_name(cls): cls for cls in vars(records).values() if isinstance(cls, type) and issubclass(cls, Record)}
@@ -124,6 +125,16 @@ class Codec(Generic[R]):
         free = self.record_type.volatile | self.record_type.mutable
         return [field.name for field in self.fields if field.name not in free]
 
+    @cached_property
+    def is_parent(self) -> bool:
+        """Whether rows of other tables refer to this table."""
+        return bool(_references(self.name))
+
+    @cached_property
+    def only_volatile(self) -> bool:
+        """Whether nothing but volatile fields refers to this table, so that two computations may differ in it."""
+        return self.is_parent and all(field in cls.volatile for cls, field in _references(self.name))
+
     def field(self, name: str) -> Field:
         """The field called ``name``."""
         for field in self.fields:
@@ -148,6 +159,11 @@ def _codec(record_type: type[Record]) -> Codec[Any]:
     parents = {c.name: next(iter(c.foreign_keys)).column.table.name for c in table.columns if c.foreign_keys}
     columns = tuple(table.c[name] for name in ["id", *names, *kinds])
     return Codec(record_type, table, fields, columns, tuple(unique.columns), parents)
+
+
+def _references(table: str) -> list[tuple[type[Record], str]]:
+    """(record type, field) of everything that refers to ``table``."""
+    return [(cls, field) for cls in record_types() for field, parent in codec(cls).parents.items() if parent == table]
 
 
 def _field(table: sa.Table, name: str, hint: Any) -> Field:

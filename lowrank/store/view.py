@@ -37,11 +37,11 @@ class View:
 
     def query(self, name: str, **params: Any) -> pd.DataFrame:
         """The answer of a named query; :meth:`queries` lists them with their parameters."""
-        return self._frame(*queries.get(name).run(self._store, params))
+        return frame(*queries.get(name).run(self._store, params))
 
     def sql(self, text: str, **params: Any) -> pd.DataFrame:
         """The answer of one SELECT, in which ``:name`` stands for the parameter ``name``."""
-        return self._frame(*self._store.select(text, params))
+        return frame(*self._store.select(text, params))
 
     def close(self) -> None:
         """Close the connections."""
@@ -56,17 +56,18 @@ class View:
     def __repr__(self) -> str:
         return f"lowrank.open({self._store.url_masked!r})"
 
-    @staticmethod
-    def _frame(columns: list[str], rows: list[tuple[Any, ...]]) -> pd.DataFrame:
-        import pandas as pd
 
-        frame = pd.DataFrame(rows, columns=columns)
-        for kind in [name for name in columns if name.endswith(KIND_SUFFIX) and columns.count(name) == 1]:
-            value = kind.removesuffix(KIND_SUFFIX)
-            if columns.count(value) == 1:
-                restored = frame[kind].map(NON_FINITE)
-                frame[value] = frame[value].astype(float).where(restored.isna(), restored)
-        return frame
+def frame(columns: list[str], rows: list[tuple[Any, ...]]) -> pd.DataFrame:
+    """Rows as a frame, infinities put back from the kinds beside them; see :class:`View`."""
+    import pandas as pd
+
+    found = pd.DataFrame(rows, columns=columns)
+    for kind in [name for name in columns if name.endswith(KIND_SUFFIX) and columns.count(name) == 1]:
+        value = kind.removesuffix(KIND_SUFFIX)
+        if columns.count(value) == 1:
+            restored = found[kind].map(NON_FINITE)
+            found[value] = found[value].astype(float).where(restored.isna(), restored)
+    return found
 
 
 def open_view(url: str | os.PathLike[str]) -> View:

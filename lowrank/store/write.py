@@ -56,7 +56,7 @@ def add_many(connection: Connection, codec: Codec[R], records: Sequence[R]) -> i
     return added
 
 
-def update(connection: Connection, codec: Codec[R], record_id: int, changes: Mapping[str, Any]) -> R:
+def update(connection: Connection, codec: Codec[R], record_id: int | None, changes: Mapping[str, Any]) -> R:
     """Set fields of one row; the record as it is then."""
     row: Row = {}
     for name, value in changes.items():

@@ -1,0 +1,52 @@
+"""Options that commands share, and which database they mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from lowrank.errors import UsageError
+
+if TYPE_CHECKING:
+    from lowrank.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+VARIABLE = "LOWRANK_DATABASE_URL"
+_CHOSEN = "lowrank.database"
+
+
+def _remember(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.meta[_CHOSEN] = value
+
+
+def database_option(command: F) -> F:
+    """``--db URL``, on the group and on every command; :func:`database_url` and :func:`open_store` read it."""
+    text = f"Database: sqlite:///FILE, a file, or postgresql://USER@HOST/NAME; else {VARIABLE}, else the study's own SQLite file."
+    return click.option("--db", metavar="URL", expose_value=False, callback=_remember, help=text)(command)
+
+
+def json_option(command: F) -> F:
+    """``--json``, as the argument ``as_json`` that :func:`lowrank.cli.output.emit` takes."""
+    text = "One array of objects; numbers that are not finite are null beside their kind."
+    return click.option("--json", "as_json", is_flag=True, help=text)(command)
+
+
+def database_url(default: str | None = None) -> str:
+    """The database of the command that runs: ``--db``, else the environment, else ``default`` (the study's own)."""
+    context = click.get_current_context(silent=True)
+    chosen = context.meta.get(_CHOSEN) if context else None
+    url = chosen or os.environ.get(VARIABLE) or default
+    if not url:
+        raise UsageError(f"which database? give --db URL, set {VARIABLE}, or name a study file where the command takes one")
+    return str(url)
+
+
+def open_store(default: str | None = None, *, create: bool = False, read_only: bool = False) -> Store:
+    """The store of the command that runs, to be used in ``with``; ``default`` as in :func:`database_url`."""
+    from lowrank.store import Store
+
+    return Store.open(database_url(default), create=create, read_only=read_only)

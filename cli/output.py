@@ -1,0 +1,97 @@
+"""Rows on stdout or in a file: a table for people, CSV, JSON or Parquet for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lowrank.errors import LowrankError
+
+Row = Mapping[str, Any]
+
+
+def emit(rows: Iterable[Row], as_json: bool = False, columns: Sequence[str] | None = None) -> None:
+    """Rows to stdout: an aligned table, or one JSON array. ``columns`` also names the columns of no rows."""
+    rows = list(rows)
+    click.echo(json_text(rows) if as_json else table_text(rows, columns))
+
+
+def json_text(rows: Sequence[Row]) -> str:
+    """One array of objects, an object a line; a number that is not finite is null, with its kind beside it."""
+    lines = ",\n ".join(json.dumps(finite(row), ensure_ascii=False, allow_nan=False, default=str) for row in rows)
+    return f"[{lines}]"
+
+
+def finite(row: Row) -> dict[str, Any]:
+    """A row whose numbers JSON can hold."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        number = isinstance(value, float)
+        found[name] = value if not number or math.isfinite(value) else None
+        if number and not math.isfinite(value) and f"{name}_kind" not in row:
+            found[f"{name}_kind"] = repr(float(value))
+    return found
+
+
+def table_text(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+    """Columns aligned, numbers to the right, floats to six digits."""
+    names = list(columns or dict.fromkeys(name for row in rows for name in row))
+    if not rows:
+        return "(no rows)" if not names else "  ".join(names) + "\n(no rows)"
+    cells = [[_cell(row.get(name)) for name in names] for row in rows]
+    right = [all(isinstance(row.get(name), int | float | None) for row in rows) for name in names]
+    widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
+
+    def line(parts: Sequence[str]) -> str:
+        fields = zip(parts, widths, right, strict=True)
+        return "  ".join(f"{part:>{width}}" if to_right else f"{part:<{width}}" for part, width, to_right in fields).rstrip()
+
+    return "\n".join([line(names), line(["-" * width for width in widths]), *map(line, cells)])
+
+
+def csv_text(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> str:
+    """CSV with a header; what is missing is empty, floats are exact."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise LowrankError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value).replace("\n", " ")
