@@ -1,0 +1,286 @@
+"""Three kinds of panel, each data in, scene out: curves and points (:class:`XY`), a matrix of colours (:class:`Heat`),
+and estimates with intervals in rows (:class:`Forest`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lowrank.report import theme
+from lowrank.report.axes import Axis, fit, number, text_width, tick_text
+from lowrank.report.scene import Label, Mark, Scene, Shape
+
+WIDTH = 360.0
+TITLE_HEIGHT = 26.0
+MANY_POINTS = 60  # a denser curve carries no markers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How one series looks everywhere in a report; ``color`` is a theme token or a hex colour."""
+
+    key: str
+    label: str
+    color: str
+    marker: str = "circle"
+    dash: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """Points of one series in order of x, with an optional band; ``tips`` are the tooltips."""
+
+    style: Style
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    tips: Sequence[str] = ()
+    line: bool = True
+    markers: bool = True
+
+    def finite(self) -> list[int]:
+        """Indices of points that can be drawn."""
+        return [i for i, (x, y) in enumerate(zip(self.x, self.y, strict=True)) if math.isfinite(x) and math.isfinite(y)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class XY:
+    """Curves or points over two axes. ``level`` draws a dashed horizontal, ``diagonal`` the line y = x."""
+
+    title: str
+    series: Sequence[Series]
+    x_label: str
+    y_label: str
+    log_x: bool = False
+    log_y: bool = False
+    level: float | None = None
+    diagonal: bool = False
+    height: float = 240.0
+
+    def scene(self) -> Scene:
+        """The panel."""
+        scene = titled(self.title, WIDTH, self.height, f"{self.title}: {self.y_label} over {self.x_label}")
+        y_values = [v for s in self.series for part in (s.y, s.low, s.high) for v in part]
+        x_values = [v for s in self.series for v in s.x]
+        if self.diagonal:
+            x_values = y_values = [*x_values, *y_values]
+        log_y = self.log_y and any(v > 0 for v in y_values)
+        bottom = self.height - 40.0
+        y = fit(y_values, bottom, TITLE_HEIGHT + 8, log=log_y, include=() if self.level is None else (self.level,))
+        ticks = y.ticks(5)
+        left = 24.0 + max((text_width(tick_text(t, ticks)) for t in ticks), default=20.0)
+        x = fit(x_values, left, WIDTH - 12, log=self.log_x, pad=0.03)
+        draw_axes(scene, x, y, self.x_label, self.y_label)
+        if self.level is not None:
+            scene.line((x.start, y(self.level)), (x.end, y(self.level)), "axis", dash="4 3")
+        if self.diagonal:
+            scene.line((x(x.low), y(x.low)), (x(x.high), y(x.high)), "axis", dash="4 3")
+        for series in self.series:
+            draw_band(scene, series, x, y)
+        for series in self.series:
+            draw_series(scene, series, x, y)
+        return scene
+
+
+def titled(title: str, width: float, height: float, label: str) -> Scene:
+    """An empty panel with its title."""
+    scene = Scene(width, height, label)
+    scene.add(Label(x=2, y=12, text=title, size=12.5, color="ink", bold=True))
+    return scene
+
+
+def draw_axes(scene: Scene, x: Axis, y: Axis, x_label: str, y_label: str) -> None:
+    """Grid lines, tick labels and the names of the axes."""
+    ticks = y.ticks(5)
+    for tick in ticks:
+        scene.line((x.start, y(tick)), (x.end, y(tick)), "grid")
+        scene.add(Label(x=x.start - 6, y=y(tick), text=tick_text(tick, ticks), anchor="end"))
+    ticks = x.ticks(6)
+    for tick in ticks:
+        scene.line((x(tick), y.start), (x(tick), y.start + 4), "axis")
+        scene.add(Label(x=x(tick), y=y.start + 13, text=tick_text(tick, ticks), anchor="middle"))
+    scene.line((x.start, y.start), (x.end, y.start), "axis")
+    scene.add(Label(x=(x.start + x.end) / 2, y=y.start + 29, text=x_label, anchor="middle"))
+    scene.add(Label(x=8, y=(y.start + y.end) / 2, text=y_label, anchor="middle", rotate=True))
+
+
+def drawable(series: Series, y: Axis) -> list[int]:
+    """Indices of finite points that the axis can show."""
+    return [i for i in series.finite() if series.y[i] > 0 or not y.log]
+
+
+def draw_band(scene: Scene, series: Series, x: Axis, y: Axis) -> None:
+    """The band between ``low`` and ``high``."""
+    kept = [i for i in drawable(series, y) if series.low and math.isfinite(series.low[i]) and math.isfinite(series.high[i])]
+    kept = [i for i in kept if series.low[i] > 0 or not y.log]
+    if len(kept) < 2 or all(series.low[i] == series.high[i] for i in kept):
+        return
+    upper = [(x(series.x[i]), y(series.high[i])) for i in kept]
+    lower = [(x(series.x[i]), y(series.low[i])) for i in reversed(kept)]
+    scene.add(Shape(points=(*upper, *lower), closed=True, fill=series.style.color, opacity=0.16, series=series.style.key))
+
+
+def draw_series(scene: Scene, series: Series, x: Axis, y: Axis) -> None:
+    """Line and markers; a gap stays a gap only at the ends, since rows without a value are not in the series."""
+    style, kept = series.style, drawable(series, y)
+    points = tuple((x(series.x[i]), y(series.y[i])) for i in kept)
+    if series.line and len(points) > 1:
+        scene.add(Shape(points=points, stroke=style.color, width=1.8, dash=style.dash, series=style.key))
+    if not series.markers or len(points) > MANY_POINTS:
+        return
+    size = 6.5 if len(points) <= 25 else 4.5
+    for i, (px, py) in zip(kept, points, strict=True):
+        if not series.line and series.low:
+            spread = Shape(points=((px, y(series.low[i])), (px, y(series.high[i]))), stroke=style.color, width=1.2, series=style.key)
+            scene.add(spread)
+        tip = series.tips[i] if series.tips else f"{style.label}: {number(series.y[i])}"
+        scene.add(Mark(x=px, y=py, shape=style.marker, color=style.color, size=size, title=tip, series=style.key))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heat:
+    """A matrix of colours: ``values[row][column]``, None where absent. ``diverging`` centres the ramp on zero."""
+
+    title: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+    tips: Sequence[Sequence[str]]
+    x_label: str = ""
+    y_label: str = ""
+    limits: tuple[float, float] | None = None
+    diverging: bool = False
+    figures: bool = False           # write the numbers into the cells where they fit
+    cell_height: float = 20.0
+
+    def scene(self) -> Scene:
+        """The panel."""
+        cell = max(self.cell_height, 150.0 / max(1, len(self.rows))) if len(self.rows) < 8 else max(9.0, min(self.cell_height, 190.0 / len(self.rows)))
+        left = 12.0 + (14.0 if self.y_label else 0.0) + max((text_width(r) for r in self.rows), default=0.0)
+        top, height = TITLE_HEIGHT + 2.0, cell * len(self.rows)
+        scene = titled(self.title, WIDTH, top + height + (72.0 if self.x_label else 58.0), f"{self.title}: heat map")
+        width = (WIDTH - 8 - left) / max(1, len(self.columns))
+        ramp = self.ramp()
+        for r, row in enumerate(self.values):
+            for c, value in enumerate(row):
+                self.cell(scene, (left + c * width, top + r * cell, width, cell), value, self.tips[r][c], ramp)
+        self.names(scene, left, top, width, cell)
+        self.key(scene, ramp, left, top + height + (46.0 if self.x_label else 32.0))
+        return scene
+
+    def ramp(self) -> theme.Ramp:
+        """The colour scale over the finite values."""
+        finite = [v for row in self.values for v in row if v is not None and math.isfinite(v)] or [0.0]
+        low, high = self.limits or (min(finite), max(finite))
+        if self.diverging:
+            reach = max(abs(low), abs(high)) or 1.0
+            return theme.Ramp(theme.DIVERGING, -reach, reach)
+        return theme.Ramp(theme.CIVIDIS, low, high)
+
+    def cell(self, scene: Scene, box: tuple[float, float, float, float], value: float | None, tip: str, ramp: theme.Ramp) -> None:
+        """One cell; an absent value is an empty one, a non-finite one is named."""
+        x, y, w, h = box
+        absent = value is None
+        fill = "void" if value is None or not math.isfinite(value) else ramp.color(value)
+        gap = 0.6 if min(w, h) > 6 else 0.15
+        scene.rect(x + gap, y + gap, w - 2 * gap, h - 2 * gap, fill=fill, title=tip)
+        text = "" if absent else number(value, 3 if w > 34 else 2)
+        if self.figures and text and h >= 13 and text_width(text, 9.5) < w - 2:
+            color = theme.text_on(fill) if fill.startswith("#") else "muted"
+            scene.add(Label(x=x + w / 2, y=y + h / 2, text=text, anchor="middle", size=9.5, color=color))
+
+    def names(self, scene: Scene, left: float, top: float, width: float, cell: float) -> None:
+        """Row and column names, thinned where they would collide."""
+        every = max(1, math.ceil(12.0 / cell))
+        for r, name in enumerate(self.rows):
+            if r % every == 0:
+                scene.add(Label(x=left - 6, y=top + (r + 0.5) * cell, text=name, anchor="end"))
+        bottom = top + cell * len(self.rows)
+        need = max((text_width(c, 10.5) for c in self.columns), default=0.0) + 6
+        every = max(1, math.ceil(need / width)) if width else 1
+        for c, name in enumerate(self.columns):
+            if c % every == 0:
+                scene.add(Label(x=left + (c + 0.5) * width, y=bottom + 12, text=name, anchor="middle", size=10.5))
+        if self.x_label:
+            scene.add(Label(x=(left + WIDTH - 8) / 2, y=bottom + 28, text=self.x_label, anchor="middle"))
+        if self.y_label:
+            scene.add(Label(x=8, y=(top + bottom) / 2, text=self.y_label, anchor="middle", rotate=True))
+
+    def key(self, scene: Scene, ramp: theme.Ramp, left: float, y: float) -> None:
+        """The colour scale with its ends."""
+        span, pieces = min(150.0, WIDTH - 8 - left - 110.0), 40
+        start = left + 52
+        for i in range(pieces):
+            value = ramp.low + (ramp.high - ramp.low) * (i + 0.5) / pieces
+            scene.rect(start + span * i / pieces, y, span / pieces + 0.3, 7, fill=ramp.color(value))
+        scene.add(Label(x=start - 6, y=y + 3.5, text=number(ramp.low, 3), anchor="end", size=10))
+        scene.add(Label(x=start + span + 6, y=y + 3.5, text=number(ramp.high, 3), size=10))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One row's value with an interval (equal ends: none)."""
+
+    style: Style
+    value: float
+    low: float
+    high: float
+    tip: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forest:
+    """Estimates in rows over one axis, several a row where they share its name; ``level`` is a dashed vertical."""
+
+    title: str
+    rows: Sequence[tuple[str, Sequence[Estimate]]]
+    x_label: str
+    level: float | None = None
+    level_label: str = ""
+    log_x: bool = False
+    limits: tuple[float, float] | None = None
+
+    def scene(self) -> Scene:
+        """The panel."""
+        pitch = [max(18.0, 9.0 * len(estimates) + 5) for _, estimates in self.rows]
+        top, bottom = TITLE_HEIGHT + 6.0, TITLE_HEIGHT + 6.0 + sum(pitch)
+        scene = titled(self.title, WIDTH, bottom + 42.0, f"{self.title}: {self.x_label}")
+        left = 10.0 + max((text_width(name) for name, _ in self.rows), default=0.0)
+        drawn = [v for _, estimates in self.rows for e in estimates for v in (e.value, e.low, e.high)]
+        include = tuple(self.limits or ()) + (() if self.level is None else (self.level,))
+        x = fit(drawn, left, WIDTH - 14, log=self.log_x, include=include)
+        ticks = x.ticks(5)
+        for tick in ticks:
+            scene.line((x(tick), top), (x(tick), bottom), "grid")
+            scene.add(Label(x=x(tick), y=bottom + 12, text=tick_text(tick, ticks), anchor="middle"))
+        if self.level is not None and (self.level > 0 or not self.log_x):
+            scene.line((x(self.level), top - 2), (x(self.level), bottom), "axis", width=1.3, dash="4 3")
+            if self.level_label:
+                end = "end" if x(self.level) > (left + WIDTH) / 2 else "start"
+                scene.add(Label(x=x(self.level), y=top - 8, text=self.level_label, anchor=end, size=9.5))
+        scene.add(Label(x=(left + WIDTH - 14) / 2, y=bottom + 29, text=self.x_label, anchor="middle"))
+        y = top
+        for (name, estimates), height in zip(self.rows, pitch, strict=True):
+            scene.add(Label(x=left - 8, y=y + height / 2, text=name, anchor="end", color="ink"))
+            for place, estimate in zip(spread(len(estimates), y, height), estimates, strict=True):
+                draw_estimate(scene, estimate, x, place)
+            y += height
+        return scene
+
+
+def spread(count: int, top: float, height: float) -> Iterable[float]:
+    """Centres of ``count`` lines within a row."""
+    return (top + height / 2 + (i - (count - 1) / 2) * 9.0 for i in range(count))
+
+
+def draw_estimate(scene: Scene, estimate: Estimate, x: Axis, y: float) -> None:
+    """Marker and interval."""
+    style = estimate.style
+    if not math.isfinite(estimate.value) or (x.log and estimate.value <= 0):
+        return
+    if estimate.high > estimate.low and math.isfinite(estimate.low) and math.isfinite(estimate.high):
+        low = max(estimate.low, x.low)
+        scene.add(Shape(points=((x(low), y), (x(estimate.high), y)), stroke=style.color, width=1.6, series=style.key))
+    scene.add(Mark(x=x(estimate.value), y=y, shape=style.marker, color=style.color, size=7, title=estimate.tip, series=style.key))

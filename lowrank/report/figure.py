@@ -1,0 +1,95 @@
+"""What a section shows: figures of panels, tables, notes, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lowrank.report.axes import text_width
+from lowrank.report.charts import Forest, Heat, Style, XY
+from lowrank.report.scene import Label, Mark, Scene, Shape, stack
+from lowrank.report.tables import Table
+
+Panel = XY | Heat | Forest
+COLUMNS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """Panels under one title; ``protocol`` and ``query`` are printed beneath, ``table`` holds the numbers."""
+
+    name: str
+    title: str
+    panels: Sequence[Panel]
+    caption: str = ""
+    legend: Sequence[Style] = ()
+    protocol: str = ""
+    query: str = ""
+    table: Table | None = None
+    notes: Sequence[str] = ()
+    folded: bool = False       # shown on request: another protocol of the figure before
+
+    def sheet(self) -> Scene:
+        """All panels, title and legend on one canvas, for files."""
+        scenes = [panel.scene() for panel in self.panels]
+        columns = min(COLUMNS, max(1, len(scenes))) if len(scenes) != 4 else 2
+        sheet = stack(scenes, columns, 14.0, 56.0 if self.legend else 34.0, self.title)
+        sheet.add(Label(x=2, y=14, text=self.title, size=15, color="ink", bold=True))
+        x = 4.0
+        for style in self.legend:
+            sheet.add(*key_items(style, x, 38.0), Label(x=x + 32, y=38, text=style.label, color="ink"))
+            x += 44 + text_width(style.label)
+        sheet.width = max(sheet.width, x)
+        return sheet
+
+
+def key_items(style: Style, x: float, y: float) -> list[Shape | Mark]:
+    """A legend's sample of a style: a piece of line with the marker on it, 26 pixels wide."""
+    line = Shape(points=((x, y), (x + 26, y)), stroke=style.color, width=1.8, dash=style.dash)
+    return [line, Mark(x=x + 13, y=y, shape=style.marker, color=style.color, size=7.5)]
+
+
+def key_svg(style: Style) -> str:
+    """The sample of a style as a small SVG for the page."""
+    sample = Scene(28, 14, style.label)
+    sample.add(*key_items(style, 1, 7))
+    return sample.svg()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """A paragraph; ``warning`` sets it apart."""
+
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """Why there is nothing to show, and the command that would change that."""
+
+    reason: str
+    command: str
+
+
+Block = Figure | Table | Note | Missing
+
+
+@dataclass(kw_only=True)
+class Section:
+    """One chapter of the report."""
+
+    name: str
+    title: str
+    lead: str = ""
+    blocks: list[Block] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[Missing]:
+        """What would fill the section."""
+        return [b for b in self.blocks if isinstance(b, Missing)]
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing but notes and missing things stands here."""
+        return not any(isinstance(b, Figure | Table) for b in self.blocks)

@@ -1,0 +1,79 @@
+"""The page: sections into one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from lowrank import __version__
+from lowrank.report import theme
+from lowrank.report.charts import Style
+from lowrank.report.figure import Figure, Panel, Section, key_svg
+from lowrank.report.tables import Table
+
+
+def html(*, title: str, lead: str, facts: Sequence[tuple[str, str]], styles: Sequence[Style], sections: Sequence[Section], footer: str) -> str:
+    """The report as one HTML document; every text is escaped, only drawings, style and script are not."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False, lstrip_blocks=True)
+    template = environment.from_string(resource("page.html"))
+    return template.render(
+        title=f"{title} · lowrank", heading=title, lead=lead, facts=facts, styles=styles, sections=sections, footer=footer, version=__version__,
+        style=Markup(stylesheet()), script=Markup(resource("page.js")), keys={style.key: sample(style) for style in styles},
+        sample=sample, svg=svg, kind=kind, marked=marked,
+    )
+
+
+def resource(name: str) -> str:
+    """A file beside this one."""
+    return files("lowrank.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def stylesheet() -> str:
+    """The themes' variables, then the page's own rules."""
+    light, dark = theme.css_variables(theme.LIGHT), theme.css_variables(theme.DARK)
+    return (
+        f":root{{--font:{theme.FONT};{light}color-scheme:light}}"
+        f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{dark}color-scheme:dark}}}}"
+        f"@media screen{{:root[data-theme=dark]{{{dark}color-scheme:dark}}}}\n" + resource("page.css")
+    )
+
+
+def svg(panel: Panel) -> Markup:
+    """A panel as inline SVG; its texts were escaped as it was drawn."""
+    return Markup(panel.scene().svg())
+
+
+def sample(style: Style) -> Markup:
+    """A legend's sample."""
+    return Markup(key_svg(style))
+
+
+def kind(block: Any) -> str:
+    """The class of a block, for the template."""
+    return type(block).__name__
+
+
+def marked(table: Table) -> int:
+    """Index of the column whose cells get their method's mark, -1 for none."""
+    columns = [str(c) for c in table.frame.columns]
+    return columns.index(table.method_column) if table.method_column in columns else -1
+
+
+def figures(sections: Sequence[Section]) -> list[Figure]:
+    """All figures of the report."""
+    return [block for section in sections for block in section.blocks if isinstance(block, Figure)]
+
+
+def tables(sections: Sequence[Section]) -> list[Table]:
+    """All tables, those under figures among them."""
+    found = []
+    for section in sections:
+        for block in section.blocks:
+            table = block.table if isinstance(block, Figure) else block
+            if isinstance(table, Table):
+                found.append(table)
+    return found

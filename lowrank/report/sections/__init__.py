@@ -1,0 +1,1 @@
+"""The chapters of a report, each a function from rows to a :class:`~lowrank.report.figure.Section`."""

@@ -1,0 +1,77 @@
+"""Activations against the full-rank run: over training, and layer by layer."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lowrank.report.axes import number
+from lowrank.report.charts import Heat
+from lowrank.report.figure import Figure, Missing, Section
+from lowrank.report.source import Source
+from lowrank.report.trajectories import Quantity, finite, slug, trajectory_figures
+
+ORDER = ("activation_cka", "activation_l2", "activation_cosine", "activation_cka_debiased")
+OPEN = 2  # metrics whose heat maps stand open
+
+
+def build(source: Source) -> Section:
+    """Trajectories of the means over layers, then a heat map for each metric."""
+    section = Section(
+        name="activations", title="Activations",
+        lead="Hidden states against those of full_rank at the same scale, step and seed, on the fixed evaluation set.",
+    )
+    found = [m for m in set(source.aggregates["metric"]) if m.startswith("activation_")]
+    metrics = sorted(found, key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m))
+    quantities = [Quantity(m, label(m), log=m.endswith("_l2")) for m in metrics]
+    section.blocks += trajectory_figures(
+        source, source.aggregates, quantities, name="activations", title="Activation similarity over training", caption="Mean over layers and seeds; the band spans the seeds.",
+    )
+    layers = source.query("layer_values", metric="activation%")
+    for place, metric in enumerate(sorted(set(layers["metric"]), key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m))):
+        section.blocks += heat_maps(source, finite(layers[layers["metric"] == metric]), metric, folded=place >= OPEN)
+    if section.empty:
+        section.blocks.append(Missing(reason="no activations have been compared", command="lowrank measure FILE"))
+    return section
+
+
+def label(metric: str) -> str:
+    """A metric's name without its family."""
+    names = {"cka": "CKA", "l2": "L2 distance", "cosine": "cosine", "cka_debiased": "CKA, debiased"}
+    short = metric.removeprefix("activation_")
+    return names.get(short, short.replace("_", " "))
+
+
+def heat_maps(source: Source, rows: pd.DataFrame, metric: str, *, folded: bool) -> list[Figure]:
+    """Layer by step for each method; methods of one scale share their colours."""
+    figures = []
+    for place, protocol in enumerate(source.protocols(rows)):
+        part = rows[rows["protocol_id"] == protocol]
+        panels = []
+        for scale in source.scales:
+            of_scale = part[part["scale"] == scale]
+            # the reference against itself is constant by definition and says nothing
+            spreads = of_scale.groupby("series")["value"].agg(["min", "max"])
+            shown = spreads.index[spreads["min"] < spreads["max"]]
+            of_scale = of_scale[of_scale["series"].isin(shown)]
+            if of_scale.empty:
+                continue
+            limits = (float(of_scale["value"].min()), float(of_scale["value"].max()))
+            panels += [heat(of_scale[of_scale["series"] == s.key], f"{s.label} · {scale}", limits) for s in source.styles(shown)]
+        if panels:
+            figures.append(Figure(
+                name=slug(metric).replace("-", "_") + "_layers" + (f"-{protocol}" if place else ""), panels=panels, folded=folded or place > 0,
+                title=f"{label(metric)}, layer by step" + (f" ({part['protocol'].iloc[0]})" if place else ""),
+                caption="Mean over seeds. Layer −1 is the embedding output. Methods of one scale share the colour scale.",
+                protocol=source.describe(protocol), query=source.command("layer_values", metric=metric),
+            ))
+    return figures
+
+
+def heat(rows: pd.DataFrame, title: str, limits: tuple[float, float]) -> Heat:
+    """One method's heat map, deepest layer on top."""
+    means = rows.groupby(["layer", "step"])["value"].mean()
+    layers, steps = sorted(set(rows["layer"]), reverse=True), sorted(set(rows["step"]))
+    values = [[float(means[(layer, step)]) if (layer, step) in means.index else None for step in steps] for layer in layers]
+    tips = [[f"layer {layer}, step {step}: {number(v)}" for step, v in zip(steps, line, strict=True)] for layer, line in zip(layers, values, strict=True)]
+    names = ["emb" if layer == -1 else str(layer) for layer in layers]
+    return Heat(title=title, rows=names, columns=[str(s) for s in steps], values=values, tips=tips, x_label="step", y_label="layer", limits=limits, cell_height=24.0)

@@ -1,0 +1,130 @@
+"""Downstream scores by category, with standard errors and chance levels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from lowrank.report.charts import XY, Estimate, Forest
+from lowrank.report.axes import number
+from lowrank.report.figure import Block, Figure, Missing, Section
+from lowrank.report.source import Source
+from lowrank.report.tables import Table
+from lowrank.report.trajectories import finite, seed_series, slug
+
+PRIMARY = ("acc", "f1", "acc_norm")   # the metric that stands for a task: the first of these that it has
+
+
+def build(source: Source) -> Section:
+    """Means by category at the last step, the mean over tasks during training, and every task."""
+    section = Section(
+        name="downstream", title="Downstream",
+        lead="Zero-shot scores through lm-evaluation-harness. The dashed line is chance; bars are one standard error over the items of the tasks.",
+    )
+    scores = finite(source.query("downstream"))
+    if scores.empty:
+        section.blocks.append(Missing(reason="no checkpoint has been evaluated downstream", command="lowrank evaluate FILE"))
+        return section
+    for place, protocol in enumerate(source.protocols(scores)):
+        rows = scores[scores["protocol_id"] == protocol]
+        section.blocks += protocol_blocks(source, rows, protocol, folded=place > 0)
+    return section
+
+
+def primary(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each task's primary metric."""
+    chosen = {task: next((m for m in PRIMARY if m in set(group["metric"])), group["metric"].iloc[0]) for task, group in rows.groupby("task")}
+    return rows[rows["metric"] == rows["task"].map(chosen)]
+
+
+def protocol_blocks(source: Source, rows: pd.DataFrame, protocol: int, *, folded: bool) -> list[Block]:
+    """All that is shown of one protocol."""
+    main, suffix = primary(rows), f"-{protocol}" if folded else ""
+    last = main[main["step"] == main.groupby("run_id")["step"].transform("max")]
+    common = {"protocol": source.describe(protocol), "query": source.command("downstream"), "folded": folded}
+    label = f" ({rows['protocol'].iloc[0]})" if folded else ""
+    blocks: list[Block] = [Figure(
+        name=f"downstream{suffix}", title=f"Scores by category at the last checkpoint{label}", panels=category_panels(source, last),
+        caption="Unweighted mean over the tasks of a category and over seeds, ± one standard error.", table=score_table(source, last, f"downstream{suffix}"), **common,
+    )]
+    means = main.groupby(["series", "scale", "seed", "run_id", "step"], as_index=False)["value"].mean()
+    panels = [
+        XY(title=scale, series=series, x_label="step", y_label="mean over tasks")
+        for scale in source.scales if (series := seed_series(source, means[means["scale"] == scale], "step", "value"))
+    ]
+    blocks.append(Figure(
+        name=f"downstream_training{suffix}", title=f"Mean over tasks during training{label}", panels=panels, legend=source.styles(means["series"]),
+        caption="Unweighted mean over all tasks, mean over seeds; the band spans the seeds.", **common,
+    ))
+    others = rows[rows["step"] == rows.groupby("run_id")["step"].transform("max")]
+    if len(others) > len(last):
+        blocks.append(beyond_accuracy(source, others, f"downstream_all{suffix}"))
+    return blocks
+
+
+def category_panels(source: Source, rows: pd.DataFrame) -> list[Forest]:
+    """One panel for each scale and category, and the mean over all tasks where there are several categories."""
+    panels = []
+    for scale in source.scales:
+        of_scale = rows[rows["scale"] == scale]
+        groups = [(str(c), g) for c, g in of_scale.groupby("category", sort=True)]
+        groups += [("all tasks", of_scale)] if len(groups) > 1 else []
+        for category, group in groups:
+            lines = [(s.label, [estimate(group[group["series"] == s.key], s, category)]) for s in source.styles(group["series"])]
+            chance = group.drop_duplicates("task")["chance"].astype(float)
+            level = float(chance.mean()) if chance.notna().all() and len(chance) else None
+            metrics = ", ".join(dict.fromkeys(group["metric"]))
+            panels.append(Forest(title=f"{category} · {scale}", rows=lines, x_label=metrics, level=level, level_label="chance"))
+    return panels
+
+
+def estimate(rows: pd.DataFrame, style: object, what: str) -> Estimate:
+    """Mean over tasks and seeds; items of one task are shared by seeds, so their errors are taken as common to them."""
+    by_task = rows.groupby("task")
+    means, errors = by_task["value"].mean(), by_task["standard_error"].mean()
+    mean = float(means.mean())
+    error = math.sqrt(float((errors**2).sum())) / len(errors) if errors.notna().all() else math.nan
+    low, high = (mean - error, mean + error) if np.isfinite(error) else (mean, mean)
+    tip = f"{style.label}, {what}: {number(mean)} ± {number(error, 2)} ({len(means)} tasks, {rows['seed'].nunique()} seeds)"  # type: ignore[attr-defined]
+    return Estimate(style, mean, low, high, tip)  # type: ignore[arg-type]
+
+
+def score_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
+    """Every task at the last step: one row a task and scale, one column a method."""
+    columns = [s.key for s in source.styles(rows["series"])]
+    lines = []
+    for scale in source.scales:
+        for (category, task), group in rows[rows["scale"] == scale].groupby(["category", "task"], sort=True):
+            scores = [with_error(group[group["series"] == key]) for key in columns]
+            chance = float(group["chance"].astype(float).iloc[0])
+            lines.append((scale, category, task, group["metric"].iloc[0], int(group["n"].iloc[0]), chance if np.isfinite(chance) else None, *scores))
+    frame = pd.DataFrame(lines, columns=["scale", "category", "task", "metric", "items", "chance", *columns], dtype=object)
+    return Table(name=name, title="Downstream scores by task", frame=frame, query=source.command("downstream"), digits=3)
+
+
+def with_error(rows: pd.DataFrame) -> str | None:
+    """Mean over seeds ± mean standard error."""
+    if rows.empty:
+        return None
+    error = float(rows["standard_error"].astype(float).mean())
+    return f"{float(rows['value'].mean()):.3f}" + (f" ± {error:.3f}" if np.isfinite(error) else "")
+
+
+def beyond_accuracy(source: Source, rows: pd.DataFrame, name: str) -> Figure:
+    """The other metrics of the tasks, as points by method."""
+    extra = rows[~rows.index.isin(primary(rows).index)]
+    panels = []
+    for (metric, scale), group in extra.groupby(["metric", "scale"], sort=True):
+        lines = []
+        for style in source.styles(group["series"]):
+            lines.append((style.label, [estimate(group[group["series"] == style.key], style, str(metric))]))
+        panels.append(Forest(title=f"{metric} · {scale}", rows=lines, x_label=f"{metric}, mean over tasks"))
+    columns = ["scale", "task", "metric", "filter", "series", "seed", "step", "value", "standard_error", "n", "task_version", "harness_version"]
+    frame = rows[columns].astype(object).where(rows[columns].notna(), None)
+    table = Table(name=slug(name).replace("-", "_"), title="All downstream metrics", frame=frame, query=source.command("downstream"), method_column="series")
+    return Figure(
+        name=name, title="Other metrics of the tasks", panels=panels, caption="Mean over tasks and seeds ± one standard error.",
+        query=source.command("downstream"), protocol=source.describe(int(rows["protocol_id"].iloc[0])), folded=True, table=table,
+    )

@@ -1,0 +1,120 @@
+"""Loss landscapes: curves along directions, sharpness and direction variance over training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lowrank.report import theme
+from lowrank.report.charts import XY, Series, Style
+from lowrank.report.figure import Figure, Missing, Section
+from lowrank.report.source import Source
+from lowrank.report.axes import number
+from lowrank.report.tables import Table
+from lowrank.report.trajectories import Quantity, finite, pick, slug, trajectory_figures, words
+
+RANDOM = (Quantity("sharpness_random", "sharpness, random directions"), Quantity("direction_variance", "direction variance", log=True))
+
+
+def build(source: Source) -> Section:
+    """Curves first, then what is read off them."""
+    section = Section(
+        name="landscape", title="Loss landscape",
+        lead="Loss around a checkpoint along random directions and along the principal direction of its weights (the σₖ uₖ vₖᵀ of each matrix).",
+    )
+    curves = source.query("curves")
+    curves = finite(curves[curves["reference_method"].isna()], "mean")
+    for curve, rows in curves.groupby("curve", sort=True):
+        for place, protocol in enumerate(source.protocols(rows)):
+            part = rows[rows["protocol_id"] == protocol]
+            section.blocks += curve_figures(source, part, str(curve), protocol, folded=place > 0)
+    section.blocks.sort(key=lambda block: isinstance(block, Figure) and block.folded)
+    section.blocks[:0] = trajectory_figures(
+        source, source.aggregates, RANDOM, name="sharpness", title="Sharpness and direction variance over training",
+        caption="Mean over seeds; the band spans the seeds, or one standard error over directions where there is one seed.",
+    )
+    principal = source.aggregates[source.aggregates["metric"].str.match(r"(sharpness|sigma)_pca")]
+    section.blocks += trajectory_figures(
+        source, principal, principal_quantities(principal), name="sharpness_pca", title="Sharpness along principal directions, and σ₁",
+        caption="A single direction has no standard error; the band spans the seeds.",
+    )
+    if section.empty:
+        section.blocks.append(Missing(reason="no landscape has been measured", command="lowrank measure FILE"))
+    return section
+
+
+def principal_quantities(rows: pd.DataFrame) -> list[Quantity]:
+    """Sharpness along each k that was measured, k ascending, then σ."""
+    names = sorted(set(rows["metric"]), key=lambda name: (name.startswith("sigma"), len(name), name))
+    return [Quantity(name, words(name).replace("pca", "PCA"), log=name.startswith("sharpness")) for name in names]
+
+
+def curve_figures(source: Source, rows: pd.DataFrame, curve: str, protocol: int, *, folded: bool) -> list[Figure]:
+    """The curve of all methods at the last step, and of each method over training."""
+    seed = int(rows["seed"].min())
+    rows = rows[rows["seed"] == seed]
+    name = f"landscape_{slug(curve)}" + (f"-{protocol}" if folded else "")
+    what = words(curve)
+    common = {"protocol": source.describe(protocol), "query": source.command("curves")}
+    last = rows[rows["step"] == rows.groupby("run_id")["step"].transform("max")]
+    panels = [
+        XY(title=scale, series=series, x_label="offset α along the direction", y_label="loss − loss at 0")
+        for scale in source.scales if (series := method_series(source, last[last["scale"] == scale]))
+    ]
+    table = curve_table(source, last, name)
+    band = "The band is one standard error over directions." if rows["variance"].notna().any() else ""
+    label = rows["protocol"].iloc[0]
+    title = f"Landscape at the last checkpoint: {what}" + (f" ({label})" if folded else "")
+    figures = [Figure(
+        name=name, title=title, panels=panels, legend=source.styles(last["series"]), table=table, folded=folded,
+        caption=f"Loss relative to the unperturbed checkpoint, seed {seed}. {band}", **common,
+    )]
+    evolution = [
+        XY(title=f"{style.label} · {scale}", series=series, x_label="offset α", y_label="loss, nats a token", height=210)
+        for scale in source.scales for style in source.styles(rows["series"])
+        if (series := step_series(rows[(rows["scale"] == scale) & (rows["series"] == style.key)]))
+    ]
+    figures.append(Figure(
+        name=f"{name}_steps", title=f"Landscape over training: {what}" + (f" ({label})" if folded else ""), panels=evolution,
+        caption=f"One line a checkpoint, light to strong from early to late, seed {seed}. {band}", folded=folded or curve != "random", **common,
+    ))
+    return figures
+
+
+def method_series(source: Source, rows: pd.DataFrame) -> list[Series]:
+    """One series a method, its loss at offset 0 subtracted."""
+    found = []
+    for style in source.styles(rows["series"]):
+        part = rows[rows["series"] == style.key].sort_values("offset_value")
+        centre = float(part.loc[part["offset_value"].abs().idxmin(), "mean"])
+        found.append(curve_series(part, style, centre))
+    return found
+
+
+def step_series(rows: pd.DataFrame) -> list[Series]:
+    """One series a checkpoint, at most :data:`theme.STEPS` of them."""
+    steps, found = pick(list(rows["step"]), theme.STEPS), []
+    for place, step in enumerate(steps):
+        shade = round(place * (theme.STEPS - 1) / max(1, len(steps) - 1))
+        style = Style(key=f"step {step}", label=f"step {step}", color=f"step{shade}")
+        found.append(curve_series(rows[rows["step"] == step].sort_values("offset_value"), style, 0.0))
+    return found
+
+
+def curve_series(rows: pd.DataFrame, style: Style, centre: float) -> Series:
+    """A curve with its standard error over directions."""
+    y = rows["mean"].astype(float).to_numpy() - centre
+    error = np.sqrt(rows["variance"].astype(float).to_numpy() / np.maximum(rows["n"].fillna(1).astype(float).to_numpy() - 1, 1))
+    tips = [f"{style.label}, α {number(a)}: loss {number(v, 5)}" + (f" ± {number(e, 2)}" if np.isfinite(e) else "")
+            for a, v, e in zip(rows["offset_value"], rows["mean"], error, strict=True)]
+    x = [float(v) for v in rows["offset_value"]]
+    return Series(style=style, x=x, y=list(y), low=list(y - error), high=list(y + error), tips=tips)
+
+
+def curve_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
+    """The points of the curves at the last step."""
+    columns = ["scale", "series", "step", "offset_value", "mean", "variance", "n"]
+    return Table(
+        name=name, title="Points of the curves", frame=rows[columns].astype(object).where(rows[columns].notna(), None), method_column="series",
+        headings=["scale", "method", "step", "offset", "mean loss", "variance over directions", "directions"], query=source.command("curves"),
+    )

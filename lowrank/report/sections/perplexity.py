@@ -1,0 +1,103 @@
+"""Perplexity of the final checkpoints beside the published values."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from lowrank.report.charts import Estimate, Forest
+from lowrank.report.figure import Block, Figure, Missing, Note, Section
+from lowrank.report.sections.overview import final_rows
+from lowrank.report.source import Source
+from lowrank.report.summary import spread
+from lowrank.report.tables import Table
+
+
+def build(source: Source) -> Section:
+    """Ours, published, difference; and as a figure."""
+    section = Section(
+        name="perplexity", title="Perplexity",
+        lead="exp of the validation loss of the last checkpoint. Published values stand where scale and method are those of a publication; "
+        "they were measured on C4 with its own tokenizer, so a difference says something only for runs on the same data.",
+    )
+    final = final_rows(source)
+    if final.empty:
+        section.blocks.append(Missing(reason="no checkpoint has a validation loss", command="lowrank study run FILE --only train"))
+        return section
+    section.blocks += [figure(source, final), *tables(source, final)]
+    return section
+
+
+def figure(source: Source, final: pd.DataFrame) -> Figure:
+    """One panel for each scale: a row for each method, its seeds' mean and range."""
+    panels = []
+    for scale in source.scales:
+        rows = []
+        for style in source.styles():
+            values = final[(final["scale"] == scale) & (final["series"] == style.key)]["validation_loss"].map(perplexity)
+            found = spread(values)
+            if found.n:
+                tip = f"{style.label} at {scale}: {found} ({found.n} seeds)"
+                rows.append((style.label, [Estimate(style, found.mean, found.low, found.high, tip)]))
+        if rows:
+            panels.append(Forest(title=scale, rows=rows, x_label="validation perplexity"))
+    return Figure(
+        name="perplexity", title="Final validation perplexity", panels=panels, caption="Mean over seeds; bars span the seeds. Lower is better.",
+        protocol=evaluation(source), query=source.command("checkpoints"),
+    )
+
+
+def tables(source: Source, final: pd.DataFrame) -> list[Block]:
+    """Ours beside the literature."""
+    published = source.query("published", quantity="validation_perplexity")
+    lines = []
+    for scale in source.scales:
+        for style in source.styles():
+            method, _, variant = style.key.partition(" · ")
+            values = final[(final["scale"] == scale) & (final["series"] == style.key)]["validation_loss"].map(perplexity)
+            found, known = spread(values), published[(published["scale"] == scale) & (published["method"] == method)]
+            theirs = float(known["value"].iloc[0]) if len(known) and not variant else None
+            if not found.n and theirs is None:
+                continue
+            ours = found.mean if found.n else None
+            difference = ours - theirs if ours is not None and theirs is not None else None
+            cited = f"{known['source'].iloc[0]}, table {known['source_table'].iloc[0]}" if theirs is not None else None
+            lines.append((scale, style.key, ours, found.deviation if found.n > 1 else None, found.n, theirs, difference, cited))
+    frame = pd.DataFrame(lines, columns=["scale", "method", "ours", "deviation", "seeds", "published", "difference", "source"], dtype=object)
+    blocks: list[Block] = [Table(
+        name="perplexity", title="Perplexity, ours and published", frame=frame, method_column="method", query=source.command("perplexity"),
+        headings=["scale", "method", "ours", "± over seeds", "seeds", "published", "ours − published", "source"],
+    )]
+    if frame["published"].isna().all():
+        scales = ", ".join(sorted(set(published["scale"]), key=lambda s: (len(s), s)))
+        blocks.append(Note(text=f"No scale of this study is a published one ({scales or 'none loaded'}), so there is nothing to compare with."))
+        blocks += reference(published)
+    return blocks
+
+
+def reference(published: pd.DataFrame) -> list[Block]:
+    """The published table itself, for orientation."""
+    if published.empty:
+        return []
+    wide = published.pivot_table(index="method", columns="scale", values="value", sort=False).reset_index()
+    source = ", ".join(dict.fromkeys(f"{s}, table {t}" for s, t in zip(published["source"], published["source_table"], strict=True)))
+    wide.columns = [str(c) for c in wide.columns]
+    return [Table(
+        name="perplexity_published", title="Published perplexity, for orientation", frame=wide.astype(object), method_column="method",
+        query="lowrank query published --param quantity=validation_perplexity", note=f"Published, not ours: {source}.",
+    )]
+
+
+def evaluation(source: Source) -> str:
+    """The sets behind the validation losses."""
+    rows = source.query("evaluation_sets")
+    sets = [f"{row.name_} ({row.split}, {row.tokens} tokens, {str(row.sha256)[:8]})" for row in rows.rename(columns={"name": "name_"}).itertuples()]
+    tokens = sorted({int(t) for t in source.checkpoints["validation_tokens"] if t})
+    scored = " or ".join(f"{t:,}".replace(",", "\u2009") for t in tokens)
+    return "validation loss" + (f" over {scored} tokens" if scored else "") + (f"; evaluation sets: {', '.join(sets)}" if sets else "")
+
+
+def perplexity(loss: float) -> float:
+    """exp of a loss, infinite where it overflows."""
+    return math.exp(loss) if loss < 700 else math.inf

@@ -1,0 +1,155 @@
+"""The rows behind a report: named queries of ``sql/`` with bound parameters, as frames, each asked once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from lowrank.errors import UsageError
+from lowrank.report.charts import Style
+from lowrank.report.identity import Identities, assign, series_key
+from lowrank.store import Store, queries
+from lowrank.store.records import Run, Study
+
+NOT_FINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
+
+
+@dataclass
+class Source:
+    """One study of a store. Frames have a column ``series`` (method and variant) wherever they have a method."""
+
+    store: Store
+    name: str
+    frames: dict[tuple[str, tuple[tuple[str, Any], ...]], pd.DataFrame] = field(default_factory=dict)
+
+    def query(self, query: str, **params: Any) -> pd.DataFrame:
+        """The rows of a named query; the study's name is bound by itself where the query asks for it."""
+        key = (query, tuple(sorted(params.items())))
+        if key not in self.frames:
+            named = queries.get(query)
+            if any(parameter.name == "study" for parameter in named.parameters):
+                params = {"study": self.name, **params}
+            columns, rows = named.run(self.store, params)
+            self.frames[key] = self.current(restore(pd.DataFrame(rows, columns=columns)))
+        return self.frames[key]
+
+    def current(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Without the runs that a newer run of the same method, variant, scale and seed has superseded."""
+        if "run_id" not in frame.columns:
+            return frame
+        return frame[~frame["run_id"].isin(self.superseded)].reset_index(drop=True)
+
+    @cached_property
+    def superseded(self) -> frozenset[int]:
+        """Runs whose recipe the study file no longer has, as far as a newer run of the same name shows."""
+        newest: dict[tuple[str, str, str, int], int] = {}
+        runs = self.store.find(Run, study_id=self.study.id)
+        for run in sorted(runs, key=lambda r: r.id or 0):
+            newest[run.method, run.variant, run.scale, run.seed] = run.id or 0
+        return frozenset({run.id or 0 for run in runs} - set(newest.values()))
+
+    def command(self, query: str, **params: Any) -> str:
+        """The command that shows the rows of :meth:`query`."""
+        given = {"study": self.name, **params}
+        return " ".join([f"lowrank query {query}", *(f"--param {k}={v}" for k, v in given.items())])
+
+    @cached_property
+    def study(self) -> Study:
+        """The study's row; UsageError where the store has none of that name."""
+        found = self.store.first(Study, name=self.name)
+        if found is None:
+            known = ", ".join(s.name for s in self.store.find(Study)) or "none"
+            raise UsageError(f"the store {self.store.url_masked} has no study '{self.name}' (it has: {known}); run it first: lowrank study run FILE")
+        return found
+
+    @cached_property
+    def preset(self) -> str:
+        """The study's preset: the protocol that its main figures show."""
+        return str(self.study.config.get("preset", "exact"))
+
+    @cached_property
+    def identities(self) -> Identities:
+        """One look for each method."""
+        published = self.query("published", quantity="validation_perplexity")["method"]
+        runs = self.runs
+        return assign(published, runs.sort_values("run_id")["method"], runs["variant"])
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """All runs of the study."""
+        return self.query("run_costs")
+
+    @property
+    def checkpoints(self) -> pd.DataFrame:
+        """All checkpoints with their validation loss."""
+        return self.query("checkpoints")
+
+    @property
+    def aggregates(self) -> pd.DataFrame:
+        """All metrics aggregated over layers and modules."""
+        return self.query("aggregates")
+
+    @property
+    def scales(self) -> list[str]:
+        """Scales in the order of the study file, then others as they appear."""
+        listed = [str(s) for s in self.study.config.get("scales", {})]
+        return list(dict.fromkeys([s for s in listed if s in set(self.runs["scale"])] + list(self.runs["scale"])))
+
+    @property
+    def arms(self) -> list[tuple[str, str]]:
+        """(method, variant) pairs in the order of their identities."""
+        pairs = {(str(m), str(v)) for m, v in zip(self.runs["method"], self.runs["variant"], strict=True)}
+        return sorted(pairs, key=lambda pair: (self.identities.rank(pair[0]), pair[0], pair[1]))
+
+    def styles(self, series: Iterable[str] | None = None) -> list[Style]:
+        """Styles of the study's series in their order; only those named in ``series``, if given."""
+        wanted = None if series is None else set(series)
+        found = [self.identities.style(m, v) for m, v in self.arms]
+        return [s for s in found if wanted is None or s.key in wanted]
+
+    def protocols(self, frame: pd.DataFrame) -> list[int]:
+        """Protocols of the frame's rows, the study's main one first; of one name the newest first."""
+        pairs = frame[["protocol_id", "protocol"]].drop_duplicates().itertuples(index=False, name=None)
+        order = sorted(pairs, key=lambda p: (p[1] != self.preset, not p[1].startswith(self.preset + "/"), p[1], -p[0]))
+        return [int(identifier) for identifier, _ in order]
+
+    def describe(self, protocol: int) -> str:
+        """A protocol in one line."""
+        rows = self.query("protocols")
+        found = rows[rows["protocol_id"] == protocol]
+        if found.empty:
+            return ""
+        row = found.iloc[0]
+        parts = [f"{row['name']} (revision {row['metric_revision']})"]
+        parts += [f"{row['space']} weights"] if row["space"] else []
+        parts += [f"{row['normalization']} normalisation"] if row["normalization"] else []
+        if row["evaluation_sha256"]:
+            parts.append(f"{int(row['examples'])} rows of {row['evaluation_set']} ({str(row['evaluation_sha256'])[:8]})")
+        seed = row["direction_seed"]
+        parts += [f"direction seed {int(seed)}"] if seed is not None and not pd.isna(seed) else []
+        parts += [row["precision"]] if row["precision"] else []
+        return f"{row['lens']}: " + ", ".join(parts) + f", protocol {str(row['parameters_hash'])[:8]}"
+
+
+def restore(frame: pd.DataFrame) -> pd.DataFrame:
+    """Floats again where the store keeps value and kind apart (absent stays nan, its kind says so); series named."""
+    for kind in [c for c in frame.columns if c.endswith("_kind")]:
+        value = kind.removesuffix("_kind")
+        if value in frame.columns:
+            numbers = pd.to_numeric(frame[value], errors="coerce").astype(float)
+            frame[value] = numbers.where(~frame[kind].isin(NOT_FINITE), frame[kind].map(NOT_FINITE))
+    if {"method", "variant"} <= set(frame.columns):
+        names = [series_key(str(m or ""), str(v or "")) for m, v in zip(frame["method"], frame["variant"], strict=True)]
+        frame["series"] = pd.Series(names, index=frame.index, dtype=object)
+    return frame
+
+
+def json_value(value: Any) -> dict[str, Any]:
+    """A JSON column as a mapping; SQLite gives its text, PostgreSQL the value."""
+    found = json.loads(value) if isinstance(value, str) else value
+    return found if isinstance(found, dict) else {}
