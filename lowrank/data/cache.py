@@ -58,7 +58,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 def write_json(path: Path, value: Json) -> None:
     """Write a small JSON file atomically."""
-    write_atomically(path, lambda file: _put(file, json.dumps(value, sort_keys=True).encode()))
+    write_atomically(path, lambda file: file.writelines([json.dumps(value, sort_keys=True).encode()]))
 
 
 def read_json(path: Path) -> Json | None:
@@ -81,8 +81,10 @@ def write_array(path: Path, array: np.ndarray) -> str:
 
 
 def array_hash(array: np.ndarray) -> str:
-    """SHA-256 of a contiguous array's bytes."""
-    return hashlib.sha256(memoryview(array).cast("B") if array.size else b"").hexdigest()
+    """SHA-256 of an array's bytes."""
+    import numpy as np
+
+    return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest()
 
 
 @contextmanager
@@ -100,7 +102,3 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _put(file: IO[bytes], body: bytes) -> None:
-    file.write(body)

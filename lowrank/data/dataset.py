@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lowrank.config.schema import Data
-from lowrank.data import order, sources
+from lowrank.data import sources
 from lowrank.data import tokenizer as tokenizers
 from lowrank.data.batch import UNSCORED, Batch, EvaluationSet, rows_hash
-from lowrank.data.cache import Json, cache_folder, content_key, locked, read_json, write_json
+from lowrank.data.cache import Json, cache_folder, content_key, read_json, write_json
 from lowrank.data.rows import LAYOUTS, Rows
+from lowrank.data.shards import Feed
 from lowrank.data.sources.base import Position, Source
 from lowrank.data.splits import SPLITS, Bounds, Survey, stream_bounds, survey
-from lowrank.data.tokens import Feed, TokenStore
+from lowrank.data.tokens import TokenStore
 from lowrank.errors import DataError
 from lowrank.store import records
 
@@ -116,7 +117,7 @@ class Dataset:
             ratio = store.index.characters / store.index.encoded if store.index.encoded else None
             found.append({
                 "source": self.config.source, "split": split, "documents": store.documents, "tokens": store.tokens,
-                "rows": rows.layout.available, "characters_per_token": ratio, "complete": store.complete,
+                "rows": rows.layout.available, "characters_per_token": ratio, "complete": store.index.complete,
             })
         return found
 
@@ -194,11 +195,10 @@ class Dataset:
         feed = Feed(
             read=lambda start: self._documents(split, seed if shuffle else None, start),
             encode=self.vocabulary.encode,
-            dtype=np.uint16 if self.vocabulary_size <= 1 << 16 else np.uint32,
             vocabulary_size=self.vocabulary_size,
             buffer=self.config.shuffle_buffer if shuffle else 0,
             seed=seed,
-            label=f"{split} split",
+            label=f"{split} split of the {self.source.label}",
         )
         return TokenStore(self.cache / "tokens" / f"{self.config.source}-{split}-{content_key(identity)[:16]}", feed)
 

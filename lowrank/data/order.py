@@ -46,7 +46,8 @@ def draw(seed: int, counter: int) -> int:
 class Reservoir(Generic[T]):
     """A shuffle of a stream through a buffer of ``size`` items; ``held`` and ``count`` are its whole state.
 
-    Once the buffer is full, every incoming item takes the place of a random one, which leaves.
+    Once the buffer is full, every incoming item takes the place of a random one, which leaves. A buffer of size 0
+    keeps the order.
     """
 
     def __init__(self, size: int, seed: int, held: list[T] | None = None, count: int = 0) -> None:
@@ -54,6 +55,9 @@ class Reservoir(Generic[T]):
 
     def push(self, item: T) -> Iterator[T]:
         """Take ``item``; yields the item that leaves, if one does."""
+        if self.size == 0:
+            yield item
+            return
         if len(self.held) < self.size:
             self.held.append(item)
             return

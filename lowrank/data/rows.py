@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lowrank.data import order
-from lowrank.data.tokens import Array, TokenStore
+from lowrank.data.shards import Array
+from lowrank.data.tokens import TokenStore
 from lowrank.errors import DataError
 
 Mask = npt.NDArray[np.bool_]
@@ -27,8 +28,8 @@ class Layout(ABC):
         """Rows on disk."""
 
     @abstractmethod
-    def ensure(self, rows: int | None) -> None:
-        """Tokenise until ``rows`` are on disk or the text has ended; None: to the end."""
+    def ensure(self, rows: int | None, *, ahead: bool = False) -> None:
+        """Tokenise until ``rows`` are on disk or the text has ended (None: to the end), and a little ``ahead`` of it."""
 
     @abstractmethod
     def take(self, rows: Array) -> tuple[Array, Mask | None]:
@@ -46,8 +47,8 @@ class Packed(Layout):
     def available(self) -> int:
         return self.store.tokens // self.max_length
 
-    def ensure(self, rows: int | None) -> None:
-        self.store.ensure(tokens=None if rows is None else rows * self.max_length)
+    def ensure(self, rows: int | None, *, ahead: bool = False) -> None:
+        self.store.ensure(tokens=None if rows is None else rows * self.max_length, ahead=ahead)
 
     def take(self, rows: Array) -> tuple[Array, None]:
         return self.store.gather(rows[:, None] * self.max_length + np.arange(self.max_length)), None
@@ -63,8 +64,8 @@ class Padded(Layout):
     def available(self) -> int:
         return self.store.documents
 
-    def ensure(self, rows: int | None) -> None:
-        self.store.ensure(documents=rows)
+    def ensure(self, rows: int | None, *, ahead: bool = False) -> None:
+        self.store.ensure(documents=rows, ahead=ahead)
 
     def take(self, rows: Array) -> tuple[Array, Mask]:
         starts, lengths = self.store.spans(rows)
@@ -109,7 +110,7 @@ class Rows:
         """The rows at positions ``first`` … ``first + count - 1``; without ``wrap`` only those of the first epoch."""
         if first < 0 or count < 0:
             raise ValueError(f"positions start at 0, got first={first}, count={count}")
-        self.layout.ensure(first + count if self.streamed else None)
+        self.layout.ensure(first + count if self.streamed else None, ahead=wrap)
         size = self.layout.available
         positions = np.arange(first, first + count)
         if not wrap:
@@ -117,7 +118,7 @@ class Rows:
         if self.streamed and first + count <= size:
             return positions
         if positions.size and size == 0:
-            raise DataError(f"the {self.label} has no row of {self.layout.max_length} tokens; give more text or lower data.max_length")
+            self.require(1)
         numbers = np.empty_like(positions)
         for epoch in np.unique(positions // size) if size else ():
             here = positions // size == epoch

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ class Vocabulary:
         """The Hugging Face tokenizer, as checkpoints save it."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(self.folder, local_files_only=True))
 
     @cached_property
     def _backend(self) -> Tokenizer:

@@ -8,255 +8,186 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from lowrank.data import cache, order
-from lowrank.data.sources.base import START, Position
+from lowrank.data import cache
+from lowrank.data.shards import SHARD_TOKENS, Array, Feed, Index, Made, Shard, make
 from lowrank.errors import DataError
 
-Array = npt.NDArray[np.int64]
-SHARD_TOKENS = 1 << 22
-CHUNK_DOCUMENTS = 1000
-CHUNK_CHARACTERS = 4_000_000
-
 
 @dataclass(frozen=True)
-class Shard:
-    """One shard: its size and the SHA-256 of its tokens and of its document ends."""
+class _View:
+    """An index with its running sums; replaced as a whole, so that another thread never sees half of it."""
 
-    tokens: int
-    documents: int
-    sha256: str
-    ends_sha256: str
+    index: Index
 
+    @cached_property
+    def tokens(self) -> Array:
+        """Global position of every shard's first token, and the total: (shards + 1,)."""
+        return np.cumsum([0, *(shard.tokens for shard in self.index.shards)], dtype=np.int64)
 
-@dataclass(frozen=True)
-class Index:
-    """What is on disk and where the source stands after it."""
-
-    shards: tuple[Shard, ...] = ()
-    complete: bool = False
-    position: Position = START
-    shuffled: int = 0          # documents that have left the shuffle buffer
-    held: int = 0              # documents in the shuffle buffer
-    characters: int = 0        # of all documents read, those in the buffer included
-    encoded: int = 0           # tokens of the same documents
-
-    def write(self, path: Path) -> None:
-        """Write atomically."""
-        cache.write_json(path, asdict(self))
-
-    @classmethod
-    def read(cls, path: Path) -> Index:
-        """From disk; nothing there yet is an empty index."""
-        body = cache.read_json(path) or {}
-        body["shards"] = tuple(Shard(**shard) for shard in body.get("shards", ()))
-        body["position"] = tuple(body.get("position", START))
-        return cls(**body)
-
-
-@dataclass(frozen=True)
-class Feed:
-    """How the documents of a split become tokens: ``read(position)``, ``encode(documents)`` and the shuffle, if any."""
-
-    read: Callable[[Position], Iterator[tuple[str, Position]]]
-    encode: Callable[[list[str]], list[Array]]
-    dtype: npt.DTypeLike
-    vocabulary_size: int
-    buffer: int = 0            # documents; 0: no shuffle
-    seed: int = 0
-    label: str = "corpus"
+    @cached_property
+    def documents(self) -> Array:
+        """Number of every shard's first document, and the total: (shards + 1,)."""
+        return np.cumsum([0, *(shard.documents for shard in self.index.shards)], dtype=np.int64)
 
 
 class TokenStore:
-    """Random access to the tokens of one split; thread-safe, and safe beside other processes."""
+    """Random access to the tokens of one split; safe beside other threads and processes."""
 
     def __init__(self, folder: Path, feed: Feed) -> None:
         self.folder, self.feed = folder, feed
-        self._lock = threading.RLock()
-        self._live: tuple[Iterator[tuple[list[Array], Index]], Index] | None = None
-        self._tokens: dict[int, npt.NDArray] = {}
-        self._ends: dict[int, Array] = {}
-        self._adopt(Index.read(self._index_path))
+        self._lock = threading.Lock()
+        self._ahead: threading.Thread | None = None
+        self._maker: tuple[Iterator[Made | None], Index] | None = None
+        self._mapped: dict[str, npt.NDArray] = {}
+        self._view = _View(Index.read(self._index_path))
 
     @property
     def _index_path(self) -> Path:
         return self.folder / "index.json"
 
     @property
-    def complete(self) -> bool:
-        """Whether the source has been read to its end."""
-        return self.index.complete
+    def index(self) -> Index:
+        """What is on disk, as far as this process knows."""
+        return self._view.index
 
     @property
     def tokens(self) -> int:
         """Tokens on disk."""
-        return int(self._token_ends[-1])
+        return int(self._view.tokens[-1])
 
     @property
     def documents(self) -> int:
         """Documents on disk."""
-        return int(self._document_ends[-1])
+        return int(self._view.documents[-1])
 
-    def ensure(self, tokens: int | None = None, documents: int | None = None) -> None:
-        """Make shards until so many tokens or documents are on disk, or the source has ended; None asks for all."""
+    def ensure(self, tokens: int | None = None, documents: int | None = None, *, ahead: bool = False) -> None:
+        """Make shards until so many tokens or documents are on disk, or the source has ended; None asks for all.
+
+        With ``ahead``, the next shard is made in the background before somebody needs it.
+        """
         everything = tokens is None and documents is None
 
         def enough() -> bool:
-            short = everything or self.tokens < (tokens or 0) or self.documents < (documents or 0)
-            return self.complete or not short
+            view = self._view
+            have = view.tokens[-1] >= (tokens or 0) and view.documents[-1] >= (documents or 0)
+            return view.index.complete or (have and not everything)
 
-        if enough():
-            return
-        with self._lock:
-            self._adopt(Index.read(self._index_path))
-            if enough():
-                return
-            with cache.locked(self.folder):
-                self._adopt(Index.read(self._index_path))
-                self._make(enough)
+        if not enough():
+            self._extend(enough)
+        if ahead and not self.index.complete and (self._ahead is None or not self._ahead.is_alive()):
+            view = self._view
+            if (tokens or 0) > view.tokens[-1] - SHARD_TOKENS or (documents is not None and documents > view.documents[-2:][0]):
+                self._ahead = threading.Thread(target=self._extend_ahead, args=(len(view.index.shards) + 1,))
+                self._ahead.start()
 
     def gather(self, positions: Array) -> Array:
         """The tokens at global ``positions`` (any shape), which must be on disk."""
-        shard = np.searchsorted(self._token_ends, positions, side="right") - 1
-        return self._pick(shard, positions, self._token_ends, self._shard_tokens)
+        starts = self._view.tokens
+        return self._pick(np.searchsorted(starts, positions, side="right") - 1, positions, starts, self._shard_tokens)
 
     def spans(self, documents: Array) -> tuple[Array, Array]:
         """(global position of the first token, number of tokens) of each of ``documents``, (n,) each."""
-        shard = np.searchsorted(self._document_ends, documents, side="right") - 1
-        ends = self._pick(shard, documents, self._document_ends, self._shard_ends)
-        first = documents == self._document_ends[shard]
-        starts = np.where(first, 0, self._pick(shard, documents - ~first, self._document_ends, self._shard_ends))
-        return starts + self._token_ends[shard], ends - starts
+        view = self._view
+        shard = np.searchsorted(view.documents, documents, side="right") - 1
+        ends = self._pick(shard, documents, view.documents, self._shard_ends)
+        first = documents == view.documents[shard]
+        before = self._pick(shard, np.where(first, documents, documents - 1), view.documents, self._shard_ends)
+        starts = np.where(first, 0, before)
+        return starts + view.tokens[shard], ends - starts
 
     @staticmethod
     def _pick(shard: Array, positions: Array, bases: Array, read: Callable[[int], npt.NDArray]) -> Array:
         """``read(shard)[position - base of the shard]`` for every position, shard by shard."""
-        if not shard.size:
-            return np.zeros(shard.shape, dtype=np.int64)
-        lowest, highest = int(shard.min()), int(shard.max())
-        if lowest == highest:
-            return read(lowest)[positions - bases[lowest]].astype(np.int64)
         picked = np.empty(shard.shape, dtype=np.int64)
-        for number in np.unique(shard):
-            here = shard == number
+        numbers = np.unique(shard)
+        for number in numbers:
+            here = slice(None) if len(numbers) == 1 else shard == number
             picked[here] = read(int(number))[positions[here] - bases[number]]
         return picked
 
     def _shard_tokens(self, number: int) -> npt.NDArray:
-        if number not in self._tokens:
-            shard = self.index.shards[number]
-            self._tokens[number] = self._map(f"{number:05d}.tokens.npy", shard.tokens, shard.sha256)
-        return self._tokens[number]
+        shard = self.index.shards[number]
+        return self._map(f"{number:05d}.tokens.npy", shard.tokens, shard.sha256)
 
-    def _shard_ends(self, number: int) -> Array:
-        if number not in self._ends:
-            shard = self.index.shards[number]
-            self._ends[number] = self._map(f"{number:05d}.ends.npy", shard.documents, shard.ends_sha256)
-        return self._ends[number]
+    def _shard_ends(self, number: int) -> npt.NDArray:
+        shard = self.index.shards[number]
+        return self._map(f"{number:05d}.ends.npy", shard.documents, shard.ends_sha256)
 
     def _map(self, name: str, size: int, sha256: str) -> npt.NDArray:
-        path = self.folder / name
+        """One file, mapped into memory and checked the first time."""
+        if name not in self._mapped:
+            try:
+                array = np.asarray(np.load(self.folder / name, mmap_mode="r", allow_pickle=False))
+            except (OSError, ValueError, EOFError) as error:
+                raise DataError(f"the cached tokens {name} cannot be read ({error}); delete {self.folder} and run again") from error
+            if array.shape != (size,) or cache.array_hash(array) != sha256:
+                raise DataError(f"the cached tokens {name} are damaged; delete {self.folder} and run again")
+            self._mapped[name] = array
+        return self._mapped[name]
+
+    def _extend_ahead(self, shards: int) -> None:
+        """In the background; what fails here fails again, and is said, when the shard is needed."""
+        main = threading.main_thread()
         try:
-            array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        except (OSError, ValueError) as error:
-            raise DataError(f"the cached tokens {path} cannot be read ({error}); delete the folder and run again") from error
-        if array.shape != (size,) or cache.array_hash(array) != sha256:
-            raise DataError(f"the cached tokens {path} are damaged; delete the folder {self.folder} and run again")
-        return array
+            self._extend(lambda: self.index.complete or len(self.index.shards) >= shards or not main.is_alive(), quiet=True)
+        except DataError:
+            return
 
-    def _adopt(self, index: Index) -> None:
-        self.index = index
-        self._token_ends = np.cumsum([0, *(shard.tokens for shard in index.shards)], dtype=np.int64)
-        self._document_ends = np.cumsum([0, *(shard.documents for shard in index.shards)], dtype=np.int64)
-
-    def _make(self, enough: Callable[[], bool]) -> None:
-        """Make shards until there are enough; the lock of the folder is held."""
+    def _extend(self, enough: Callable[[], bool], quiet: bool = False) -> None:
+        """Make shards until there are enough; one thread of one process at a time."""
         from tqdm import tqdm
 
-        with tqdm(desc=f"tokenising {self.feed.label}", unit="tok", unit_scale=True, delay=1.0, disable=None, leave=False) as bar:
-            while not enough():
-                if self._live is None or self._live[1] != self.index:
-                    self._live = self._shards(self.index), self.index
-                documents, state = next(self._live[0])
-                index = self._write(documents, state)
-                self._live = self._live[0], index
-                self._adopt(index)
-                bar.update(index.shards[-1].tokens if documents else 0)
+        with self._lock, cache.locked(self.folder):
+            self._view = _View(Index.read(self._index_path))
+            for forgotten in self.folder.glob(".*.tmp"):
+                forgotten.unlink(missing_ok=True)
+            label = f"tokenising the {self.feed.label}"
+            with tqdm(desc=label, unit="tok", unit_scale=True, delay=1.0, disable=quiet or None, leave=False) as bar:
+                while not enough():
+                    if self._maker is None or self._maker[1] != self.index:
+                        self._maker = make(self.feed, self.index, self._held()), self.index
+                    if made := next(self._maker[0]):
+                        before = self.tokens
+                        self._view = _View(self._write(made))
+                        self._maker = self._maker[0], self.index
+                        bar.update(self.tokens - before)
 
-    def _write(self, documents: list[Array], state: Index) -> Index:
+    def _write(self, made: Made) -> Index:
         """One shard and, after it, the index that makes it part of the store."""
-        number = len(self.index.shards)
-        shards = self.index.shards
-        if documents:
-            tokens = np.concatenate(documents).astype(self.feed.dtype)
-            ends = np.cumsum([len(document) for document in documents], dtype=np.int64)
-            sha256 = cache.write_array(self.folder / f"{number:05d}.tokens.npy", tokens)
-            ends_sha256 = cache.write_array(self.folder / f"{number:05d}.ends.npy", ends)
-            shards = (*shards, Shard(len(tokens), len(ends), sha256, ends_sha256))
-        index = replace(state, shards=shards)
+        number, shards = len(self.index.shards), self.index.shards
+        if made.documents:
+            tokens, ends = self._put(f"{number:05d}", made.documents)
+            shards = (*shards, Shard(*tokens, *ends))
+        if made.held:
+            self._put(f"{number:05d}.held", made.held)
+        index = replace(made.after, shards=shards)
         index.write(self._index_path)
+        for old in self.folder.glob("*.held.*.npy"):
+            if not (made.held and old.name.startswith(f"{number:05d}")):
+                old.unlink()
         return index
 
-    def _shards(self, index: Index) -> Iterator[tuple[list[Array], Index]]:
-        """(documents of the next shard, index after it without its shards) from ``index`` on."""
-        feed, characters, encoded, position = self.feed, index.characters, index.encoded, index.position
-        reservoir = order.Reservoir(feed.buffer, order.key("buffer", feed.seed), self._held(index), index.shuffled) if feed.buffer else None
-        ready: list[Array] = []
-        size = 0
-        source = feed.read(position)
-        while chunk := _chunk(source):
-            position = chunk[-1][1]
-            arrays = self._checked(feed.encode([document for document, _ in chunk]))
-            characters += sum(len(document) for document, _ in chunk)
-            encoded += sum(map(len, arrays))
-            leaving = arrays if reservoir is None else [out for array in arrays for out in reservoir.push(array)]
-            ready += leaving
-            size += sum(map(len, leaving))
-            if size >= SHARD_TOKENS:
-                held = 0 if reservoir is None else self._hold(reservoir.held, len(self.index.shards))
-                shuffled = 0 if reservoir is None else reservoir.count
-                yield ready, Index(position=position, shuffled=shuffled, held=held, characters=characters, encoded=encoded)
-                ready, size = [], 0
-        ready += [] if reservoir is None else list(reservoir.drain())
-        yield ready, Index(complete=True, position=position, characters=characters, encoded=encoded)
+    def _put(self, stem: str, documents: list[Array]) -> tuple[tuple[int, int], tuple[str, str]]:
+        """Write documents; (tokens, documents) and the two hashes."""
+        tokens = np.concatenate(documents).astype(self.feed.dtype)
+        ends = np.cumsum([len(document) for document in documents], dtype=np.int64)
+        paths = [self.folder / f"{stem}.{kind}.npy" for kind in ("tokens", "ends")]
+        return (len(tokens), len(ends)), (cache.write_array(paths[0], tokens), cache.write_array(paths[1], ends))
 
-    def _checked(self, arrays: list[Array]) -> list[Array]:
-        highest = max((int(array.max()) for array in arrays), default=0)
-        if highest >= self.feed.vocabulary_size:
-            raise DataError(
-                f"the tokenizer gives token {highest}, but data.vocabulary_size is {self.feed.vocabulary_size}; raise it or leave it out"
-            )
-        return arrays
-
-    def _hold(self, held: list[Array], number: int) -> int:
-        """Save the shuffle buffer as it stands after shard ``number``; older ones are no longer needed."""
-        cache.write_array(self.folder / f"{number:05d}.held.npy", np.concatenate([*held, np.zeros(0, np.int64)]).astype(self.feed.dtype))
-        cache.write_array(self.folder / f"{number:05d}.held-ends.npy", np.cumsum([len(a) for a in held], dtype=np.int64))
-        for old in range(max(0, number - 3), number - 1):
-            for kind in ("held", "held-ends"):
-                (self.folder / f"{old:05d}.{kind}.npy").unlink(missing_ok=True)
-        return len(held)
-
-    def _held(self, index: Index) -> list[Array]:
-        if not index.held:
+    def _held(self) -> list[Array]:
+        """The shuffle buffer as it stood after the last shard."""
+        if not self.index.held:
             return []
-        number = len(index.shards) - 1
-        tokens, ends = (np.load(self.folder / f"{number:05d}.{kind}.npy", allow_pickle=False) for kind in ("held", "held-ends"))
+        stem = self.folder / f"{len(self.index.shards) - 1:05d}.held"
+        try:
+            tokens, ends = (np.load(f"{stem}.{kind}.npy", allow_pickle=False) for kind in ("tokens", "ends"))
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"the cached shuffle buffer cannot be read ({error}); delete {self.folder} and run again") from error
         return [array.astype(np.int64) for array in np.split(tokens, ends[:-1])]
-
-
-def _chunk(source: Iterator[tuple[str, Position]]) -> list[tuple[str, Position]]:
-    """The next documents: as many as are worth encoding together."""
-    chunk, characters = [], 0
-    for document, position in islice(source, CHUNK_DOCUMENTS):
-        chunk.append((document, position))
-        characters += len(document)
-        if characters >= CHUNK_CHARACTERS:
-            break
-    return chunk

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from lowrank.data.cache import Json, content_key, read_json, write_json
@@ -21,18 +24,35 @@ class HubText(Source):
     streamed = True
 
     @cached_property
+    def _folder(self) -> Path | None:
+        """The folder of a data set that lies on the disk under ``data.path``, as ``datasets`` reads it."""
+        path = Path(self.config.path or "").expanduser()
+        return path.resolve() if self.config.path and path.is_dir() else None
+
+    @cached_property
     def _resolved(self) -> Json:
-        """Name, subset, revision and pieces of every part, from the hub or from the last time it was reached."""
+        """Name, subset, revision and pieces of every part, as first found; later runs of this cache read the same.
+
+        So a study that goes on next month does not change its text under way, and needs no network to see what it has.
+        """
         if not self.config.path:
             raise DataError(f"the source '{self.config.source}' needs data.path: the name of a data set on the Hugging Face hub")
-        asked = {"name": self.config.path, "subset": self.config.subset, "revision": self.config.revision}
+        asked: Json = {"name": self.config.path, "subset": self.config.subset, "revision": self.config.revision}
+        if self._folder is not None:
+            asked = {"name": str(self._folder), "subset": self.config.subset, "revision": None, "files": stats(self._folder)}
         note = self.cache / "hub" / f"{content_key(asked)[:16]}.json"
-        revision = None if offline() else self._revision()
-        known = read_json(note)
-        if known is not None and revision in (None, known["revision"]):
+        if known := read_json(note):
             return known
-        found = {**asked, "revision": revision, "streamed": revision is not None}
-        found["pieces"] = {part: self._open(split, found).num_shards for part, split in self._parts(found).items()}
+        if self._folder is not None:
+            found: Json = {"revision": files_hash(self._folder), "streamed": True}  # a folder is known by its content alone
+        else:
+            revision = None if offline() else self._revision()
+            found = {"name": self.config.path, "revision": revision, "streamed": revision is not None}
+        found["subset"] = self.config.subset
+        with no_requests(unless=found["streamed"]):
+            found["pieces"] = {part: self._open(part, found).num_shards for part in self._parts(found)}
+            if not found["streamed"]:
+                found["revision"] = self._whole("train", found).cache_files[0]["filename"].split(os.sep)[-2]
         write_json(note, found)
         return found
 
@@ -52,7 +72,8 @@ class HubText(Source):
             for record in self._part(part).shard(self.pieces(part), piece).skip(skip):
                 text = record.get(field)
                 if not isinstance(text, str):
-                    raise DataError(f"the {self.label} has no text field '{field}' (it has {', '.join(record)}); set data.text_field")
+                    have = ", ".join(record)
+                    raise DataError(f"the {self.label} has no text field '{field}' (it has {have}); set data.text_field")
                 yield text
         except DataError:
             raise
@@ -60,7 +81,13 @@ class HubText(Source):
             raise self._unreachable(error) from error
 
     def _part(self, part: str) -> Any:
-        return self._open(self._parts(self._resolved)[part], self._resolved)
+        if part not in self._opened:
+            self._opened[part] = self._open(part, self._resolved)
+        return self._opened[part]
+
+    @cached_property
+    def _opened(self) -> dict[str, Any]:
+        return {}
 
     def _revision(self) -> str | None:
         """The commit of the data set on the hub, None where the hub cannot be reached."""
@@ -79,42 +106,95 @@ class HubText(Source):
         except Exception:  # no network, a proxy, a time-out: the libraries below raise what they like
             return None
 
-    def _parts(self, found: Json) -> dict[str, str]:
-        """Our parts and the data set's names for them."""
-        splits = self._splits(found)
-        if "train" not in splits:
-            raise DataError(f"the {self.label} has no split 'train' (it has {', '.join(splits)}); choose another data.subset")
-        return {"train": "train", **({"validation": "validation"} if "validation" in splits else {})}
-
-    def _splits(self, found: Json) -> list[str]:
-        if "pieces" in found:
-            return list(found["pieces"])
+    def _parts(self, found: Json) -> list[str]:
+        """Which of train and validation the data set has."""
         from datasets import get_dataset_split_names
 
         try:
-            return list(get_dataset_split_names(found["name"], found["subset"], revision=found["revision"]))
+            splits = list(get_dataset_split_names(self._place, found["subset"], revision=self._commit(found)))
+        except Exception as error:
+            raise self._unreachable(error) from error
+        if "train" not in splits:
+            raise DataError(f"the {self.label} has no split 'train' (it has {', '.join(splits)}); choose another data.subset")
+        return [part for part in ("train", "validation") if part in splits]
+
+    @property
+    def _place(self) -> str:
+        """What ``datasets`` calls the data set."""
+        return str(self._folder or self.config.path)
+
+    def _commit(self, found: Json) -> str | None:
+        """The commit to read; a folder has none, and a complete copy on the disk is what it is."""
+        return found["revision"] if found["streamed"] and self._folder is None else None
+
+    def _open(self, part: str, found: Json) -> Any:
+        """One part as an iterable data set of ``datasets``."""
+        if not found["streamed"]:
+            whole = self._whole(part, found)
+            return whole.to_iterable_dataset(num_shards=min(_CACHED_PIECES, len(whole)))
+        from datasets import load_dataset
+
+        try:
+            return load_dataset(self._place, found["subset"], split=part, revision=self._commit(found), streaming=True)
         except Exception as error:
             raise self._unreachable(error) from error
 
-    def _open(self, split: str, found: Json) -> Any:
-        """One split as an iterable data set of ``datasets``."""
+    def _whole(self, part: str, found: Json) -> Any:
+        """One part from the complete copy that was downloaded earlier."""
         import datasets
 
-        datasets.disable_progress_bars()
+        level = datasets.logging.get_verbosity()
+        datasets.logging.set_verbosity_error()  # else it says at every step that it reads the copy
         try:
-            if found["streamed"]:
-                return datasets.load_dataset(found["name"], found["subset"], split=split, revision=found["revision"], streaming=True)
-            whole = datasets.load_dataset(found["name"], found["subset"], split=split, revision=self.config.revision)
-            return whole.to_iterable_dataset(num_shards=min(_CACHED_PIECES, len(whole)))
+            with no_requests():
+                return datasets.load_dataset(self._place, found["subset"], split=part)
         except Exception as error:
             raise self._unreachable(error) from error
+        finally:
+            datasets.logging.set_verbosity(level)
 
     def _unreachable(self, error: Exception) -> DataError:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return DataError(
-            f"the {self.label} cannot be read without network ({why}); connect, or download it beforehand into HF_HOME, "
-            "or set data.source: embedded"
-        )
+        if self._folder is not None:
+            return DataError(f"the folder '{self.config.path}' of data.path is no readable data set ({why}); correct data.path")
+        if offline() or not reachable():
+            return DataError(
+                f"the {self.label} is on the Hugging Face hub, which cannot be reached; connect, download the data set beforehand "
+                "into HF_HOME, or set data.source: embedded"
+            )
+        return DataError(f"the {self.label} cannot be read ({why}); correct data.path or data.subset")
+
+
+@contextmanager
+def no_requests(unless: bool = False) -> Iterator[None]:
+    """Keep the Hugging Face libraries from trying, and retrying for half a minute, what is known to be out of reach."""
+    if unless:
+        yield
+        return
+    from datasets import config
+    from huggingface_hub import constants
+
+    before = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+
+
+def stats(folder: Path) -> list[tuple[str, int, int]]:
+    """(name, bytes, time of change) of the files of a folder, sorted; hidden ones apart."""
+    found = [(path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file()]
+    return [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in sorted(found) if not name.startswith(".")]
+
+
+def files_hash(folder: Path) -> str:
+    """SHA-256 over names and contents of the files of a folder."""
+    digest = hashlib.sha256()
+    for name, size, _ in stats(folder):
+        with (folder / name).open("rb") as file:
+            digest.update(f"{name}\0{size}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+    return digest.hexdigest()
 
 
 def offline() -> bool:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 REVISION = 1  # raised when the same packages give other text
 
 _FORMAL = re.compile(
-    r"(other |keyword )?(parameters?|args|arguments|returns?|yields?|raises?|except(ions?)?|receives|warns|attributes?|methods?|"
-    r"see also|seealso|references?|literature|examples?|usage|shape|inputs?|outputs?|todo|authors?|credits?|signature|call arguments)"
+    r"(other |keyword |call )?(parameters?|args|arguments|returns?|yields?|raises?|except(ions?)?|receives|warns|attributes?|"
+    r"methods?|see also|seealso|references?|literature|examples?|usage|shape|inputs?|outputs?|todo|authors?|credits?|signature)"
     r"( \w+)?:?$", re.IGNORECASE,
 )
 _UNDERLINE = re.compile(r"[=\-~^*#]{3,}$")
@@ -34,12 +34,12 @@ _MARKUP = (  # (needs this to apply at all, pattern, replacement), in this order
     ("**", re.compile(r"\*\*([^*]+)\*\*"), r"\1"),
     ("*", re.compile(r"(?<![\w*])\*([^*\s][^*]*)\*(?![\w*])"), r"\1"),
 )
-_STOP_WORDS = frozenset(
-    "a about all also an and any are as at be because been before both but by can case do does each either for from given has have how "
-    "if in into is it its may more most must no not of on one only or other over same should since so some such than that the their "
-    "then there these they this those to two under up use used uses using was we when where whether which while will with without would you "
-    "your".split()
-)
+_STOP_WORDS = frozenset(re.findall(r"\w+", """
+    a about all also an and any are as at be because been before both but by can case do does each either for from given has have
+    how if in into is it its may more most must no not of on one only or other over same should since so some such than that the
+    their then there these they this those to two under up use used uses using was we when where whether which while will with
+    without would you your
+"""))
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 _COMMON = re.compile(r" (the|a|an|of|to|is|in|and|for|are|be|that|this|by|with) ")
 _CODE = re.compile(r"[{}|\\<>=~^$@`*]|->|\w\(\w*=|https?:|www\.|\.\.\.|\w\[\w|_\w*_\w*_\w*_|\[[^a-zA-Z]*\]")

@@ -69,8 +69,8 @@ class SOURCE(Source):
         if not path.exists():
             with locked(path.parent):
                 if not path.exists():
-                    body = "".join(json.dumps(document) + "\n" for document in self._harvest())
-                    write_atomically(path, lambda file: _put(file, body))
+                    lines = [json.dumps(document).encode() + b"\n" for document in self._harvest()]
+                    write_atomically(path, lambda file: file.writelines(lines))
         return path
 
     def _harvest(self) -> Iterator[str]:
@@ -99,9 +99,6 @@ def _modules(roots: list[Path]) -> list[Path]:
     for root in roots:
         for folder, below, files in os.walk(root):
             below[:] = sorted(set(below) - SKIPPED)
-            found += [(Path(folder, file).relative_to(root).as_posix(), Path(folder, file)) for file in files if file.endswith(".py")]
+            paths = [Path(folder, file) for file in files if file.endswith(".py")]
+            found += [(path.relative_to(root).as_posix(), path) for path in paths]
     return [path for _, path in sorted(found)]
-
-
-def _put(file: object, body: str) -> None:
-    file.write(body.encode())  # type: ignore[attr-defined]

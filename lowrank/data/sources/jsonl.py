@@ -18,8 +18,7 @@ class SOURCE(LocalFiles):
     suffixes = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".ndjson")
 
     def texts(self, path: Path) -> Iterator[str]:
-        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-        with opened as file:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             try:
                 for number, line in enumerate(file, start=1):
                     if line.strip():

@@ -1,0 +1,123 @@
+"""How documents become shards of tokens: the index on disk, and the generator that continues after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lowrank.data import cache, order
+from lowrank.data.sources.base import START, Position
+from lowrank.errors import DataError
+
+Array = npt.NDArray[np.int64]
+SHARD_TOKENS = 1 << 22
+CHUNK_DOCUMENTS = 1000
+CHUNK_CHARACTERS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard: its size and the SHA-256 of its tokens and of its document ends."""
+
+    tokens: int
+    documents: int
+    sha256: str
+    ends_sha256: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """What is on disk and where the source stands after it."""
+
+    shards: tuple[Shard, ...] = ()
+    complete: bool = False
+    position: Position = START
+    shuffled: int = 0          # documents that have left the shuffle buffer since it was full
+    held: int = 0              # documents in the shuffle buffer
+    characters: int = 0        # of all documents read, those in the buffer included
+    encoded: int = 0           # tokens of the same documents
+
+    def write(self, path: Path) -> None:
+        """Write atomically."""
+        cache.write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Index:
+        """From disk; nothing there yet is an empty index."""
+        body = cache.read_json(path) or {}
+        body["shards"] = tuple(Shard(**shard) for shard in body.get("shards", ()))
+        body["position"] = tuple(body.get("position", START))
+        return cls(**body)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Where the tokens of a split come from: ``read(position)``, ``encode(documents)`` and the shuffle, if any."""
+
+    read: Callable[[Position], Iterator[tuple[str, Position]]]
+    encode: Callable[[list[str]], list[Array]]
+    vocabulary_size: int
+    buffer: int = 0            # documents; 0: no shuffle
+    seed: int = 0
+    label: str = "corpus"
+
+    @property
+    def dtype(self) -> npt.DTypeLike:
+        """Of tokens on disk."""
+        return np.uint16 if self.vocabulary_size <= 1 << 16 else np.uint32
+
+
+@dataclass(frozen=True)
+class Made:
+    """The documents of one new shard, and the index after it, still without the shards."""
+
+    documents: list[Array]
+    after: Index
+    held: list[Array]
+
+
+def make(feed: Feed, index: Index, held: list[Array]) -> Iterator[Made | None]:
+    """Shards after ``index``, whose shuffle buffer held ``held``; None after every chunk that did not fill one."""
+    reservoir = order.Reservoir(feed.buffer, order.key("buffer", feed.seed), held, index.shuffled)
+    position, characters, encoded = index.position, index.characters, index.encoded
+    ready: list[Array] = []
+    source = feed.read(position)
+    while chunk := _chunk(source):
+        arrays = _checked(feed, feed.encode([document for document, _ in chunk]))
+        position = chunk[-1][1]
+        characters += sum(len(document) for document, _ in chunk)
+        encoded += sum(map(len, arrays))
+        ready += [leaving for array in arrays for leaving in reservoir.push(array)]
+        if sum(map(len, ready)) < SHARD_TOKENS:
+            yield None
+            continue
+        after = Index((), False, position, reservoir.count, len(reservoir.held), characters, encoded)
+        yield Made(ready, after, list(reservoir.held))
+        ready = []
+    ready += reservoir.drain()
+    yield Made(ready, Index((), True, position, characters=characters, encoded=encoded), [])
+
+
+def _checked(feed: Feed, arrays: list[Array]) -> list[Array]:
+    highest = max((int(array.max()) for array in arrays), default=0)
+    if highest >= feed.vocabulary_size:
+        raise DataError(
+            f"the tokenizer gives token {highest}, but data.vocabulary_size is {feed.vocabulary_size}; raise it or leave it out"
+        )
+    return arrays
+
+
+def _chunk(source: Iterator[tuple[str, Position]]) -> list[tuple[str, Position]]:
+    """The next documents: as many as are worth encoding together."""
+    chunk, characters = [], 0
+    for document, position in islice(source, CHUNK_DOCUMENTS):
+        chunk.append((document, position))
+        characters += len(document)
+        if characters >= CHUNK_CHARACTERS:
+            break
+    return chunk
