@@ -153,6 +153,7 @@ class Heat:
     limits: tuple[float, float] | None = None
     diverging: bool = False
     figures: bool = False           # write the numbers into the cells where they fit
+    column_styles: Sequence[Style] = ()  # columns are named by these methods' markers
     cell_height: float = 20.0
 
     def scene(self) -> Scene:
@@ -200,7 +201,9 @@ class Heat:
         bottom = top + cell * len(self.rows)
         need = max((text_width(c, 10.5) for c in self.columns), default=0.0) + 6
         every = max(1, math.ceil(need / width)) if width else 1
-        for c, name in enumerate(self.columns):
+        for c, style in enumerate(self.column_styles):
+            scene.add(Mark(x=left + (c + 0.5) * width, y=bottom + 12, shape=style.marker, color=style.color, size=8, title=style.label))
+        for c, name in enumerate(self.columns if not self.column_styles else ()):
             if c % every == 0:
                 scene.add(Label(x=left + (c + 0.5) * width, y=bottom + 12, text=name, anchor="middle", size=10.5))
         if self.x_label:

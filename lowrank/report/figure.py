@@ -28,12 +28,19 @@ class Figure:
     table: Table | None = None
     notes: Sequence[str] = ()
     folded: bool = False       # shown on request: another protocol of the figure before
+    columns: int = 0           # panels side by side where the page is wide; 0: as many as look well
+
+    @property
+    def across(self) -> int:
+        """Panels side by side on a wide page."""
+        if self.columns:
+            return min(self.columns, COLUMNS)
+        return 2 if len(self.panels) == 4 else min(COLUMNS, max(1, len(self.panels)))
 
     def sheet(self) -> Scene:
         """All panels, title and legend on one canvas, for files."""
         scenes = [panel.scene() for panel in self.panels]
-        columns = min(COLUMNS, max(1, len(scenes))) if len(scenes) != 4 else 2
-        sheet = stack(scenes, columns, 14.0, 56.0 if self.legend else 34.0, self.title)
+        sheet = stack(scenes, self.across, 14.0, 56.0 if self.legend else 34.0, self.title)
         sheet.add(Label(x=2, y=14, text=self.title, size=15, color="ink", bold=True))
         x = 4.0
         for style in self.legend:

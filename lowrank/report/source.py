@@ -94,17 +94,22 @@ class Source:
         """All metrics aggregated over layers and modules."""
         return self.query("aggregates")
 
-    @property
+    @cached_property
     def scales(self) -> list[str]:
-        """Scales in the order of the study file, then others as they appear."""
-        listed = [str(s) for s in self.study.config.get("scales", {})]
-        return list(dict.fromkeys([s for s in listed if s in set(self.runs["scale"])] + list(self.runs["scale"])))
+        """Scales from small to large, by the parameters of their runs."""
+        sizes = self.runs.assign(size=pd.to_numeric(self.runs["parameters_total"])).groupby("scale")["size"].max()
+        return sorted((str(s) for s in sizes.index), key=lambda s: (not sizes[s] > 0, sizes[s] if sizes[s] > 0 else 0, s))
 
-    @property
+    @cached_property
     def arms(self) -> list[tuple[str, str]]:
         """(method, variant) pairs in the order of their identities."""
         pairs = {(str(m), str(v)) for m, v in zip(self.runs["method"], self.runs["variant"], strict=True)}
         return sorted(pairs, key=lambda pair: (self.identities.rank(pair[0]), pair[0], pair[1]))
+
+    @cached_property
+    def baseline(self) -> str:
+        """The series that others are compared with: the first of the literature's methods that the study has."""
+        return series_key(*self.arms[0]) if self.arms else ""
 
     def styles(self, series: Iterable[str] | None = None) -> list[Style]:
         """Styles of the study's series in their order; only those named in ``series``, if given."""

@@ -40,6 +40,7 @@ def trajectory_figures(source: Source, rows: pd.DataFrame, quantities: Sequence[
             name=name + suffix, title=title if place == 0 else f"{title}: {part['protocol'].iloc[0]}", panels=panels, caption=caption,
             legend=source.styles(part.loc[np.isfinite(part["value"]), "series"]), protocol=source.describe(protocol),
             query=source.command("aggregates"), table=trajectory_table(source, part, name + suffix, title), notes=notes(part), folded=bool(figures),
+            columns=len(source.scales) if 1 < len(source.scales) <= 3 and len(panels) > len(source.scales) else 0,
         ))
     return figures
 

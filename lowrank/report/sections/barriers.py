@@ -82,10 +82,10 @@ def matrix_figures(source: Source, rows: pd.DataFrame) -> list[Block]:
             folded = place > 0 or metric != "imbh"
             blocks.append(Figure(
                 name=slug(str(metric)) + (f"-{protocol}" if place else ""), panels=matrices(source, finite(part)), folded=folded,
-                title=f"Barriers between methods: {words(str(metric)).upper().replace('IMBH', 'IMBH')}" + (f" ({part['protocol'].iloc[0]})" if place else ""),
+                title=f"Barriers between methods: {words(str(metric)).replace('imbh', 'IMBH')}" + (f" ({part['protocol'].iloc[0]})" if place else ""),
                 caption="Off the diagonal: two methods, same seed. On the diagonal, the null: one method, two seeds (empty where the study has one seed).",
                 protocol=source.describe(protocol), query=source.command("aggregates"), notes=[*notes(part), *initialisation(part)],
-                table=pair_table(source, part, slug(str(metric))),
+                table=pair_table(source, part, slug(str(metric))), legend=source.styles([*part["series"], *reference(part)]),
             ))
             if metric == "imbh" and place == 0 and not is_null(finite(part)).any():
                 blocks.append(Note(text="The diagonal is empty: a second seed gives the null (add it under seeds: in the study file, then lowrank study run FILE)."))
@@ -119,15 +119,10 @@ def matrices(source: Source, rows: pd.DataFrame) -> list[Heat]:
             values = [[cell(means, (a.key, b.key)) for b in styles] for a in styles]
             tips = [[f"{a.label} – {b.label}, step {step}: {number(v)}" for b, v in zip(styles, line, strict=True)] for a, line in zip(styles, values, strict=True)]
             panels.append(Heat(
-                title=f"{scale}, step {step}", rows=[s.label for s in styles], columns=[short(s.label) for s in styles], values=values, tips=tips,
-                limits=limits, diverging=limits[0] < 0, figures=True, cell_height=30.0,
+                title=f"{scale}, step {step}", rows=[s.label for s in styles], columns=[s.label for s in styles], values=values, tips=tips,
+                limits=limits, diverging=limits[0] < -0.25 * limits[1], figures=True, column_styles=styles, cell_height=30.0,
             ))
     return panels
-
-
-def short(label: str) -> str:
-    """A column's name in a narrow matrix."""
-    return label if len(label) <= 9 else label[:8] + "…"
 
 
 def initialisation(rows: pd.DataFrame) -> list[str]:

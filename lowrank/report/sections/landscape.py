@@ -24,7 +24,7 @@ def build(source: Source) -> Section:
     )
     curves = source.query("curves")
     curves = finite(curves[curves["reference_method"].isna()], "mean")
-    for curve, rows in curves.groupby("curve", sort=True):
+    for curve, rows in sorted(curves.groupby("curve"), key=lambda pair: (pair[0] != "random", len(str(pair[0])), str(pair[0]))):
         for place, protocol in enumerate(source.protocols(rows)):
             part = rows[rows["protocol_id"] == protocol]
             section.blocks += curve_figures(source, part, str(curve), protocol, folded=place > 0)
@@ -70,13 +70,14 @@ def curve_figures(source: Source, rows: pd.DataFrame, curve: str, protocol: int,
         caption=f"Loss relative to the unperturbed checkpoint, seed {seed}. {band}", **common,
     )]
     evolution = [
-        XY(title=f"{style.label} · {scale}", series=series, x_label="offset α", y_label="loss, nats a token", height=210)
+        XY(title=f"{style.label} · {scale}", series=series, x_label="offset α", y_label="loss − loss at 0", height=210)
         for scale in source.scales for style in source.styles(rows["series"])
         if (series := step_series(rows[(rows["scale"] == scale) & (rows["series"] == style.key)]))
     ]
     figures.append(Figure(
         name=f"{name}_steps", title=f"Landscape over training: {what}" + (f" ({label})" if folded else ""), panels=evolution,
-        caption=f"One line a checkpoint, light to strong from early to late, seed {seed}. {band}", folded=folded or curve != "random", **common,
+        caption=f"One line a checkpoint, relative to its own loss at offset 0, seed {seed}. {band}", folded=folded or curve != "random", **common,
+        legend=step_legend(evolution),
     ))
     return figures
 
@@ -86,9 +87,13 @@ def method_series(source: Source, rows: pd.DataFrame) -> list[Series]:
     found = []
     for style in source.styles(rows["series"]):
         part = rows[rows["series"] == style.key].sort_values("offset_value")
-        centre = float(part.loc[part["offset_value"].abs().idxmin(), "mean"])
-        found.append(curve_series(part, style, centre))
+        found.append(curve_series(part, style, centre(part)))
     return found
+
+
+def centre(rows: pd.DataFrame) -> float:
+    """The loss nearest to offset 0."""
+    return float(rows.loc[rows["offset_value"].abs().idxmin(), "mean"])
 
 
 def step_series(rows: pd.DataFrame) -> list[Series]:
@@ -97,18 +102,25 @@ def step_series(rows: pd.DataFrame) -> list[Series]:
     for place, step in enumerate(steps):
         shade = round(place * (theme.STEPS - 1) / max(1, len(steps) - 1))
         style = Style(key=f"step {step}", label=f"step {step}", color=f"step{shade}")
-        found.append(curve_series(rows[rows["step"] == step].sort_values("offset_value"), style, 0.0))
+        part = rows[rows["step"] == step].sort_values("offset_value")
+        found.append(curve_series(part, style, centre(part)))
     return found
 
 
-def curve_series(rows: pd.DataFrame, style: Style, centre: float) -> Series:
+def curve_series(rows: pd.DataFrame, style: Style, zero: float) -> Series:
     """A curve with its standard error over directions."""
-    y = rows["mean"].astype(float).to_numpy() - centre
+    y = rows["mean"].astype(float).to_numpy() - zero
     error = np.sqrt(rows["variance"].astype(float).to_numpy() / np.maximum(rows["n"].fillna(1).astype(float).to_numpy() - 1, 1))
     tips = [f"{style.label}, α {number(a)}: loss {number(v, 5)}" + (f" ± {number(e, 2)}" if np.isfinite(e) else "")
             for a, v, e in zip(rows["offset_value"], rows["mean"], error, strict=True)]
     x = [float(v) for v in rows["offset_value"]]
     return Series(style=style, x=x, y=list(y), low=list(y - error), high=list(y + error), tips=tips)
+
+
+def step_legend(panels: list[XY]) -> list[Style]:
+    """The shades of the steps, where all panels show the same ones."""
+    sets = [[series.style for series in panel.series] for panel in panels]
+    return sets[0] if sets and all(styles == sets[0] for styles in sets) else []
 
 
 def curve_table(source: Source, rows: pd.DataFrame, name: str) -> Table:

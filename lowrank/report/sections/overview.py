@@ -35,10 +35,15 @@ def facts(source: Source) -> list[tuple[str, str]]:
 
 
 def final_rows(source: Source) -> pd.DataFrame:
-    """The last checkpoint with a validation loss of each run."""
-    rows = source.checkpoints
-    rows = rows[rows["validation_loss_kind"] != "absent"]
-    return rows.loc[rows.groupby("run_id")["step"].idxmax()] if len(rows) else rows
+    """The last checkpoint with a validation loss of each run that has not failed; where a cell has runs done, of those alone."""
+    runs = source.runs.set_index("run_id")["status"]
+    rows = source.checkpoints.assign(status=source.checkpoints["run_id"].map(runs))
+    rows = rows[(rows["validation_loss_kind"] != "absent") & ~rows["status"].isin(["failed", "cancelled"])]
+    if rows.empty:
+        return rows
+    rows = rows.loc[rows.groupby("run_id")["step"].idxmax()]
+    finished = rows["status"].eq("done").groupby([rows["scale"], rows["series"]]).transform("any")
+    return rows[rows["status"].eq("done") | ~finished]
 
 
 def final_table(source: Source) -> Table:
@@ -72,6 +77,7 @@ def failures(source: Source) -> list[Note | Table]:
         return []
     columns = ["scale", "series", "seed", "failed_step", "last_finite_loss", "attempts", "error"]
     frame = rows[columns].astype(object).where(rows[columns].notna(), None)
+    frame["failed_step"] = [None if pd.isna(v) else int(v) for v in rows["failed_step"]]
     diverged = int(rows["failed_step"].notna().sum())
     return [
         Note(text=f"{len(rows)} of {len(source.runs)} runs failed, {diverged} of them because loss or gradient stopped being finite.", warning=True),

@@ -70,6 +70,11 @@ def tables(source: Source, final: pd.DataFrame) -> list[Block]:
         headings=["scale", "method", "ours", "± over seeds", "seeds", "published", "ours − published", "source"],
     )]
     if frame["published"].isna().all():
+        ours_only = frame.drop(columns=["published", "difference", "source"])
+        blocks = [Table(
+            name="perplexity", title="Final perplexity", frame=ours_only, method_column="method", query=source.command("perplexity"),
+            headings=["scale", "method", "ours", "± over seeds", "seeds"],
+        )]
         scales = ", ".join(sorted(set(published["scale"]), key=lambda s: (len(s), s)))
         blocks.append(Note(text=f"No scale of this study is a published one ({scales or 'none loaded'}), so there is nothing to compare with."))
         blocks += reference(published)

@@ -11,6 +11,7 @@ from lowrank.report.tables import Table
 from lowrank.report.trajectories import Quantity, seed_series, slug, trajectory_figures
 
 SHAPES = ("effective_rank", "stable_rank", "spectral_gap", "threshold_rank")
+MODULES = ("q", "k", "v", "o", "gate", "up", "down")   # the order of the model; others follow
 NAMES = {"w": "W at the last checkpoint", "dw": "ΔW, last minus first checkpoint"}
 
 
@@ -47,7 +48,7 @@ def distributions(source: Source, rows: pd.DataFrame, matrix: str) -> list[Figur
             part = part[part["step"] == part.groupby("series")["step"].transform("max")].assign(index=lambda r: r["position"] + 1)
             panels = [
                 XY(title=module, series=series, x_label="index", y_label="singular value", log_y=True, height=200)
-                for module in dict.fromkeys(part["module"]) if (series := seed_series(source, part[part["module"] == module], "index", "mean"))
+                for module in sorted(set(part["module"]), key=lambda m: (MODULES.index(m) if m in MODULES else len(MODULES), m)) if (series := seed_series(source, part[part["module"] == module], "index", "mean"))
             ]
             if panels:
                 label = f" ({part['protocol'].iloc[0]})" if place else ""
