@@ -23,14 +23,16 @@ from lowrank.config import Data, ModelShape, RunConfig, Training
 from lowrank.data import Dataset, open_data
 from lowrank.presets import load
 from lowrank.train.job import make_accelerator
-from lowrank.train.loop import Loop
+from lowrank.train.loop import Loop, Point
 
 
 def bare(config: RunConfig, data: Dataset) -> Callable[[int], None]:
     """A loop that a tutorial would show."""
     model, _ = models.build(config, data.vocabulary_size, data.special)
     training = config.training
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, betas=training.betas, eps=training.eps, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training.learning_rate, betas=training.betas, eps=training.eps, weight_decay=0.0, fused=True
+    )
     batches = itertools.cycle([data.rows(i * training.batch_size, training.batch_size).input_ids for i in range(64)])
 
     def step(_: int) -> None:
@@ -46,7 +48,7 @@ def ours(config: RunConfig, data: Dataset) -> Callable[[int], None]:
     """One update as a run makes it."""
     model, method = models.build(config, data.vocabulary_size, data.special)
     loop = Loop(config, model, method, data, make_accelerator(config.training, None))
-    points = []
+    points: list[Point] = []
 
     def step(update: int) -> None:
         points.extend(loop.update(update))
@@ -68,8 +70,15 @@ def main() -> None:
     data = open_data(section, 0)
     for scale in arguments.scale:
         config = RunConfig(
-            method="full_rank", scale=scale, seed=0, init_seed=0, data_seed=0, shape=ModelShape.model_validate(load("scales")[scale]), settings={},
-            data=section, training=Training(steps=10**6, batch_size=8, learning_rate=1e-3, max_grad_norm=1.0),
+            method="full_rank",
+            scale=scale,
+            seed=0,
+            init_seed=0,
+            data_seed=0,
+            shape=ModelShape.model_validate(load("scales")[scale]),
+            settings={},
+            data=section,
+            training=Training(steps=10**6, batch_size=8, learning_rate=1e-3, max_grad_norm=1.0),
         )
         loops = {"bare": bare(config, data), "lowrank": ours(config, data)}
         seconds: dict[str, list[float]] = {name: [] for name in loops}
@@ -84,8 +93,11 @@ def main() -> None:
             update += arguments.updates
         ratios = sorted(b / o for b, o in zip(seconds["bare"], seconds["lowrank"], strict=True))
         tokens = arguments.updates * 8 * 128
-        print(f"{scale}: lowrank / bare tokens a second {statistics.median(ratios):.3f} (quartiles {ratios[len(ratios) // 4]:.3f} .. "
-              f"{ratios[-len(ratios) // 4]:.3f}, {arguments.rounds} pairs); lowrank {tokens / statistics.median(seconds['lowrank']):,.0f} tokens/s")
+        print(
+            f"{scale}: lowrank / bare tokens a second {statistics.median(ratios):.3f} (quartiles {ratios[len(ratios) // 4]:.3f} .. "
+            f"{ratios[-len(ratios) // 4]:.3f}, {arguments.rounds} pairs); "
+            f"lowrank {tokens / statistics.median(seconds['lowrank']):,.0f} tokens/s"
+        )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 import click
@@ -74,20 +74,22 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; the exit status: 0 done, 1 failed, 2 wrong usage or study file, 130 interrupted."""
+    """Run one command line of ``lowrank``; the exit status of :func:`guarded`."""
+    return guarded(lambda: cli.main(list(arguments), prog_name="lowrank", standalone_mode=False))
+
+
+def guarded(command: Callable[[], object]) -> int:
+    """Run ``command`` and tell its errors; the exit status: 0 done, 1 failed, 2 wrong usage or study file, 130 interrupted."""
     try:
-        result = cli.main(list(arguments), prog_name="lowrank", standalone_mode=False)
+        result = command()
         sys.stdout.flush()
-    except click.Abort:
-        click.echo("Interrupted.", err=True)
-        return INTERRUPTED
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except LowrankError as error:
         click.echo(f"Error: {error}", err=True)
         return error.exit_status
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of stdout has seen enough, as in: lowrank query runs | head

@@ -36,12 +36,12 @@ class Manifest:
     """What a checkpoint is, for people and for a store that lost its row."""
 
     step: int
-    kind: str                                 # initial | training | final | imported
+    kind: str  # initial | training | final | imported
     tokens_seen: int
     method: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     run_config_hash: str = ""
-    validation_loss: float | None = None      # nats a token; JSON holds "nan" or "inf" where it is not finite
+    validation_loss: float | None = None  # nats a token; JSON holds "nan" or "inf" where it is not finite
     validation_tokens: int = 0
     evaluation_set_sha256: str = ""
     tokenizer_hash: str = ""
@@ -83,7 +83,9 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         os.rename(temporary, folder)
         sync(folder.parent)
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written ({error.strerror or error}); free the disk or mend the permissions, then resume") from error
+        raise CheckpointError(
+            f"{folder}: cannot be written ({error.strerror or error}); free the disk or mend the permissions, then resume"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -103,7 +105,9 @@ def file_entry(path: Path) -> dict[str, Any]:
         return {"sha256": hashlib.file_digest(handle, "sha256").hexdigest(), "bytes": path.stat().st_size}
 
 
-def save(folder: Path, model: PreTrainedModel, manifest: Manifest, tokenizer: Any = None, state: dict[str, torch.Tensor] | None = None) -> Manifest:
+def save(
+    folder: Path, model: PreTrainedModel, manifest: Manifest, tokenizer: Any = None, state: dict[str, torch.Tensor] | None = None
+) -> Manifest:
     """Write ``model`` (or its gathered ``state``) as a checkpoint; a complete folder with the same weights is kept.
 
     Raises :class:`CheckpointError` where the disk refuses, or where the folder already holds other weights.
@@ -155,7 +159,9 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: not a checkpoint (no {MANIFEST})") from error
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged manifest ({error}); delete the folder and train again from its last resume point") from error
+        raise CheckpointError(
+            f"{path}: damaged manifest ({error}); delete the folder and train again from its last resume point"
+        ) from error
     if manifest.format > FORMAT:
         raise CheckpointError(f"{folder}: written by a newer lowrank (format {manifest.format}); upgrade lowrank")
     return manifest
@@ -169,7 +175,9 @@ def verify(folder: Path, expected_sha256: str | None = None) -> Manifest:
         if not path.is_file():
             raise CheckpointError(f"{path}: missing; restore it, or delete the run's row and train again")
         if file_entry(path) != {"sha256": entry["sha256"], "bytes": entry["bytes"]}:
-            raise CheckpointError(f"{path}: does not match its manifest (SHA-256 differs): the file is damaged; restore it from a copy or train again")
+            raise CheckpointError(
+                f"{path}: does not match its manifest (SHA-256 differs): the file is damaged; restore it from a copy or train again"
+            )
     if expected_sha256 is not None and manifest.weights_sha256 != expected_sha256:
         raise CheckpointError(f"{folder}: holds other weights than the database says (SHA-256 differs); restore the folder")
     return manifest

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lowrank import checkpoint
 from lowrank.checkpoint import Loaded
 from lowrank.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import LlamaForCausalLM
 
 KEPT = (checkpoint.MANIFEST, checkpoint.WEIGHTS, "config.json")
@@ -36,10 +36,15 @@ def dense_model(loaded: Loaded) -> LlamaForCausalLM | None:
     if state is None:
         return None
     fields = set(LlamaConfig().to_dict())
-    values = {key: value for key, value in loaded.model.config.to_dict().items() if key in fields and key not in ("model_type", "architectures")}
-    model = LlamaForCausalLM(LlamaConfig(**values)).to(next(iter(state.values())).dtype)
+    values = {
+        key: value
+        for key, value in loaded.model.config.to_dict().items()
+        if key in fields and key not in ("model_type", "architectures")
+    }
+    model: nn.Module = LlamaForCausalLM(LlamaConfig(**values))
+    model.to(next(iter(state.values())).dtype)
     model.load_state_dict(state)
-    return model.eval()
+    return cast(LlamaForCausalLM, model.eval())
 
 
 def export(source: Path, target: Path, native: bool = False, expected_sha256: str | None = None) -> None:
@@ -56,7 +61,9 @@ def export(source: Path, target: Path, native: bool = False, expected_sha256: st
     loaded = checkpoint.load(source, expected_sha256)
     model = dense_model(loaded)
     if model is None:
-        raise CheckpointError(f"{source}: a {loaded.method.title} model has no dense equivalent; --native writes it in lowrank's own architecture")
+        raise CheckpointError(
+            f"{source}: a {loaded.method.title} model has no dense equivalent; --native writes it in lowrank's own architecture"
+        )
 
     def fill(folder: Path) -> None:
         checkpoint.write_weights(folder / checkpoint.WEIGHTS, model.state_dict())

@@ -9,20 +9,35 @@ import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from lowrank import __version__
 from lowrank.store.records import Provenance
 
-LIBRARIES = ("torch", "accelerate", "transformers", "datasets", "lm-eval", "sqlalchemy", "numpy", "scipy", "scikit-learn", "tokenizers")
+LIBRARIES = (
+    "torch",
+    "accelerate",
+    "transformers",
+    "datasets",
+    "lm-eval",
+    "sqlalchemy",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "tokenizers",
+)
 
 
 def current() -> Provenance:
     """The provenance of what this process computes now (the thread count may change between calls)."""
     import torch
 
-    body = {
-        "lowrank_version": __version__, "git_commit": git_commit(), "library_versions": library_versions(),
-        "device": device_name(), "threads": torch.get_num_threads(),
+    body: dict[str, Any] = {
+        "lowrank_version": __version__,
+        "git_commit": git_commit(),
+        "library_versions": library_versions(),
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
     }
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return Provenance(hash=digest, **body)
@@ -48,7 +63,9 @@ def git_commit() -> str:
         return ""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit + ("+" if dirty else "")

@@ -31,7 +31,9 @@ class Registry(Generic[T]):
         own, foreign = self._own(), self._foreign()
         clash = own & foreign.keys()
         if clash:
-            raise LowrankError(f"the entry point '{min(clash)}' of group '{self.package}' shadows a built-in {self.what}; rename it")
+            raise LowrankError(
+                f"the entry point '{min(clash)}' of group '{self.package}' shadows a built-in {self.what}; rename it"
+            )
         return sorted(own | foreign.keys())
 
     def get(self, name: str) -> type[T]:

@@ -6,7 +6,6 @@ the order train, measure, evaluate, predict, report; a failed unit does not stop
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from lowrank.config import RunConfig, Study, load_study, resolve_runs
 from lowrank.config.resolve import content_hash
-from lowrank.errors import LowrankError, UsageError
+from lowrank.errors import LowrankError, StoreError
 from lowrank.store import Store, records
 
 
@@ -75,11 +74,20 @@ def new_run(config: RunConfig, study: records.Study) -> records.Run:
 
     rate = config.training.learning_rate
     return records.Run(
-        study_id=study.id or 0, config_hash=config.fingerprint(), method=config.method, variant=config.variant, scale=config.scale,
-        seed=config.seed, data_seed=config.data_seed, init_seed=config.init_seed, rank=config.settings.get("rank"),
-        config=config.model_dump(mode="json"), base_learning_rate=rate,
+        study_id=study.id or 0,
+        config_hash=config.fingerprint(),
+        method=config.method,
+        variant=config.variant,
+        scale=config.scale,
+        seed=config.seed,
+        data_seed=config.data_seed,
+        init_seed=config.init_seed,
+        rank=config.settings.get("rank"),
+        config=config.model_dump(mode="json"),
+        base_learning_rate=rate,
         effective_learning_rate=rate * create(config.method, config.settings).update_scale,
-        total_steps=config.training.updates, precision=config.training.precision,
+        total_steps=config.training.updates,
+        precision=config.training.precision,
     )
 
 
@@ -90,7 +98,7 @@ def missing_training(store: Store, plan: Plan) -> list[tuple[RunConfig, records.
     kept: dict[int, set[int]] = {}
     for saved in store.find(records.Checkpoint, run_id=[run.id for run in known.values()]) if known else ():
         kept.setdefault(saved.run_id, set()).add(saved.step)
-    missing = []
+    missing: list[tuple[RunConfig, records.Run | None, str]] = []
     for config in plan.runs:
         run = known.get(config.fingerprint())
         if run is None:
@@ -107,25 +115,71 @@ def missing_training(store: Store, plan: Plan) -> list[tuple[RunConfig, records.
 
 
 def plan_rows(store: Store, plan: Plan) -> Iterator[dict[str, Any]]:
-    """The missing work, one row a unit; nothing is written."""
-    for config, _, reason in missing_training(store, plan):
-        yield _row("train", config.method, config.variant, config.scale, config.seed, None, reason)
+    """The missing work, one row a unit; nothing is written. Checkpoints that do not exist yet are not units yet."""
+    from lowrank.measure import plan as measure_plan
+
+    for config, run, reason in missing_training(store, plan):
+        yield _row(
+            "train",
+            config.method,
+            config.variant,
+            config.scale,
+            config.seed,
+            None,
+            "",
+            "cancelled" if run and run.status == "cancelled" else reason,
+        )
+    for task in measure_plan(store, plan.study, plan.root):
+        row = task.row()
+        what = f"{row['lens']} ({row['protocol']})" + (f" against {row['reference']}" if row["reference"] else "")
+        yield _row("measure", row["method"], row["variant"], row["scale"], row["seed"], row["step"], what, row["detail"])
 
 
-def _row(stage: str, method: str, variant: str, scale: str, seed: int, step: int | None, detail: str) -> dict[str, Any]:
-    return {"stage": stage, "method": method, "variant": variant, "scale": scale, "seed": seed, "step": step, "detail": detail}
+def _row(stage: str, method: str, variant: str, scale: str, seed: int, step: int | None, work: str, state: str) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "method": method,
+        "variant": variant,
+        "scale": scale,
+        "seed": seed,
+        "step": step,
+        "work": work,
+        "state": state,
+    }
 
 
-STAGES = ("train", "measure", "evaluate", "predict", "report")
+def status_rows(store: Store, plan: Plan) -> Iterator[dict[str, Any]]:
+    """One row a run: its state, how far it is, and how many rows each kind of result has."""
+    row = store.first(records.Study, name=plan.study.name)
+    known = {run.config_hash: run for run in store.find(records.Run, study_id=row.id)} if row else {}
+    for config in plan.runs:
+        run = known.get(config.fingerprint())
+        saved = store.find(records.Checkpoint, run_id=run.id) if run else []
+        last = saved[-1] if saved else None
+        ids = [c.id for c in saved]
+        yield {
+            "method": config.method,
+            "variant": config.variant,
+            "scale": config.scale,
+            "seed": config.seed,
+            "status": run.status if run else "planned",
+            "step": max((c.step for c in saved), default=0),
+            "of": config.training.updates,
+            "checkpoints": f"{len(saved)}/{len(config.training.checkpoint_steps())}",
+            "validation_loss": last.validation_loss if last else None,
+            "metric_values": store.count(records.MetricValue, checkpoint_id=ids) if ids else 0,
+            "downstream_scores": store.count(records.DownstreamScore, checkpoint_id=ids) if ids else 0,
+            "error": run.error if run else "",
+        }
 
 
 def run_study(store: Store, plan: Plan, only: str | None = None, retry_failed: bool = False) -> Outcome:
     """Do all missing work of a study in order; see :class:`Outcome`."""
     register(store, plan)
     outcome = Outcome()
-    for stage in STAGES:
-        if only in (None, stage) and stage in _DO:
-            outcome.done[stage] = _DO[stage](store, plan, outcome, retry_failed)
+    for stage, work in STAGES.items():
+        if only in (None, stage):
+            outcome.done[stage] = work(store, plan, outcome, retry_failed)
     return outcome
 
 
@@ -142,12 +196,15 @@ def _train(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> in
         todo.append((config, run))
     if not todo:
         return 0
-    from lowrank.train.job import Job, train
+    from lowrank.train.job import train
+    from lowrank.train.session import Job
 
     done = 0
     for config, run in todo:
         try:
             ended = train(Job(config, run, plan.root, store))
+        except StoreError:
+            raise  # without its store a study cannot go on
         except LowrankError as error:
             outcome.failures.append(f"{config.label}: {error}")
             continue
@@ -157,15 +214,20 @@ def _train(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> in
     return done
 
 
-_DO: dict[str, Callable[[Store, Plan, Outcome, bool], int]] = {"train": _train}
+def _measure(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
+    from lowrank.measure import measure
+
+    measured = measure(store, plan.study, plan.root, retry_failed=retry_failed)
+    outcome.failures += measured.failed + measured.left_alone
+    outcome.notes += measured.blocked
+    return measured.units
 
 
-def check_stage(only: str | None) -> None:
-    """A stage that does not exist is a usage error."""
-    if only is not None and only not in STAGES:
-        raise UsageError(f"unknown stage '{only}'; known: {', '.join(STAGES)}")
+def _report(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
+    from lowrank import report
+
+    outcome.report = report.write(store, plan.study.name, plan.root / "report")
+    return 1
 
 
-def tell(message: str) -> None:
-    """One line of progress for people."""
-    print(message, file=sys.stderr, flush=True)
+STAGES: dict[str, Callable[[Store, Plan, Outcome, bool], int]] = {"train": _train, "measure": _measure, "report": _report}

@@ -9,6 +9,16 @@ from lowrank.config.resolve import RunConfig, resolve_runs
 from lowrank.config.schema import Config, Data, MethodEntry, MetricEntry, ModelShape, ScaleEntry, Study, Training
 
 __all__ = [
-    "Config", "Data", "MethodEntry", "MetricEntry", "ModelShape", "RunConfig", "ScaleEntry", "Study", "Training",
-    "load_study", "read_yaml", "resolve_runs",
+    "Config",
+    "Data",
+    "MethodEntry",
+    "MetricEntry",
+    "ModelShape",
+    "RunConfig",
+    "ScaleEntry",
+    "Study",
+    "Training",
+    "load_study",
+    "read_yaml",
+    "resolve_runs",
 ]

@@ -13,7 +13,6 @@ from lowrank.config.schema import WEIGHTLESS, Config, Data, MethodEntry, ModelSh
 from lowrank.errors import ConfigError, UnknownNameError
 
 
-
 class RunConfig(Config):
     """Everything that one training run does; stored with it as JSON."""
 
@@ -31,9 +30,13 @@ class RunConfig(Config):
     def fingerprint(self) -> str:
         """SHA-256 over what can change a bit of the weights on one machine, and nothing else."""
         body = {
-            "method": self.method, "init_seed": self.init_seed, "data_seed": self.data_seed,
-            "shape": self.shape.model_dump(mode="json", exclude={"rank"}), "settings": self.settings,
-            "data": weight_fields(self.data), "training": weight_fields(self.training),
+            "method": self.method,
+            "init_seed": self.init_seed,
+            "data_seed": self.data_seed,
+            "shape": self.shape.model_dump(mode="json", exclude={"rank"}),
+            "settings": self.settings,
+            "data": weight_fields(self.data),
+            "training": weight_fields(self.training),
         }
         return content_hash(body)
 
@@ -101,7 +104,14 @@ def resolve_runs(study: Study, where: str = "study") -> list[RunConfig]:
 
 
 def resolve_run(
-    study: Study, method: str, entry: MethodEntry, label: str, variant: Overrides, scale: str, seed: int, where: str,
+    study: Study,
+    method: str,
+    entry: MethodEntry,
+    label: str,
+    variant: Overrides,
+    scale: str,
+    seed: int,
+    where: str,
 ) -> RunConfig:
     """One run: the preset's layers, then the study's, the later winning."""
     cls = methods.get(method)
@@ -109,10 +119,15 @@ def resolve_run(
     own = entry.scales.get(scale, Overrides())
     layers = list(recipe_layers(study.preset, method, scale))
     given: list[Mapping[str, Any]] = [
-        {"data": study.data, "training": study.training}, {"training": study.scales[scale].training},
-        entry.model_dump(include={"training", "settings"}), own.model_dump(), variant.model_dump(),
+        {"data": study.data, "training": study.training},
+        {"training": study.scales[scale].training},
+        entry.model_dump(include={"training", "settings"}),
+        own.model_dump(),
+        variant.model_dump(),
     ]
-    merged = {section: merge(layer.get(section) or {} for layer in [*layers, *given]) for section in ("data", "training", "settings")}
+    merged = {
+        section: merge(layer.get(section) or {} for layer in [*layers, *given]) for section in ("data", "training", "settings")
+    }
     for layer in given:
         validate_partial(cls.Settings, layer.get("settings") or {}, where, f"methods.{method}.settings")
     if "learning_rate" not in merged["training"]:
@@ -127,8 +142,16 @@ def resolve_run(
     if data.order_per_method:
         data_seed = int(content_hash([data_seed, method])[:12], 16)
     return RunConfig(
-        method=method, variant=label, scale=scale, seed=seed, init_seed=seed, data_seed=data_seed, shape=shape,
-        settings=settings.model_dump(mode="json"), data=data, training=training,
+        method=method,
+        variant=label,
+        scale=scale,
+        seed=seed,
+        init_seed=seed,
+        data_seed=data_seed,
+        shape=shape,
+        settings=settings.model_dump(mode="json"),
+        data=data,
+        training=training,
     )
 
 

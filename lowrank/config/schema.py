@@ -14,7 +14,7 @@ Precision = Literal["float32", "bfloat16_autocast", "pure_bfloat16"]
 Names = Annotated[tuple[str, ...], Strict(False)]
 Integers = Annotated[tuple[int, ...], Strict(False)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-WEIGHTLESS = {"weightless": True}
+WEIGHTLESS: dict[str, Any] = {"weightless": True}
 
 
 def weightless(default: Any, **constraints: Any) -> Any:
@@ -44,33 +44,33 @@ class ModelShape(Config):
 class Data(Config):
     """Where the text comes from and how it becomes rows of ``max_length`` tokens."""
 
-    source: str = "embedded"                  # embedded | c4 | huggingface | text | jsonl | parquet | arrow
-    path: str | None = None                   # file, glob or folder of a local source; name of a Hugging Face dataset
-    subset: str | None = None                 # configuration name of a Hugging Face dataset
-    revision: str | None = None               # of a Hugging Face dataset; None: the newest, then what was resolved first offline
+    source: str = "embedded"  # embedded | c4 | huggingface | text | jsonl | parquet | arrow
+    path: str | None = None  # file, glob or folder of a local source; name of a Hugging Face dataset
+    subset: str | None = None  # configuration name of a Hugging Face dataset
+    revision: str | None = None  # of a Hugging Face dataset; None: the newest, then what was resolved first offline
     text_field: str = "text"
     separator: Annotated[str, Field(min_length=1)] | None = None  # between documents of a text file; None: blank lines
-    tokenizer: str | None = None              # name or folder; None: the source's own (trained for local text, t5-base for c4)
+    tokenizer: str | None = None  # name or folder; None: the source's own (trained for local text, t5-base for c4)
     vocabulary_size: PositiveInt | None = None  # of a trained tokenizer, or rows of the embedding for a given one
     max_length: Annotated[int, Field(ge=2)] = 256
     layout: Literal["packed", "padded"] = "packed"
     validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.02
-    validation_tokens: PositiveInt = weightless(10_000_000)   # of the validation split, scored at every checkpoint
-    evaluation_examples: PositiveInt = weightless(1000)       # rows of the fixed set that the metrics use
+    validation_tokens: PositiveInt = weightless(10_000_000)  # of the validation split, scored at every checkpoint
+    evaluation_examples: PositiveInt = weightless(1000)  # rows of the fixed set that the metrics use
     evaluation_seed: NonNegativeInt = weightless(0)
-    seed: NonNegativeInt | None = None        # order of the training rows; None: the run's seed
-    order_per_method: bool = False            # as published: the order differs between methods
-    shuffle_buffer: PositiveInt = 10_000      # documents, for streamed sources
+    seed: NonNegativeInt | None = None  # order of the training rows; None: the run's seed
+    order_per_method: bool = False  # as published: the order differs between methods
+    shuffle_buffer: PositiveInt = 10_000  # documents, for streamed sources
 
 
 class Training(Config):
     """One recipe. Update k = 1, 2, … consumes ``batch_size`` rows and uses learning rate · factor(k)."""
 
     steps: PositiveInt = 300
-    batch_size: PositiveInt = 8               # rows an update, over all processes
+    batch_size: PositiveInt = 8  # rows an update, over all processes
     micro_batch_size: PositiveInt | None = None  # rows a forward pass; None: as many as the processes share evenly
     learning_rate: PositiveFloat
-    warmup_steps: NonNegativeInt | None = None   # None: warmup_fraction of the steps
+    warmup_steps: NonNegativeInt | None = None  # None: warmup_fraction of the steps
     warmup_fraction: Fraction = 0.1
     min_lr_ratio: Fraction = 0.1
     betas: Annotated[tuple[float, float], Strict(False)] = (0.9, 0.999)
@@ -81,14 +81,14 @@ class Training(Config):
     compile: bool = False
     gradient_checkpointing: bool = weightless(False)
     loss_average: Literal["tokens", "micro_batches"] = "tokens"  # published: mean of the micro-batch means
-    schedule_lag: NonNegativeInt = 0          # published: 1, update k uses factor(k - 1)
-    extra_updates: NonNegativeInt = 0         # published: 1, one update more than asked for
+    schedule_lag: NonNegativeInt = 0  # published: 1, update k uses factor(k - 1)
+    extra_updates: NonNegativeInt = 0  # published: 1, one update more than asked for
     validation_average: Literal["tokens", "published"] = weightless("tokens")  # published: batch means, n/(n+1) of the truth
-    checkpoint_every: PositiveInt | None = weightless(None)      # None: a tenth of the steps
-    resume_every: PositiveInt | None = weightless(None)          # None: at every checkpoint
+    checkpoint_every: PositiveInt | None = weightless(None)  # None: a tenth of the steps
+    resume_every: PositiveInt | None = weightless(None)  # None: at every checkpoint
     log_every: PositiveInt = weightless(1)
     evaluation_batch_size: PositiveInt = weightless(32)
-    trackers: Names = weightless(())          # of Accelerate, such as tensorboard
+    trackers: Names = weightless(())  # of Accelerate, such as tensorboard
 
     @property
     def warmup(self) -> int:
@@ -110,7 +110,7 @@ class Overrides(Config):
     """What an entry of a study changes of the recipe; checked against the recipe's own sections on loading."""
 
     training: dict[str, Any] = {}
-    settings: dict[str, Any] = {}             # of the method
+    settings: dict[str, Any] = {}  # of the method
 
 
 class MethodEntry(Overrides):
@@ -131,9 +131,9 @@ class MetricEntry(Config):
     """One lens under one protocol: a preset's settings with overrides."""
 
     lens: str
-    preset: str | None = None                 # None: the study's
-    variants: Names | None = None             # of the preset, such as main; None: all of them
-    every: PositiveInt = 1                    # measure every n-th checkpoint of a run, counted back from its last
+    preset: str | None = None  # None: the study's
+    variants: Names | None = None  # of the preset, such as main; None: all of them
+    every: PositiveInt = 1  # measure every n-th checkpoint of a run, counted back from its last
     settings: dict[str, Any] = {}
 
 
@@ -143,7 +143,7 @@ class Study(Config):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     description: str = ""
     preset: Preset = "exact"
-    output: str | None = None                 # folder of the study; None: outputs/<name>
+    output: str | None = None  # folder of the study; None: outputs/<name>
     methods: dict[str, MethodEntry]
     scales: dict[str, ScaleEntry]
     seeds: Integers = (0,)

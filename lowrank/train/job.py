@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 
 from lowrank.config import Training
 from lowrank.errors import DivergedError, LowrankError
-from lowrank.store import Store, records
+from lowrank.store import records
 from lowrank.train.session import Job, Session
 from lowrank.train.snapshot import clear_snapshots
 
@@ -52,13 +52,25 @@ def train(job: Job) -> records.Run:
     with _locked(job.folder / "train.lock", main):
         job.run = job.store.get(records.Run, job.run.id)
         if main:
-            job.run = job.store.update(records.Run, job.run.id, status="running", attempts=job.run.attempts + 1, error="",
-                                       failed_step=None, world_size=accelerator.num_processes)
+            job.run = job.store.update(
+                records.Run,
+                job.run.id,
+                status="running",
+                attempts=job.run.attempts + 1,
+                error="",
+                failed_step=None,
+                world_size=accelerator.num_processes,
+            )
         try:
             facts = Session(job, accelerator).train()
             outcome: dict[str, Any] = {"status": "done", **facts}
         except DivergedError as error:
-            outcome = {"status": "failed", "error": str(error), "failed_step": error.step, "last_finite_loss": error.last_finite_loss}
+            outcome = {
+                "status": "failed",
+                "error": str(error),
+                "failed_step": error.step,
+                "last_finite_loss": error.last_finite_loss,
+            }
         except Exception as error:
             if main:
                 job.store.update(records.Run, job.run.id, status="failed", error=f"{error or type(error).__name__}")

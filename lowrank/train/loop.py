@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lowrank.config import RunConfig, Training
 from lowrank.data import Dataset
@@ -53,12 +54,12 @@ class _Pending:
 class Loop:
     """Model, optimizer and data of one run under one ``Accelerator``."""
 
-    def __init__(self, config: RunConfig, model: nn.Module, method: Method, data: Dataset, accelerator: Accelerator) -> None:
+    def __init__(self, config: RunConfig, model: PreTrainedModel, method: Method, data: Dataset, accelerator: Accelerator) -> None:
         self.config, self.method, self.data, self.accelerator = config, method, data, accelerator
         training = config.training
         self.accumulation, self.micro = split_batch(training, accelerator.num_processes)
         if training.precision == "pure_bfloat16":
-            model.to(torch.bfloat16)
+            model.bfloat16()
         if training.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         self.model = model
@@ -100,7 +101,9 @@ class Loop:
         """The points that were still on the accelerator; the first that is not finite raises :class:`DivergedError`."""
         pending, self.pending = self.pending, []
         for p in pending:
-            point = Point(p.update, float(self.accelerator.reduce(p.loss, "sum")), float(p.gradient_norm), p.learning_rate, p.tokens)
+            point = Point(
+                p.update, float(self.accelerator.reduce(p.loss, "sum")), float(p.gradient_norm), p.learning_rate, p.tokens
+            )
             self._require_finite(point)
             self.last_finite_loss = point.loss
             yield point
@@ -132,7 +135,8 @@ class Loop:
             if not math.isfinite(value):
                 raise DivergedError(
                     f"the {what} is {value} at update {point.update}; last finite loss {self.last_finite_loss}",
-                    step=point.update, last_finite_loss=self.last_finite_loss,
+                    step=point.update,
+                    last_finite_loss=self.last_finite_loss,
                 )
 
     def state(self) -> dict[str, Any]:
@@ -149,17 +153,24 @@ class Loop:
 def split_batch(training: Training, processes: int) -> tuple[int, int]:
     """(accumulation steps, rows of a micro-batch) of one process."""
     if training.batch_size % processes:
-        raise ConfigError(f"training.batch_size {training.batch_size} cannot be shared by {processes} processes; make it a multiple of {processes}")
+        raise ConfigError(
+            f"training.batch_size {training.batch_size} cannot be shared by {processes} processes; "
+            f"make it a multiple of {processes}"
+        )
     own = training.batch_size // processes
     micro = min(training.micro_batch_size or own, own)
     if own % micro:
-        raise ConfigError(f"training.batch_size {training.batch_size} over {processes} processes is {own} rows, not a multiple of micro_batch_size {micro}")
+        raise ConfigError(
+            f"training.batch_size {training.batch_size} over {processes} processes is {own} rows, "
+            f"not a multiple of micro_batch_size {micro}"
+        )
     return own // micro, micro
 
 
 def step_seed(seed: int, update: int, index: int, process: int) -> int:
     """Seed of the global generator for one forward pass (dropout): a mix of its four coordinates."""
-    mixed = (seed + 1) * 0x9E3779B97F4A7C15 + update * 0xBF58476D1CE4E5B9 + index * 0x94D049BB133111EB + process * 0xD6E8FEB86659FD93
+    mixed = (seed + 1) * 0x9E3779B97F4A7C15 + update * 0xBF58476D1CE4E5B9
+    mixed += index * 0x94D049BB133111EB + process * 0xD6E8FEB86659FD93
     return mixed & 0x7FFF_FFFF_FFFF_FFFF
 
 

@@ -24,8 +24,10 @@ def model_bytes(model: nn.Module) -> dict[str, int]:
     trained = [p for p in parameters if p.requires_grad]
     state = [t for name, t in model.state_dict().items()]
     return {
-        "parameters_total": sum(p.numel() for p in parameters), "parameters_trainable": sum(p.numel() for p in trained),
-        "parameter_bytes": tensor_bytes(state), "gradient_bytes": tensor_bytes(trained),
+        "parameters_total": sum(p.numel() for p in parameters),
+        "parameters_trainable": sum(p.numel() for p in trained),
+        "parameter_bytes": tensor_bytes(state),
+        "gradient_bytes": tensor_bytes(trained),
     }
 
 

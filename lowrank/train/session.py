@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ class Job:
     """What a run needs beside its configuration."""
 
     config: RunConfig
-    run: records.Run            # its row, with an id
-    root: Path                  # the study's folder
+    run: records.Run  # its row, with an id
+    root: Path  # the study's folder
     store: Store
     show_progress: bool = True
 
@@ -94,8 +94,10 @@ class Session:
         if training.trackers:
             self.accelerator.end_training()
         return {
-            "optimizer_state_bytes": state_bytes(self.loop.optimizer), "peak_memory_bytes": self._peak(),
-            "train_seconds": self.progress.seconds, "last_finite_loss": self.loop.last_finite_loss,
+            "optimizer_state_bytes": state_bytes(self.loop.optimizer),
+            "peak_memory_bytes": self._peak(),
+            "train_seconds": self.progress.seconds,
+            "last_finite_loss": self.loop.last_finite_loss,
         }
 
     def _walk(self, start: int, bar: tqdm) -> None:
@@ -120,13 +122,18 @@ class Session:
             before = getattr(run, column)
             if before and before != now:
                 raise LowrankError(
-                    f"run {self.config.label}: the corpus or its tokenizer changed since the run began ({column} was {before[:12]}, is {now[:12]}); "
+                    f"run {self.config.label}: the corpus or its tokenizer changed since the run began "
+                    f"({column} was {before[:12]}, is {now[:12]}); "
                     "restore the packages or files of then, or start a study under another name"
                 )
         self.validation_id = store.add(self.validation.record).id
         self.job.run = store.update(
-            records.Run, run.id, dataset_fingerprint=self.data.fingerprint, tokenizer_hash=self.data.tokenizer_hash,
-            provenance_id=store.add(provenance.current()).id, **self.facts,
+            records.Run,
+            run.id,
+            dataset_fingerprint=self.data.fingerprint,
+            tokenizer_hash=self.data.tokenizer_hash,
+            provenance_id=store.add(provenance.current()).id,
+            **self.facts,
         )
         store.forget_training_log(run.id, after_step=self.progress.update)
 
@@ -140,8 +147,11 @@ class Session:
             with self.watch.paused():
                 self._flush()
                 self.progress = replace(
-                    self.progress, update=update, seconds=self.progress.seconds + self.watch.total(),
-                    last_finite_loss=self.loop.last_finite_loss, peak_memory_bytes=self._peak(),
+                    self.progress,
+                    update=update,
+                    seconds=self.progress.seconds + self.watch.total(),
+                    last_finite_loss=self.loop.last_finite_loss,
+                    peak_memory_bytes=self._peak(),
                 )
                 if self.main:
                     write_snapshot(self.job.resume_folder, self.progress, self.loop.state())
@@ -153,13 +163,22 @@ class Session:
         self.progress = replace(self.progress, tokens_seen=self.progress.tokens_seen + point.tokens)
         rate = self.watch.lap(point.tokens)
         if training.trackers:
-            self.accelerator.log({"loss": point.loss, "gradient_norm": point.gradient_norm, "learning_rate": point.learning_rate}, step=point.update)
+            self.accelerator.log(
+                {"loss": point.loss, "gradient_norm": point.gradient_norm, "learning_rate": point.learning_rate}, step=point.update
+            )
         if not self.main or (point.update % training.log_every and point.update != training.updates):
             return
-        self.log.append(records.TrainingLog(
-            run_id=self.job.run.id or 0, step=point.update, loss=point.loss, learning_rate=point.learning_rate,
-            gradient_norm=point.gradient_norm, tokens_seen=self.progress.tokens_seen, tokens_per_second=rate,
-        ))
+        self.log.append(
+            records.TrainingLog(
+                run_id=self.job.run.id or 0,
+                step=point.update,
+                loss=point.loss,
+                learning_rate=point.learning_rate,
+                gradient_norm=point.gradient_norm,
+                tokens_seen=self.progress.tokens_seen,
+                tokens_per_second=rate,
+            )
+        )
         if len(self.log) >= LOG_ROWS:
             with self.watch.paused():
                 self._flush()
@@ -191,17 +210,37 @@ class Session:
     def _manifest(self, step: int, loss: float, tokens: int) -> Manifest:
         kind = "initial" if step == 0 else "final" if step == self.config.training.updates else "training"
         return Manifest(
-            step=step, kind=kind, tokens_seen=self.progress.tokens_seen, method=self.config.method, settings=self.config.settings,
-            run_config_hash=self.config.fingerprint(), validation_loss=loss, validation_tokens=tokens,
-            evaluation_set_sha256=self.validation.record.sha256, tokenizer_hash=self.data.tokenizer_hash, lowrank_version=__version__,
+            step=step,
+            kind=kind,
+            tokens_seen=self.progress.tokens_seen,
+            method=self.config.method,
+            settings=self.config.settings,
+            run_config_hash=self.config.fingerprint(),
+            validation_loss=loss,
+            validation_tokens=tokens,
+            evaluation_set_sha256=self.validation.record.sha256,
+            tokenizer_hash=self.data.tokenizer_hash,
+            lowrank_version=__version__,
         )
 
     def _record_checkpoint(self, folder: Path) -> None:
         manifest = checkpoint.read_manifest(folder)
         if manifest.evaluation_set_sha256 != self.validation.record.sha256:
-            raise LowrankError(f"{folder}: its validation loss was taken on another evaluation set; keep data.validation_tokens as it was, or start a study under another name")
-        self.job.store.add(records.Checkpoint(
-            run_id=self.job.run.id or 0, step=manifest.step, kind=manifest.kind, tokens_seen=manifest.tokens_seen,
-            path=folder.relative_to(self.job.root).as_posix(), sha256=manifest.weights_sha256, bytes=manifest.bytes,
-            validation_loss=manifest.validation_loss, validation_tokens=manifest.validation_tokens, evaluation_set_id=self.validation_id,
-        ))
+            raise LowrankError(
+                f"{folder}: its validation loss was taken on another evaluation set; "
+                "keep data.validation_tokens as it was, or start a study under another name"
+            )
+        self.job.store.add(
+            records.Checkpoint(
+                run_id=self.job.run.id or 0,
+                step=manifest.step,
+                kind=manifest.kind,
+                tokens_seen=manifest.tokens_seen,
+                path=folder.relative_to(self.job.root).as_posix(),
+                sha256=manifest.weights_sha256,
+                bytes=manifest.bytes,
+                validation_loss=manifest.validation_loss,
+                validation_tokens=manifest.validation_tokens,
+                evaluation_set_id=self.validation_id,
+            )
+        )

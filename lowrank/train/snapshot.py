@@ -65,7 +65,9 @@ def read_snapshot(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged resume point ({error}); delete it to train the run again from the start") from error
     if not intact:
-        raise CheckpointError(f"{path / STATE}: damaged resume point (SHA-256 differs); delete it to train the run again from the start")
+        raise CheckpointError(
+            f"{path / STATE}: damaged resume point (SHA-256 differs); delete it to train the run again from the start"
+        )
     return progress, torch.load(path / STATE, map_location="cpu", weights_only=True)
 
 

@@ -20,7 +20,7 @@ metrics: [spectra]
 """
 
 
-@pytest.fixture()
+@pytest.fixture
 def study_file(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(STUDY)
@@ -43,14 +43,26 @@ def test_exponents_without_a_dot_are_numbers(study_file: Path) -> None:
     assert runs(study_file)[0].training.learning_rate == pytest.approx(1e-3)
 
 
-@pytest.mark.parametrize(("override", "changes"), [
-    ("training.learning_rate=2e-3", True), ("training.steps=41", True), ("training.micro_batch_size=4", True),
-    ("training.warmup_steps=3", True), ("data.max_length=32", True), ("training.precision=bfloat16_autocast", True),
-    ("training.warmup_steps=4", False),  # what warmup_fraction 0.1 of 40 says anyway
-    ("training.checkpoint_every=5", False), ("training.log_every=9", False), ("training.gradient_checkpointing=true", False),
-    ("training.trackers=[tensorboard]", False), ("data.validation_tokens=100", False), ("description=other", False),
-    ("metrics=[]", False), ("seeds=[0, 1, 2]", False),
-])
+@pytest.mark.parametrize(
+    ("override", "changes"),
+    [
+        ("training.learning_rate=2e-3", True),
+        ("training.steps=41", True),
+        ("training.micro_batch_size=4", True),
+        ("training.warmup_steps=3", True),
+        ("data.max_length=32", True),
+        ("training.precision=bfloat16_autocast", True),
+        ("training.warmup_steps=4", False),  # what warmup_fraction 0.1 of 40 says anyway
+        ("training.checkpoint_every=5", False),
+        ("training.log_every=9", False),
+        ("training.gradient_checkpointing=true", False),
+        ("training.trackers=[tensorboard]", False),
+        ("data.validation_tokens=100", False),
+        ("description=other", False),
+        ("metrics=[]", False),
+        ("seeds=[0, 1, 2]", False),
+    ],
+)
 def test_the_hash_covers_what_changes_the_weights_and_nothing_else(study_file: Path, override: str, changes: bool) -> None:
     assert (runs(study_file)[0].fingerprint() != runs(study_file, override)[0].fingerprint()) is changes
 
@@ -65,26 +77,29 @@ def test_a_data_seed_of_the_study_fixes_the_order_for_all_seeds(study_file: Path
     assert {run.data_seed for run in runs(study_file, "data.seed=42")} == {42}
 
 
-@pytest.mark.parametrize(("override", "words"), [
-    ("training.stepz=3", ("unknown key 'training.stepz'", "did you mean 'steps'")),
-    ("training.steps=abc", ("training.steps", "integer", "'abc'")),
-    ("training.steps=1.5", ("training.steps", "integer")),
-    ("training.steps=true", ("training.steps", "integer")),
-    ("training.steps=0", ("training.steps", "greater than 0")),
-    ("training.betas=[0.9]", ("training.betas",)),
-    ("data.layout=woven", ("data.layout", "'packed' or 'padded'")),
-    ("data.sorce=x", ("unknown key 'data.sorce'", "did you mean 'source'")),
-    ("nme=x", ("unknown key 'nme'", "did you mean 'name'")),
-    ("name=a/b", ("key 'name'",)),
-    ("methods.full_rankk={}", ("unknown method 'full_rankk'", "did you mean 'full_rank'")),
-    ("scales.nanoo={}", ("unknown scale 'nanoo'", "did you mean 'nano'")),
-    ("methods.full_rank.settings.rank=3", ("unknown key 'methods.full_rank.settings.rank'",)),
-    ("methods.full_rank.scales.nano.training.step=3", ("methods.full_rank.scales.nano.training.step", "did you mean 'steps'")),
-    ("metrics=[{lenz: spectra}]", ("unknown key 'metrics.0.lenz'", "did you mean 'lens'")),
-    ("methods=[]", ("'methods'", "not empty")),
-    ("preset=papre", ("key 'preset'",)),
-    ("methods.galore={settings: {rank: 4096}}", ("rank 4096", "galore", "nano", "at most 64")),
-])
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.stepz=3", ("unknown key 'training.stepz'", "did you mean 'steps'")),
+        ("training.steps=abc", ("training.steps", "integer", "'abc'")),
+        ("training.steps=1.5", ("training.steps", "integer")),
+        ("training.steps=true", ("training.steps", "integer")),
+        ("training.steps=0", ("training.steps", "greater than 0")),
+        ("training.betas=[0.9]", ("training.betas",)),
+        ("data.layout=woven", ("data.layout", "'packed' or 'padded'")),
+        ("data.sorce=x", ("unknown key 'data.sorce'", "did you mean 'source'")),
+        ("nme=x", ("unknown key 'nme'", "did you mean 'name'")),
+        ("name=a/b", ("key 'name'",)),
+        ("methods.full_rankk={}", ("unknown method 'full_rankk'", "did you mean 'full_rank'")),
+        ("scales.nanoo={}", ("unknown scale 'nanoo'", "did you mean 'nano'")),
+        ("methods.full_rank.settings.rank=3", ("unknown key 'methods.full_rank.settings.rank'",)),
+        ("methods.full_rank.scales.nano.training.step=3", ("methods.full_rank.scales.nano.training.step", "did you mean 'steps'")),
+        ("metrics=[{lenz: spectra}]", ("unknown key 'metrics.0.lenz'", "did you mean 'lens'")),
+        ("methods=[]", ("'methods'", "not empty")),
+        ("preset=papre", ("key 'preset'",)),
+        ("methods.galore={settings: {rank: 4096}}", ("rank 4096", "galore", "nano", "at most 64")),
+    ],
+)
 def test_bad_input_names_file_key_and_mend(study_file: Path, override: str, words: tuple[str, ...]) -> None:
     with pytest.raises(UsageError) as caught:
         runs(study_file, override)
@@ -95,10 +110,16 @@ def test_bad_input_names_file_key_and_mend(study_file: Path, override: str, word
         assert str(study_file) in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("name: [", "line"), ("- a\n- b\n", "mapping"), ("name: x\nname: y\n", "given twice"), ("name: x\nmethods: [full_rank]\n", "scales"),
-    ("name: x\nmethods: [full_rank, full_rank]\nscales: [nano]\n", "twice"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: [", "line"),
+        ("- a\n- b\n", "mapping"),
+        ("name: x\nname: y\n", "given twice"),
+        ("name: x\nmethods: [full_rank]\n", "scales"),
+        ("name: x\nmethods: [full_rank, full_rank]\nscales: [nano]\n", "twice"),
+    ],
+)
 def test_broken_files(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
@@ -109,7 +130,9 @@ def test_broken_files(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_variants_are_runs_of_their_own_and_twins_are_refused(study_file: Path) -> None:
-    found = runs(study_file, "methods.full_rank.variants={a: {training: {learning_rate: 0.1}}, b: {training: {learning_rate: 0.2}}}")
+    found = runs(
+        study_file, "methods.full_rank.variants={a: {training: {learning_rate: 0.1}}, b: {training: {learning_rate: 0.2}}}"
+    )
     assert [(run.variant, run.training.learning_rate) for run in found if run.seed == 0] == [("a", 0.1), ("b", 0.2)]
     with pytest.raises(ConfigError, match="same recipe"):
         runs(study_file, "methods.full_rank.variants={a: {}, b: {}}")

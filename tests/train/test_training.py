@@ -124,15 +124,25 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, nth: int, af
 
 
 MOMENTS = [
-    (session_module, "write_snapshot", 1, False), (session_module, "write_snapshot", 2, True),
-    (checkpoint, "save", 1, False), (checkpoint, "save", 2, False), (checkpoint, "save", 3, True),
-    (checkpoint, "write_weights", 2, True), (loop_module.Loop, "update", 1, False), (loop_module.Loop, "update", 7, False),
-    (loop_module.Loop, "settle", 4, True), (Store, "forget_training_log", 1, True), (Store, "add_all", 2, True),
-    (session_module.Session, "_record_checkpoint", 2, False), (job_module, "clear_snapshots", 1, False),
+    (session_module, "write_snapshot", 1, False),
+    (session_module, "write_snapshot", 2, True),
+    (checkpoint, "save", 1, False),
+    (checkpoint, "save", 2, False),
+    (checkpoint, "save", 3, True),
+    (checkpoint, "write_weights", 2, True),
+    (loop_module.Loop, "update", 1, False),
+    (loop_module.Loop, "update", 7, False),
+    (loop_module.Loop, "settle", 4, True),
+    (Store, "forget_training_log", 1, True),
+    (Store, "add_all", 2, True),
+    (session_module.Session, "_record_checkpoint", 2, False),
+    (job_module, "clear_snapshots", 1, False),
 ]
 
 
-@pytest.mark.parametrize(("owner", "name", "nth", "after"), MOMENTS, ids=[f"{m[1]}-{m[2]}-{'after' if m[3] else 'before'}" for m in MOMENTS])
+@pytest.mark.parametrize(
+    ("owner", "name", "nth", "after"), MOMENTS, ids=[f"{m[1]}-{m[2]}-{'after' if m[3] else 'before'}" for m in MOMENTS]
+)
 def test_killed_and_resumed_is_bit_identical(plan: Plan, tmp_path: Path, owner: Any, name: str, nth: int, after: bool) -> None:
     with open_store(plan.root) as store:
         train_plan(plan, store)
@@ -144,7 +154,7 @@ def test_killed_and_resumed_is_bit_identical(plan: Plan, tmp_path: Path, owner: 
             train_plan(again, store)
         train_plan(again, store)
         assert final_state(store) == expected
-        assert not [path for path in again.root.rglob("*.tmp")]
+        assert not list(again.root.rglob("*.tmp"))
 
 
 def test_a_loss_that_is_not_finite_is_a_result(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,10 +206,10 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(plan: Plan, tmp_path: Pat
                 real(path)
 
             patch.setattr(checkpoint, "sync", full)
-            with pytest.raises(CheckpointError, match="No space left on device.*free the disk"):
+            with pytest.raises(CheckpointError, match=r"No space left on device.*free the disk"):
                 train_plan(again, store)
         assert store.find(records.Run)[0].status == "failed"
-        assert not [path for path in again.root.rglob("*.tmp")]
+        assert not list(again.root.rglob("*.tmp"))
         run_study(store, again, only="train", retry_failed=True)
         assert final_state(store) == expected
 
@@ -230,7 +240,9 @@ def test_a_damaged_resume_point_is_named(plan: Plan) -> None:
 
 def test_a_corpus_that_changed_under_a_run_is_an_error(study_file: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "own.txt"
-    corpus.write_text((Plan.of(study_file).runs[0].data.path and Path(str(Plan.of(study_file).runs[0].data.path)).read_text()) or "")
+    corpus.write_text(
+        (Plan.of(study_file).runs[0].data.path and Path(str(Plan.of(study_file).runs[0].data.path)).read_text()) or ""
+    )
     plan = Plan.of(study_file, [f"data.path={corpus}"])
     with open_store(plan.root) as store:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
@@ -258,11 +270,16 @@ def curve(plan: Plan, root: Path) -> list[float]:
         return [point.loss for point in store.find(records.TrainingLog)]
 
 
-@pytest.mark.parametrize(("override", "tolerance"), [
-    ("training.micro_batch_size=1", 2e-6), ("training.gradient_checkpointing=true", 0.0),
-    ("training.precision=bfloat16_autocast", 0.03), ("training.precision=pure_bfloat16", 0.1),
-    ("training.loss_average=micro_batches", 2e-6),
-])
+@pytest.mark.parametrize(
+    ("override", "tolerance"),
+    [
+        ("training.micro_batch_size=1", 2e-6),
+        ("training.gradient_checkpointing=true", 0.0),
+        ("training.precision=bfloat16_autocast", 0.03),
+        ("training.precision=pure_bfloat16", 0.1),
+        ("training.loss_average=micro_batches", 2e-6),
+    ],
+)
 def test_variations_that_must_not_move_the_curve(study_file: Path, tmp_path: Path, override: str, tolerance: float) -> None:
     plain = curve(Plan.of(study_file), tmp_path / "plain")
     varied = curve(Plan.of(study_file, [override]), tmp_path / "varied")
@@ -273,8 +290,12 @@ def test_variations_that_must_not_move_the_curve(study_file: Path, tmp_path: Pat
 
 def test_padded_rows_are_averaged_over_tokens(study_file: Path, tmp_path: Path) -> None:
     """With padding, accumulation by tokens does not depend on the micro-batch; the published mean of means does."""
+
     def first(*overrides: str) -> float:
-        return curve(Plan.of(study_file, ["data.layout=padded", "data.max_length=160", "training.steps=1", *overrides]), tmp_path / "-".join(overrides or ("all",)))[0]
+        return curve(
+            Plan.of(study_file, ["data.layout=padded", "data.max_length=160", "training.steps=1", *overrides]),
+            tmp_path / "-".join(overrides or ("all",)),
+        )[0]
 
     assert first("training.micro_batch_size=1") == pytest.approx(first(), rel=1e-6)
     published = first("training.micro_batch_size=1", "training.loss_average=micro_batches")
@@ -283,7 +304,9 @@ def test_padded_rows_are_averaged_over_tokens(study_file: Path, tmp_path: Path) 
 
 def test_the_published_validation_loss_is_one_batch_short(study_file: Path, tmp_path: Path) -> None:
     def initial(override: str) -> float:
-        plan = replace(Plan.of(study_file, ["training.steps=1", "training.evaluation_batch_size=4", override]), root=tmp_path / override)
+        plan = replace(
+            Plan.of(study_file, ["training.steps=1", "training.evaluation_batch_size=4", override]), root=tmp_path / override
+        )
         with open_store(plan.root) as store:
             train_plan(plan, store)
             row = store.find(records.Checkpoint, step=0)[0]
