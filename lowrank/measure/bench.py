@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from lowrank import checkpoint
-from lowrank.errors import CheckpointError
+from lowrank.errors import CheckpointError, LowrankError
+from lowrank.export import dense_model
 from lowrank.measure.plan import Task
-from lowrank.metrics.base import Batch, Point, Unit
+from lowrank.metrics.base import Batch, MetricError, Point, Unit
 from lowrank.store import Store, records
 
 T = TypeVar("T")
@@ -33,10 +36,10 @@ class Workbench:
         self.loads: Counter[int] = Counter()
         self._held: dict[int, checkpoint.Loaded] = {}
         self._memo: dict[int, dict[str, Any]] = {}
-        self._broken: dict[int, CheckpointError] = {}
+        self._broken: dict[int, LowrankError] = {}
         self._uses: dict[int, list[int]] = {}
         self._task: Task | None = None
-        self._batches: dict[tuple[str, int | None], list[Batch]] = {}
+        self._batches: dict[tuple[str, int], list[Batch]] = {}
 
     def schedule(self, tasks: Iterable[Task]) -> None:
         """Tell which tasks will come, in their order."""
@@ -65,7 +68,7 @@ class Workbench:
         if key not in self._held:
             try:
                 loaded = self._load(key)
-            except CheckpointError as error:
+            except LowrankError as error:
                 self._broken[key] = error
                 raise
             self._make_room(_bytes(loaded))
@@ -80,17 +83,31 @@ class Workbench:
         found: T = kept[key]
         return found
 
-    def batches(self, unit: Unit, examples: int | None) -> list[Batch]:
+    def network(self, point: Point, space: str) -> nn.Module | None:
+        """The checkpoint on the device as trained, or (``space`` dense) as the equivalent plain LLaMA."""
+        loaded = self.loaded(point)
+        if space != "dense" or not loaded.method.custom_architecture:
+            return self.memo(point, "network", lambda: self._on_device(loaded.model))
+        made = self.memo(point, "dense network", lambda: dense_model(loaded))
+        return None if made is None else made.to(self.device)  # type: ignore[arg-type]
+
+    def batches(self, unit: Unit, rows: int) -> list[Batch]:
         """The evaluation set of the current task on the device."""
-        if self._task is None or self._task.evaluation is None:
-            raise RuntimeError("this lens declares that it needs no data")
-        opened = self._task.evaluation
-        key = (opened.record.sha256, BATCH_ROWS)
+        opened = self._task.evaluation if self._task else None
+        if opened is None:
+            raise RuntimeError("a lens that uses the evaluation set declares needs_data")
+        for point in unit.points:
+            if point.tokenizer_hash not in ("", opened.record.tokenizer_hash):
+                raise MetricError(f"{point.label}: its tokenizer is not that of the evaluation set; give it a study of its own")
+        key = (opened.record.sha256, rows)
         if key not in self._batches:
-            self._batches = {key: [
-                Batch(b.input_ids.to(self.device), b.labels.to(self.device)) for b in opened.content.batches(BATCH_ROWS)
-            ]}
+            made = [Batch(b.input_ids.to(self.device), b.labels.to(self.device)) for b in opened.content.batches(rows)]
+            self._batches = {key: made}  # tasks come by checkpoint, so that several sets are rare
         return self._batches[key]
+
+    def _on_device(self, model: nn.Module) -> nn.Module:
+        """The model itself on a CPU, a copy elsewhere: the loaded one stays on the CPU."""
+        return model if self.device.type == "cpu" else copy.deepcopy(model).to(self.device)
 
     def _load(self, checkpoint_id: int) -> checkpoint.Loaded:
         row = self.store.get(records.Checkpoint, checkpoint_id)
@@ -99,6 +116,9 @@ class Workbench:
             raise CheckpointError(f"checkpoint {checkpoint_id}: its path '{row.path}' leads outside the study's folder {self.root}")
         loaded = checkpoint.load(folder, row.sha256, dtype=torch.float32)
         self.loads[checkpoint_id] += 1
+        for name, tensor in loaded.model.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise MetricError(f"checkpoint {checkpoint_id} ({row.path}): the weight '{name}' is not finite; the run diverged")
         return loaded
 
     def _make_room(self, size: int) -> None:
@@ -113,9 +133,6 @@ class Workbench:
     def _drop(self, key: int) -> None:
         self._held.pop(key, None)
         self._memo.pop(key, None)
-
-
-BATCH_ROWS = 16
 
 
 def _bytes(loaded: checkpoint.Loaded) -> int:

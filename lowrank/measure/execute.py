@@ -117,9 +117,14 @@ def store_results(store: Store, task: Task, results: list[Result], made_by: int 
         raise LowrankError(f"the lens '{task.variant.lens.name()}' has a fault: it announces other rows than it computes ({odd})")
     lacking = [result for result in results if Expected.of([result]) & task.missing]
     with store.transaction():
-        evaluation = store.add(task.evaluation.record) if task.evaluation else None
+        evaluation = _stored_set(store, task.evaluation.record) if task.evaluation else None
         protocol = store.add(replace(task.protocol, evaluation_set_id=evaluation.id if evaluation else None))
         return store.add_all(rows_of(task, lacking, protocol.id or 0, made_by))
+
+
+def _stored_set(store: Store, record: records.EvaluationSet) -> records.EvaluationSet:
+    """The row of an evaluation set; the same content may be there already under the name of another purpose."""
+    return store.first(records.EvaluationSet, sha256=record.sha256) or store.add(record)
 
 
 def rows_of(task: Task, results: Iterable[Result], protocol_id: int, made_by: int | None) -> list[records.Record]:

@@ -150,20 +150,23 @@ def study_panel(store: Store, study: records.Study, root: Path) -> Panel:
 
 
 def _point(run: records.Run, checkpoint: records.Checkpoint, latest: int, root: Path) -> Point:
+    method, shape = methods.get(run.method), _shape(run, root / checkpoint.path)
     final = checkpoint.kind == "final" or (checkpoint.kind == "imported" and checkpoint.step == latest)
+    width = min(int(shape["hidden_size"]), int(shape["intermediate_size"]))
     return Point(
         checkpoint_id=checkpoint.id or 0, run_id=run.id or 0, method=run.method, variant=run.variant, scale=run.scale,
-        seed=run.seed, step=checkpoint.step, layers=_layers(run, root / checkpoint.path), last=final,
-        has_dense=methods.get(run.method).has_dense, init_hash=run.init_hash, tokenizer_hash=run.tokenizer_hash,
+        seed=run.seed, step=checkpoint.step, layers=int(shape["num_hidden_layers"]), width=width,
+        rank=run.rank if method.custom_architecture else None, last=final, has_dense=method.has_dense,
+        baseline=method.family == "baseline", init_hash=run.init_hash, tokenizer_hash=run.tokenizer_hash,
     )
 
 
-def _layers(run: records.Run, folder: Path) -> int:
-    """Blocks of a run's model; an imported run may only tell by its files."""
-    shape = run.config.get("shape")
-    if shape is None:
-        shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return int(shape["num_hidden_layers"])
+def _shape(run: records.Run, folder: Path) -> dict[str, Any]:
+    """Shape of a run's model; an imported run may only tell by its files."""
+    found: dict[str, Any] | None = run.config.get("shape")
+    if found is None:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return found
 
 
 def every_nth(panel: Panel, every: int) -> set[int]:
@@ -200,7 +203,8 @@ def protocol_record(variant: Variant, evaluation: Opened | None) -> records.Prot
     fields = type(variant.settings).model_fields
     kept = {name for name, info in fields.items() if info.json_schema_extra != SELECTION}
     body = variant.settings.model_dump(mode="json", include=kept)
-    body.pop("examples")  # the evaluation set says it
+    for name in ("examples",) if evaluation else ("examples", "batch_rows"):  # the evaluation set says how many examples
+        body.pop(name)
     columns = {name: body.pop(name) for name in COLUMNS if name in body}
     return records.Protocol(
         name=variant.name, lens=variant.lens.name(), metric_revision=variant.lens.revision, parameters=body,

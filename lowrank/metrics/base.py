@@ -26,7 +26,7 @@ from lowrank.errors import LowrankError, UnknownNameError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from lowrank.checkpoint import Loaded
 
@@ -65,7 +65,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Point:
-    """A checkpoint as lenses see it. ``last`` marks the final one of its run, ``has_dense`` its method's capability."""
+    """A checkpoint as lenses see it. ``last`` marks the final one of its run.
+
+    ``width`` is the smaller side of the smallest target layer, ``rank`` that of its factors where there are any.
+    ``has_dense`` and ``baseline`` are capabilities of its method: a dense equivalent, being what others are compared with.
+    """
 
     checkpoint_id: int
     run_id: int
@@ -74,7 +78,10 @@ class Point:
     seed: int
     step: int
     layers: int
+    width: int = 1 << 30
+    rank: int | None = None
     has_dense: bool = True
+    baseline: bool = False
     last: bool = False
     variant: str = ""
     init_hash: str = ""
@@ -109,18 +116,20 @@ class Panel:
 class Unit:
     """One piece of work: a checkpoint, alone or against a reference. ``roles`` say what for, in the lens's own words.
 
-    ``blocked`` is the reason why the unit cannot be computed as things stand (a reference run that does not exist).
+    ``blocked`` is the reason why the unit cannot be computed as things stand (a reference run that does not exist);
+    ``others`` are further checkpoints that computing needs.
     """
 
     checkpoint: Point
     reference: Point | None = None
     roles: frozenset[str] = frozenset()
     blocked: str = ""
+    others: tuple[Point, ...] = ()
 
     @property
     def points(self) -> tuple[Point, ...]:
         """The checkpoints that computing needs."""
-        return (self.checkpoint,) if self.reference is None else (self.reference, self.checkpoint)
+        return (*self.others, *(() if self.reference is None else (self.reference,)), self.checkpoint)
 
     @property
     def label(self) -> str:
@@ -204,11 +213,10 @@ class Expected:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of the evaluation set: ``input_ids``, ``labels`` (-100: not scored) and ``attention_mask``, each (rows, length)."""
+    """Rows of the evaluation set, (rows, length) each. ``labels`` are the inputs, -100 on padding, which stands at the end."""
 
     input_ids: Tensor
     labels: Tensor
-    attention_mask: Tensor | None = None
 
 
 class Bench(Protocol):
@@ -217,13 +225,18 @@ class Bench(Protocol):
     device: torch.device
 
     def loaded(self, point: Point) -> Loaded:
-        """The checkpoint's model (float32, on the CPU, evaluation mode) and method; not to be changed."""
+        """The checkpoint's model (float32, on the CPU, evaluation mode) and method; every weight is finite."""
+
+    def network(self, point: Point, space: str) -> nn.Module | None:
+        """The checkpoint as a network on the device: as trained, or (``space`` dense) as the equivalent plain LLaMA, None
+        where there is none. Its weights may be changed for a while and must come back bit for bit."""
 
     def memo(self, point: Point, key: str, compute: Callable[[], T]) -> T:
         """``compute()``, kept as long as the checkpoint is."""
 
-    def batches(self, unit: Unit, examples: int | None) -> list[Batch]:
-        """The evaluation set of the unit's checkpoints, on the device; None: as many examples as the study says."""
+    def batches(self, unit: Unit, rows: int) -> list[Batch]:
+        """The evaluation set on the device in batches of ``rows`` rows; raises where a checkpoint of the unit has another
+        tokenizer."""
 
 
 SELECTION: dict[str, Any] = {"selection": True}
@@ -238,6 +251,7 @@ class LensSettings(Config):
     """What every lens may be told."""
 
     examples: PositiveInt | None = None       # rows of the evaluation set; None: as the study's data say
+    batch_rows: PositiveInt = 16              # rows of one forward pass
     precision: str = "float32"                # of the arithmetic
 
 

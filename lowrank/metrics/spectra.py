@@ -193,7 +193,7 @@ class Spectra(Lens):
 
 
 def matrices(point: Point, bench: Bench, space: str, linearise: bool) -> Matrices:
-    """The matrices of a checkpoint in ``space``; raises where a weight is not finite."""
+    """The matrices of a checkpoint in ``space``."""
     loaded = bench.loaded(point)
     dense = bench.memo(point, "dense", lambda: loaded.method.dense(loaded.model)) if space == "dense" else None
     if dense is not None:
@@ -206,11 +206,6 @@ def matrices(point: Point, bench: Bench, space: str, linearise: bool) -> Matrice
             found = Matrices(products(found.entries, point), LINEARISED)
     if not found.entries:
         raise MetricError(f"{point.label}: no matrix to take a spectrum of; the method '{point.method}' treats no layer")
-    for (layer, module, factor), entry in found.entries.items():
-        for W in entry if isinstance(entry, tuple) else (entry,):
-            if not torch.isfinite(W).all():
-                name = ".".join(part for part in (module, factor) if part)
-                raise MetricError(f"{point.label}: layer {layer} {name} has a weight that is not finite; the run diverged")
     return found
 
 

@@ -13,17 +13,17 @@ import torch
 from lowrank import checkpoint
 from lowrank.config import RunConfig, Study, resolve_runs
 from lowrank.config.loading import load_study
+from lowrank.data import open_data
 from lowrank.models import build, init_hash, named_draws
 from lowrank.store import Store, records
 from lowrank.study import new_run
 
-VOCABULARY = 96
 STUDY = """
 name: tiny
 methods: {{{methods}}}
 scales: {{tiny: {{shape: {{hidden_size: 16, intermediate_size: 40, num_hidden_layers: 2, num_attention_heads: 2, rank: 4}}}}}}
 seeds: {seeds}
-data: {{source: text, path: {path}, max_length: 16, evaluation_examples: 6, vocabulary_size: 96}}
+data: {{source: text, path: {path}, max_length: 16, evaluation_examples: 6, vocabulary_size: 300}}
 training: {{steps: 20, learning_rate: 1.0e-2, checkpoint_every: 10}}
 metrics: {metrics}
 """
@@ -51,11 +51,11 @@ def nudge(model: torch.nn.Module, seed: int, size: float = 0.02) -> None:
 
 def save_run(store: Store, root: Path, study_row: records.Study, config: RunConfig) -> None:
     """A run whose checkpoints are nudged by a little more at each step."""
-    special: dict[str, int | None] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    model, method = build(config, VOCABULARY, special)
+    data = open_data(config.data, 0)
+    model, method = build(config, data.vocabulary_size, data.special)
     model.eval()
     run = store.add(new_run(config, study_row))
-    run = store.update(records.Run, run.id or 0, init_hash=init_hash(model, method), status="done", tokenizer_hash="tiny")
+    run = store.update(records.Run, run.id or 0, init_hash=init_hash(model, method), status="done", tokenizer_hash=data.tokenizer_hash)
     for kind, step in (("initial", 0), ("training", 10), ("final", 20)):
         if step:
             nudge(model, 100 * config.seed + step + sum(map(ord, config.method)))
@@ -69,8 +69,9 @@ def save_run(store: Store, root: Path, study_row: records.Study, config: RunConf
 
 
 @pytest.fixture()
-def make_study(sqlite_store: Store, tmp_path: Path) -> Callable[..., TinyStudy]:
+def make_study(sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TinyStudy]:
     """Builds a study with the given methods, seeds and metrics."""
+    monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
 
     def make(*methods: str, metrics: Any = "[spectra]", seeds: str = "[0]") -> TinyStudy:
         text = tmp_path / "corpus.txt"

@@ -66,3 +66,27 @@ def test_only_what_is_selected_is_measured(make_study: Make) -> None:
         "SELECT DISTINCT r.method, c.step FROM metric_value m JOIN checkpoint c ON c.id = m.checkpoint_id JOIN run r ON r.id = c.run_id"
     )[1]
     assert measured == [("cola", 10)]
+
+
+EVERYTHING = """
+- {lens: spectra}
+- {lens: interpolation, settings: {points: 5}}
+- {lens: activations}
+- {lens: landscape, settings: {directions: 2, components: [1, 5, 20]}}
+- {lens: curvature, settings: {probes: 2, iterations: 3}}
+"""
+
+
+def test_all_lenses_end_to_end(make_study: Make) -> None:
+    tiny = make_study("full_rank", "galore", "cola", "relora", metrics=EVERYTHING)
+    import time
+    s=time.time()
+    tasks = plan(tiny.store, tiny.study, tiny.root)
+    print(time.time()-s, len(tasks))
+    first = measure(tiny.store, tiny.study, tiny.root, progress=False)
+    print(time.time()-s)
+    assert first.failed == []
+    assert first.blocked == []
+    assert first.units == len(tasks)
+    assert first.loads == 4 * 3, "every checkpoint is loaded once"
+    assert plan(tiny.store, tiny.study, tiny.root) == []

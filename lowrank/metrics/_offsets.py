@@ -1,0 +1,165 @@
+"""Offsets along a direction: grids, Gauss rules on them, and the walk that evaluates the loss at each."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lowrank.metrics._probe import Average, Floats, lent, row_losses
+from lowrank.metrics.base import Batch, Estimate
+
+Arithmetic = Literal["pristine_float32", "in_place_bfloat16"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where to evaluate, and how to weigh: ``offsets`` ascend; ``pairs`` are (left, right, weight) of positions.
+
+    ``centre`` is the position that counts as the middle. ``grid`` is the number of offsets that the rule stands for.
+    """
+
+    offsets: tuple[float, ...]
+    centre: int
+    pairs: tuple[tuple[int, int, float], ...]
+    grid: int
+
+    def sharpness(self, table: Floats) -> Estimate:
+        """Weighted mean of ½[L(right)+L(left)] - L(centre) over pairs; table (directions, offsets)."""
+        rows = sum(w * (0.5 * (table[:, i] + table[:, j]) - table[:, self.centre]) for i, j, w in self.pairs)
+        return mean_estimate(np.asarray(rows))
+
+    def variance(self, table: Floats) -> Estimate:
+        """Population variance over directions, averaged over all offsets of the grid that the rule stands for."""
+        squares = np.square(table - table.mean(axis=0))
+        if len(self.offsets) == self.grid:
+            return mean_estimate(squares.mean(axis=1))
+        rows = sum(w * 0.5 * (squares[:, i] + squares[:, j]) for i, j, w in self.pairs)
+        return mean_estimate((self.grid - 1) / self.grid * np.asarray(rows) + squares[:, self.centre] / self.grid)
+
+
+def mean_estimate(samples: Floats) -> Estimate:
+    """Mean of one number for each direction, and its standard error."""
+    n = len(samples)
+    return Estimate(float(samples.mean()), float(samples.std(ddof=1) / math.sqrt(n)) if n > 1 else None, n)
+
+
+def rule_for(offsets: Sequence[float], nodes: int) -> Rule:
+    """The whole grid (``nodes`` 0), or a Gauss rule for its mean; see :func:`gauss`."""
+    return _rule_for(tuple(offsets), nodes)
+
+
+@lru_cache(maxsize=64)
+def _rule_for(offsets: tuple[float, ...], nodes: int) -> Rule:
+    if nodes == 0:
+        return _whole(offsets)
+    half = len(offsets) // 2
+    if len(offsets) % 2 == 0 or offsets[half] != 0 or any(a != -b for a, b in zip(offsets, offsets[::-1], strict=True)):
+        raise ValueError("a Gauss rule needs a grid that is symmetric around 0; set nodes: 0 to walk an uneven one")
+    positive = offsets[half + 1:]
+    if nodes >= len(positive):
+        return _whole(offsets)
+    points, weights = gauss(positive, nodes)
+    placed = tuple([-a for a in points[::-1]] + [0.0] + points)
+    pairs = tuple((nodes - 1 - i, nodes + 1 + i, w) for i, w in enumerate(weights))
+    return Rule(placed, nodes, pairs, len(offsets))
+
+
+def _whole(offsets: tuple[float, ...]) -> Rule:
+    """Every offset; the centre is the one nearest to 0, the larger of two that are equally near, as published.
+
+    A grid without 0 then pairs offsets that lie unevenly around 0, and an outermost one stays without a partner.
+    """
+    centre = min(range(len(offsets)), key=lambda i: (round(abs(offsets[i]), 12), -offsets[i]))
+    reach = min(centre, len(offsets) - 1 - centre)
+    pairs = tuple((centre - i, centre + i, 1.0 / reach) for i in range(1, reach + 1))
+    return Rule(offsets, centre, pairs, len(offsets))
+
+
+def gauss(positive: Sequence[float], nodes: int) -> tuple[list[float], list[float]]:
+    """Offsets b_i and weights w_i with Σ w_i f(b_i) = mean of f over ``positive``, for f = c₁a² + … + c_{2q}a^{4q}, q nodes.
+
+    With u = a² and f = u·g(u) the mean is a discrete integral of g with weights u_j/K; its Gauss rule comes from the
+    Jacobi matrix that the Lanczos process gives (Golub and Welsch 1969).
+    """
+    u = np.square(np.asarray(positive, dtype=np.float64))
+    mass = u / len(u)
+    scale = float(u.max())
+    diagonal, off = _lanczos(u / scale, np.sqrt(mass / mass.sum()), nodes)
+    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
+    roots = values * scale
+    weights = mass.sum() * np.square(vectors[0]) / roots
+    return np.sqrt(roots).tolist(), weights.tolist()
+
+
+def _lanczos(values: Floats, start: Floats, steps: int) -> tuple[Floats, Floats]:
+    """Diagonal and off-diagonal of the Jacobi matrix of diag(values) from ``start``, with full orthogonalisation."""
+    basis = [start / np.linalg.norm(start)]
+    diagonal, off = [], []
+    for step in range(steps):
+        image = values * basis[-1]
+        diagonal.append(float(basis[-1] @ image))
+        for vector in basis:
+            image = image - (vector @ image) * vector
+        if step + 1 < steps:
+            off.append(float(np.linalg.norm(image)))
+            basis.append(image / off[-1])
+    return np.array(diagonal), np.array(off)
+
+
+class Walk:
+    """Losses of a network at offsets along directions; a context that gives the weights back bit for bit.
+
+    ``pristine_float32`` writes θ + a·d afresh at every offset. ``in_place_bfloat16`` repeats the published procedure on a
+    copy: weights in bfloat16, a·d added and subtracted in place, so that rounding errors pile up from offset to offset.
+    """
+
+    def __init__(
+        self, network: nn.Module, batches: Sequence[Batch], arithmetic: Arithmetic, average: Average, centre: float | None,
+    ) -> None:
+        self.network = network if arithmetic == "pristine_float32" else copy.deepcopy(network).to(torch.bfloat16)
+        self.batches, self.average, self.centre, self.arithmetic = batches, average, centre, arithmetic
+        self.pristine: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._weights, self.pristine = self._stack.enter_context(lent(self.network))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    def losses(self, direction: dict[str, Tensor], offsets: Sequence[float]) -> list[float]:
+        """L(θ + a d) in nats per token for every offset a."""
+        with torch.no_grad():
+            if self.arithmetic == "in_place_bfloat16":
+                return [self._in_place(direction, a) for a in offsets]
+            found = [self._pristine(direction, a) for a in offsets]
+            for name in direction:  # the next direction may leave out what this one moved
+                self._weights[name].copy_(self.pristine[name])
+            return found
+
+    def _pristine(self, direction: dict[str, Tensor], offset: float) -> float:
+        if offset == 0 and self.centre is not None:
+            return self.centre
+        for name, d in direction.items():
+            torch.add(self.pristine[name], d, alpha=offset, out=self._weights[name])
+        return row_losses(self.network, self.batches).mean(self.average)
+
+    def _in_place(self, direction: dict[str, Tensor], offset: float) -> float:
+        for name, d in direction.items():
+            self._weights[name].add_(d.to(torch.bfloat16), alpha=offset)
+        loss = row_losses(self.network, self.batches).mean(self.average)
+        for name, d in direction.items():
+            self._weights[name].sub_(d.to(torch.bfloat16), alpha=offset)
+        return loss

@@ -1,0 +1,299 @@
+"""The loss around a checkpoint: along random directions, singular components of the weights, and the training trajectory.
+
+Offsets are applied in float32 to a pristine copy, so that nothing accumulates, and the weights come back bit for bit.
+Directions come from recorded seeds. The published grid has 12 offsets on each side; the sharpness needs only a Gauss rule
+on them: S(a) = ½[L(θ+ad)+L(θ-ad)]-L(θ) is even with S(0) = 0, and a rule of q nodes reproduces the grid's mean exactly for
+S = c₁a² + … + c_{2q}a^{4q}. ``nodes: 0`` walks the whole grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, Strict
+from torch import nn
+
+from lowrank.config.schema import Config
+from lowrank.metrics._directions import Components, Normalization, random_direction, trajectory_directions
+from lowrank.metrics._offsets import Rule, Walk, mean_estimate, rule_for
+from lowrank.metrics._probe import Average, Floats, base_losses, require_same_shapes
+from lowrank.metrics.base import (
+    AGGREGATE_LAYER,
+    ALL_MODULES,
+    Bench,
+    Curve,
+    Estimate,
+    Expected,
+    Lens,
+    LensSettings,
+    MetricInfo,
+    Panel,
+    Result,
+    Unit,
+    Value,
+)
+
+__all__ = ["LENS", "Landscape", "direction_variance", "sharpness"]
+OWN_PARAMETERS = "in the method's own parameters: it has no dense equivalent"
+NO_DENSE = "the method has no dense equivalent; measure space: trained"
+
+
+def sharpness(offsets: Sequence[float], losses: Any) -> Estimate:
+    """Mean over directions d and offsets a > 0 of ½[L(θ+ad)+L(θ-ad)] - L(θ), with its standard error over directions.
+
+    ``losses`` (directions, offsets); ``offsets`` ascend symmetrically around a 0. One direction has no standard error.
+    Raises ValueError for an uneven grid.
+    """
+    position, table = _checked(offsets, losses)
+    centre = len(position) // 2
+    sides = 0.5 * (table[:, centre + 1:] + table[:, :centre][:, ::-1])
+    return mean_estimate((sides - table[:, [centre]]).mean(axis=1))
+
+
+def direction_variance(offsets: Sequence[float], losses: Any) -> Estimate:
+    """Population variance over directions of L(θ+ad), averaged over all offsets, 0 included.
+
+    Arguments and errors as :func:`sharpness`. The standard error is that of the mean over directions of the squared
+    deviations, averaged over offsets.
+    """
+    _, table = _checked(offsets, losses)
+    return mean_estimate(np.square(table - table.mean(axis=0)).mean(axis=1))
+
+
+def _checked(offsets: Sequence[float], losses: Any) -> tuple[Floats, Floats]:
+    position, table = np.asarray(offsets, dtype=np.float64), np.atleast_2d(np.asarray(losses, dtype=np.float64))
+    if table.shape[1] != len(position) or not len(table):
+        raise ValueError(f"losses must be (directions, {len(position)} offsets), got {table.shape}")
+    if len(position) < 3 or len(position) % 2 == 0 or (np.diff(position) <= 0).any():
+        raise ValueError("offsets must ascend and be an odd number, three or more")
+    if not np.allclose(position, -position[::-1], rtol=0, atol=1e-9 * abs(position[-1])):
+        raise ValueError("offsets must be symmetric around 0")
+    return position, table
+
+
+class Grid(Config):
+    """Evenly spaced offsets ``start``, ``start + step``, …, ``count`` of them."""
+
+    start: float
+    step: PositiveFloat
+    count: PositiveInt
+
+    def offsets(self) -> list[float]:
+        """The offsets; those of a symmetric grid are exactly symmetric, with an exact 0."""
+        half = (self.count - 1) / 2
+        if math.isclose(self.start, -half * self.step, rel_tol=1e-9):
+            return [(i - half) * self.step for i in range(self.count)]
+        return [self.start + i * self.step for i in range(self.count)]
+
+
+Directions = PositiveInt | Literal["auto"]
+Components_ = Annotated[tuple[PositiveInt, ...], Strict(False)]
+
+
+class LandscapeSettings(LensSettings):
+    """Which directions, how far, and with which arithmetic."""
+
+    space: Literal["dense", "trained"] = "dense"
+    normalization: Normalization = "raw"
+    direction_seed: NonNegativeInt = 0
+    directions: Directions = 100                 # random ones; auto: as many as ``relative_error`` needs
+    relative_error: PositiveFloat = 0.02         # of auto: standard error of the sharpness over its value
+    fewest: PositiveInt = 10                     # of auto
+    most: PositiveInt = 1000                     # of auto
+    grid: Grid = Grid(start=-0.003, step=0.00025, count=25)
+    nodes: NonNegativeInt = 2                    # of the Gauss rule, a side; 0: every offset of the grid
+    components: Components_ = (1, 5, 10, 20, 100)
+    component_means: Components_ = ()            # K: also the mean over components 1 … K
+    component_grid: Grid = Grid(start=-0.048, step=0.004, count=25)
+    beyond_rank: Literal["absent", "last"] = "absent"  # a component that a matrix does not have
+    trajectory: NonNegativeInt = 2               # principal directions of the run's trajectory, at its last checkpoint
+    trajectory_grid: Grid = Grid(start=-0.6, step=0.05, count=25)
+    arithmetic: Literal["pristine_float32", "in_place_bfloat16"] = "pristine_float32"
+    loss_average: Average = "tokens"
+    skip_initial: bool = False
+
+
+RANDOM_FIELDS = {
+    "normalization", "direction_seed", "directions", "relative_error", "fewest", "most", "grid", "nodes", "arithmetic",
+    "loss_average", "examples", "batch_rows",
+}
+PAPER = "arXiv:2605.13652"
+COMPONENTS = (1, 5, 10, 20, 100)
+
+
+class Landscape(Lens):
+    """Sharpness along random directions, singular components and the trajectory."""
+
+    title = "Loss landscape around a checkpoint"
+    Settings = LandscapeSettings
+    presets = {
+        "exact": {
+            "main": {},
+            "trained": {"space": "trained", "components": (), "trajectory": 0},
+            "filter": {
+                "normalization": "filter", "components": (), "trajectory": 0, "grid": {"start": -0.12, "step": 0.01, "count": 25},
+            },
+        },
+        "published": {"main": {
+            "space": "trained", "nodes": 0, "component_grid": {"start": -0.05, "step": 0.004, "count": 26}, "beyond_rank": "last",
+            "arithmetic": "in_place_bfloat16", "loss_average": "batches", "trajectory": 0, "skip_initial": True,
+            "precision": "bfloat16",
+        }},
+    }
+    metrics = (
+        MetricInfo("sharpness_random", "mean over random directions and offsets a > 0 of ½[L(θ+ad)+L(θ-ad)] - L(θ)", "nats/token",
+                   "(-∞, ∞)", PAPER, "lower"),
+        MetricInfo("direction_variance", "variance over random directions of L(θ+ad), mean over offsets", "(nats/token)²", "[0, ∞)",
+                   PAPER, "lower"),
+        *(MetricInfo(f"sharpness_pca_{k}", f"sharpness along σ_{k} u_{k} v_{k}ᵀ of every matrix", "nats/token", "(-∞, ∞)", PAPER,
+                     "lower") for k in COMPONENTS),
+        *(MetricInfo(f"sigma_pca_{k}", f"mean over matrices of σ_{k}, the size of the displacement at offset 1", "weight", "[0, ∞)",
+                     PAPER) for k in COMPONENTS),
+        *(MetricInfo(f"sharpness_trajectory_{k}", f"sharpness along principal direction {k} of the run's checkpoints", "nats/token",
+                     "(-∞, ∞)", "arXiv:1712.09913", "lower") for k in (1, 2)),
+        *(MetricInfo(f"trajectory_share_{k}", f"share of the squared movement along principal direction {k}", "1", "[0, 1]",
+                     "arXiv:1712.09913") for k in (1, 2)),
+    )
+
+    def units(self, panel: Panel, settings: LandscapeSettings) -> list[Unit]:
+        """Every checkpoint; the last one of a run also against its first, for the trajectory between them."""
+        units = []
+        for run in panel.runs():
+            kept = [p for p in run if p.step > 0 or not settings.skip_initial]
+            units += [Unit(p, None, frozenset({"around"})) for p in kept]
+            if settings.trajectory and len(kept) > settings.trajectory and kept[-1].last:
+                units.append(Unit(kept[-1], kept[0], frozenset({"trajectory"}), others=tuple(kept[1:-1])))
+        return units
+
+    def expected(self, unit: Unit, settings: LandscapeSettings) -> Expected:
+        """Scalars, and the mean curve of each; a curve only where the metric exists."""
+        names, curves = [], []
+        if "trajectory" in unit.roles:
+            for k in range(1, settings.trajectory + 1):
+                names += [f"sharpness_trajectory_{k}", f"trajectory_share_{k}"]
+                curves.append((f"landscape_trajectory_{k}", settings.trajectory_grid))
+        else:
+            absent = settings.space == "dense" and not unit.checkpoint.has_dense
+            names += ["sharpness_random", "direction_variance"]
+            curves += [] if absent else [("landscape_random", settings.grid)]
+            for k in settings.components:
+                names += [f"sharpness_pca_{k}", f"sigma_pca_{k}"]
+                curves += [] if absent or self._beyond(unit, k, settings) else [(f"landscape_pca_{k}", settings.component_grid)]
+            names += [f"sharpness_pca_mean_{k}" for k in settings.component_means]
+        points = frozenset(
+            (name, -1, i) for name, grid in curves for i in range(len(rule_for(grid.offsets(), settings.nodes).offsets))
+        )
+        return Expected(frozenset((name, AGGREGATE_LAYER, ALL_MODULES) for name in names), points)
+
+    def _beyond(self, unit: Unit, k: int, settings: LandscapeSettings) -> bool:
+        """Whether component k does not exist in some matrix."""
+        point = unit.checkpoint
+        side = point.width if settings.space == "dense" or point.rank is None else point.rank
+        return settings.beyond_rank == "absent" and k > side
+
+    def compute(self, unit: Unit, bench: Bench, settings: LandscapeSettings) -> Iterable[Result]:
+        """Walk all directions of a checkpoint."""
+        if "trajectory" in unit.roles:
+            yield from self._trajectory(unit, bench, settings)
+        elif settings.space == "dense" and not unit.checkpoint.has_dense:
+            for name, *_ in sorted(self.expected(unit, settings).values):
+                yield Value(name, None, note=NO_DENSE)
+        else:
+            walk = self._walk(unit, bench, settings, settings.space)
+            with walk:
+                yield from self._random(unit, walk, bench, settings)
+                yield from self._components(unit, walk, bench, settings)
+
+    def _walk(self, unit: Unit, bench: Bench, settings: LandscapeSettings, space: str) -> Walk:
+        network = bench.network(unit.checkpoint, space)
+        assert network is not None
+        batches = bench.batches(unit, settings.batch_rows)
+        centre = None
+        if settings.arithmetic == "pristine_float32":
+            centre = base_losses(unit.checkpoint, network, bench, batches).mean(settings.loss_average)
+        return Walk(network, batches, settings.arithmetic, settings.loss_average, centre)
+
+    def _random(self, unit: Unit, walk: Walk, bench: Bench, settings: LandscapeSettings) -> Iterator[Result]:
+        rule = rule_for(settings.grid.offsets(), settings.nodes)
+        # Without an architecture of its own a method's trained parameters are the dense ones: one walk serves both spaces.
+        key = f"random/{id(walk.network)}/{settings.model_dump_json(include=RANDOM_FIELDS)}"
+        table = bench.memo(unit.checkpoint, key, lambda: random_table(walk, rule, settings))
+        estimate, variance = rule.sharpness(table), rule.variance(table)
+        yield Value("sharpness_random", estimate.value, standard_error=estimate.standard_error, n=len(table))
+        yield Value("direction_variance", variance.value, standard_error=variance.standard_error, n=len(table))
+        yield _curve("landscape_random", rule, table)
+
+    def _components(self, unit: Unit, walk: Walk, bench: Bench, settings: LandscapeSettings) -> Iterator[Result]:
+        wanted = sorted({*settings.components, *(k for K in settings.component_means for k in range(1, K + 1))})
+        if not wanted:
+            return
+        rule = rule_for(settings.component_grid.offsets(), settings.nodes)
+        key = f"components/{id(walk.network)}/{wanted[-1]}"
+        found = bench.memo(unit.checkpoint, key, lambda: Components(walk.pristine, wanted[-1]))
+        tables: dict[int, Floats] = {}
+        for k in wanted:
+            if not self._beyond(unit, k, settings):
+                tables[k] = np.array([walk.losses(found.direction(k), rule.offsets)])
+        for k in settings.components:
+            if k not in tables:
+                note = f"component {k} does not exist: the smallest matrix has {found.sides()}"
+                yield Value(f"sharpness_pca_{k}", None, note=note)
+                yield Value(f"sigma_pca_{k}", None, note=note)
+                continue
+            sigmas = found.sigma(k)
+            yield Value(f"sharpness_pca_{k}", rule.sharpness(tables[k]).value, n=1)
+            yield Value(f"sigma_pca_{k}", math.fsum(sigmas) / len(sigmas), n=len(sigmas))
+            yield _curve(f"landscape_pca_{k}", rule, tables[k])
+        for K in settings.component_means:
+            parts = [tables[k] for k in range(1, K + 1) if k in tables]
+            mean = rule.sharpness(np.concatenate(parts)) if len(parts) == K else None
+            note = "" if mean else f"component {K} does not exist: the smallest matrix has {found.sides()}"
+            yield Value(f"sharpness_pca_mean_{K}", mean.value if mean else None,
+                        standard_error=mean.standard_error if mean else None, n=len(parts), note=note)
+
+    def _trajectory(self, unit: Unit, bench: Bench, settings: LandscapeSettings) -> Iterator[Result]:
+        space = settings.space if all(p.has_dense for p in unit.points) else "trained"
+        note = OWN_PARAMETERS if space != settings.space else ""
+        assert unit.reference is not None
+        ordered = (unit.reference, *unit.others, unit.checkpoint)
+        path = [_weights(bench.network(p, space)) for p in ordered]
+        for weights in path[:-1]:
+            require_same_shapes(weights, path[-1], unit)
+        directions, shares = trajectory_directions(path, settings.trajectory)
+        rule = rule_for(settings.trajectory_grid.offsets(), settings.nodes)
+        with self._walk(unit, bench, settings, space) as walk:
+            for k, (direction, share) in enumerate(zip(directions, shares, strict=True), start=1):
+                table = np.array([walk.losses(direction, rule.offsets)])
+                yield Value(f"sharpness_trajectory_{k}", rule.sharpness(table).value, n=1, note=note)
+                yield Value(f"trajectory_share_{k}", share, n=len(ordered), note=note)
+                yield _curve(f"landscape_trajectory_{k}", rule, table)
+
+
+def random_table(walk: Walk, rule: Rule, settings: LandscapeSettings) -> Floats:
+    """Losses (directions, offsets) along as many random directions as the settings ask for."""
+    fixed = None if settings.directions == "auto" else settings.directions
+    rows: list[list[float]] = []
+    while len(rows) < (fixed or settings.most):
+        direction = random_direction(walk.pristine, settings.direction_seed, len(rows), settings.normalization)
+        rows.append(walk.losses(direction, rule.offsets))
+        if fixed is None and len(rows) >= max(2, settings.fewest):
+            estimate = rule.sharpness(np.array(rows))
+            if (estimate.standard_error or 0.0) <= settings.relative_error * abs(estimate.value):
+                break
+    return np.array(rows)
+
+
+def _curve(name: str, rule: Rule, table: Floats) -> Curve:
+    variances = table.var(axis=0).tolist() if len(table) > 1 else None
+    return Curve(name, rule.offsets, table.mean(axis=0).tolist(), variances, len(table))
+
+
+def _weights(network: nn.Module | None) -> dict[str, Any]:
+    assert network is not None
+    return {name: p.data for name, p in network.named_parameters()}
+
+
+LENS = Landscape
