@@ -16,12 +16,14 @@ of largest magnitude of each kept singular vector is positive.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lowrank.errors import ConfigError
+from lowrank.methods._decomposition import exact_vectors, fast_vectors
 
 OneSided = Literal["std", "reverse_std", "right", "left"]
 ProjType = Literal["std", "reverse_std", "right", "left", "full"]
@@ -31,7 +33,8 @@ Bases = tuple[Tensor, ...]
 
 ONE_SIDED: tuple[str, ...] = ("std", "reverse_std", "right", "left")
 PROJ_TYPES: tuple[str, ...] = (*ONE_SIDED, "full")
-SVDS: tuple[str, ...] = ("exact", "fast")
+VECTORS: dict[str, Callable[[Tensor, int], Tensor]] = {"exact": exact_vectors, "fast": fast_vectors}
+SVDS: tuple[str, ...] = tuple(VECTORS)
 
 
 def kind_of(shape: torch.Size, proj_type: str) -> Literal["right", "left", "full"]:
@@ -62,10 +65,10 @@ def leading_vectors(G: Tensor, rank: int, side: Side, svd: str) -> Tensor:
     """Leading ``rank`` singular vectors of one side of ``G`` as columns, by falling singular value, signs fixed."""
     A = G if side == "left" else G.T           # left singular vectors of A are wanted
     if A.shape[0] <= A.shape[1]:
-        return fix_signs(_short_side(A, rank, svd))
+        return fix_signs(VECTORS[svd](A, rank))
     # The longer side: A maps each vector of the shorter side to sigma times its partner. Nearly vanished
     # partners are completed by the QR decomposition, whose columns differ from the singular vectors in sign alone.
-    V = _short_side(A.T, rank, svd)
+    V = VECTORS[svd](A.T, rank)
     partners, _ = torch.linalg.qr(A.to(V.dtype) @ V)
     return fix_signs(partners)
 
@@ -93,12 +96,3 @@ def add_back(target: Tensor, R: Tensor, bases: Bases, kind: str, alpha: float) -
     if target.dtype == first.dtype:
         return target.addmm_(first, second, alpha=alpha)
     return target.add_(first @ second, alpha=alpha)  # moments of another precision than the weights
-
-
-def _short_side(A: Tensor, rank: int, svd: str) -> Tensor:
-    """Leading left singular vectors of a wide A (k, l), k <= l, from its Gram matrix (k, k)."""
-    # In float64 squaring costs nothing: a float32 gradient has seven digits, its Gram matrix fifteen.
-    A = A.to(torch.float64 if svd == "exact" else torch.float32)
-    _, vectors = torch.linalg.eigh(A @ A.T)
-    leading: Tensor = vectors[:, -rank:].flip(1)
-    return leading
