@@ -137,12 +137,15 @@ class Store:
 
     def find(self, record_type: type[R], **where: Any) -> list[R]:
         """Records whose columns equal ``where``, by id; None means NULL, a list, tuple or set means one of them."""
-        return list(self.iterate(record_type, **where))
+        return sorted(self.iterate(record_type, **where), key=lambda record: record.id or 0)
 
     def iterate(self, record_type: type[R], *, batch: int = 5_000, **where: Any) -> Iterator[R]:
-        """As :meth:`find`, holding ``batch`` records at a time."""
+        """As :meth:`find`, holding ``batch`` records at a time (by id within each 10,000 values of a list)."""
+        return self._select(record_type, where, batch)
+
+    def _select(self, record_type: type[R], where: Mapping[str, Any], batch: int, limit: int | None = None) -> Iterator[R]:
         found = codec(record_type)
-        query = sa.select(*found.columns).order_by(found.table.c.id)
+        query = sa.select(*found.columns).order_by(found.table.c.id).limit(limit)
         with self._reading() as connection:
             for part in _conditions(found, where):
                 for row in connection.execute(query.where(*part).execution_options(yield_per=batch)):
@@ -150,7 +153,8 @@ class Store:
 
     def first(self, record_type: type[R], **where: Any) -> R | None:
         """The record with the lowest id among those that :meth:`find` finds."""
-        return next(self.iterate(record_type, **where), None)
+        found = self._select(record_type, where, batch=1, limit=1)
+        return min(found, key=lambda record: record.id or 0, default=None)
 
     def get(self, record_type: type[R], record_id: int | None) -> R:
         """The record with this id; a StoreError where there is none."""
@@ -196,7 +200,7 @@ class Store:
     ) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Column names and rows of one statement with ``:name`` parameters; the database refuses it if it writes.
 
-        JSON comes as text, as SQLite keeps it. ``types`` gives the Python type of parameters that may be None.
+        JSON comes as text and truth as 1 and 0, on both databases. ``types`` gives the Python type of parameters that may be None.
         """
         statement = sa.text(sql if params else sql.replace(":", "\\:"))
         for name, kind in (types or {}).items():
@@ -274,9 +278,11 @@ def _conditions(found: Codec[R], where: Mapping[str, Any]) -> Iterator[list[sa.C
 
 
 def _plain(value: Any) -> Any:
-    """PostgreSQL's JSON as text, its exact decimals as floats."""
+    """As SQLite has it: JSON as text, truth as 1 and 0, exact decimals as floats."""
     if isinstance(value, dict | list):
         return to_json(value)
+    if isinstance(value, bool):
+        return int(value)
     return float(value) if isinstance(value, Decimal) else value
 
 

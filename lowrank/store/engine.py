@@ -71,10 +71,12 @@ def translated(url: URL) -> Iterator[None]:
     """Errors of SQLAlchemy and of the drivers as one sentence that names the database, its password masked."""
     try:
         yield
-    except (SQLAlchemyError, OSError) as error:
+    except SQLAlchemyError as error:
         reason = one_line(error.orig if isinstance(error, DBAPIError) else error)
         for secret in secrets(url):
             reason = reason.replace(secret, MASK)
+        if "database is locked" in reason:
+            reason += f" (others wrote for {LOCK_TIMEOUT:.0f} seconds; for many writers use PostgreSQL)"
         what = "cannot reach" if _is_unreachable(error) else "refused by"
         raise StoreError(f"{what} the database {mask(url)}: {reason}") from (None if secrets(url) else error)
 
