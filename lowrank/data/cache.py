@@ -65,7 +65,7 @@ def read_json(path: Path) -> Json | None:
     """The object in ``path``, or None where there is none."""
     try:
         value: Json = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise DataError(f"the cached file {path} cannot be read ({error}); delete its folder and run again") from error

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lowrank.data import cache
-from lowrank.data.shards import SHARD_TOKENS, Array, Feed, Index, Made, Shard, make
+from lowrank.data.shards import Array, Feed, Index, Made, Shard, make
 from lowrank.errors import DataError
 
 
@@ -83,7 +83,7 @@ class TokenStore:
             self._extend(enough)
         if ahead and not self.index.complete and (self._ahead is None or not self._ahead.is_alive()):
             view = self._view
-            if (tokens or 0) > view.tokens[-1] - SHARD_TOKENS or (documents is not None and documents > view.documents[-2:][0]):
+            if (tokens or 0) > view.tokens[-2:][0] or (documents or 0) > view.documents[-2:][0]:  # in the last shard
                 self._ahead = threading.Thread(target=self._extend_ahead, args=(len(view.index.shards) + 1,))
                 self._ahead.start()
 
