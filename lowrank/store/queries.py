@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import takewhile
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 TYPES: dict[str, type] = {"text": str, "integer": int, "real": float}
 ACCEPTED: dict[str, tuple[type, ...]] = {"text": (str,), "integer": (str, Integral), "real": (str, Real)}
 PARAMETER = re.compile(r"(?P<name>[a-z]\w*) (?P<type>\w+)(?: default (?P<default>'[^']*'|null|[-+.\w]+))?")
-HEADER = re.compile(r"-- (?P<key>description|param):? (?P<value>.+)")
+HEADER = re.compile(r"-- (?P<key>description|param): (?P<value>.+)")
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,13 @@ def listing() -> list[dict[str, str]]:
 def parse(name: str, text: str) -> Query:
     """A query from the text of its file."""
     lines = text.splitlines()
-    header = [line for line in lines if line.startswith("--")]
+    header = list(takewhile(lambda line: line.startswith("--"), lines))
     found = [HEADER.fullmatch(line) for line in header]
     described = [match["value"] for match in found if match and match["key"] == "description"]
     if len(described) != 1 or None in found:
         raise StoreError(f"sql/{name}.sql: the header must be one '-- description: …' line and '-- param: …' lines")
     parameters = [_parameter(name, match["value"]) for match in found if match and match["key"] == "param"]
-    sql = "\n".join(line for line in lines if not line.startswith("--")).strip()
+    sql = "\n".join(lines[len(header):]).strip()
     _require_used(name, sql, [parameter.name for parameter in parameters])
     return Query(name, described[0], tuple(parameters), sql)
 
