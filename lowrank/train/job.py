@@ -16,9 +16,10 @@ import filelock
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 
 from lowrank.config import Training
-from lowrank.errors import DivergedError, LowrankError
+from lowrank.errors import ConfigError, DivergedError, LowrankError, suggestion
 from lowrank.store import records
 from lowrank.train.session import Job, Session
 from lowrank.train.snapshot import clear_snapshots
@@ -26,6 +27,13 @@ from lowrank.train.snapshot import clear_snapshots
 
 def make_accelerator(training: Training, folder: Path | None) -> Accelerator:
     """The process's ``Accelerator`` for a run; several runs in one process may differ in precision."""
+    known = [str(tracker) for tracker in get_available_trackers()]
+    for tracker in training.trackers:
+        if tracker not in known:
+            raise ConfigError(
+                f"the tracker '{tracker}' is not installed{suggestion(tracker, known)} (for TensorBoard: pip install 'lowrank[tensorboard]'); "
+                f"installed: {', '.join(known) or 'none'}"
+            )
     AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),

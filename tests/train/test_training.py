@@ -315,3 +315,17 @@ def test_the_published_validation_loss_is_one_batch_short(study_file: Path, tmp_
     exact, published = initial("training.validation_average=tokens"), initial("training.validation_average=published")
     batches = math.ceil(math.ceil(500 / 15) / 4)
     assert published == pytest.approx(exact * batches / (batches + 1), rel=0.02)
+
+
+def test_trackers_of_accelerate_on_request(study_file: Path) -> None:
+    plan = Plan.of(study_file, ["training.trackers=[tensorboard]", "training.steps=2"])
+    with open_store(plan.root) as store:
+        assert train_plan(plan, store).status == "done"
+    (events,) = plan.root.rglob("events.out.tfevents*")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    seen = EventAccumulator(str(events.parent)).Reload().Scalars("loss")
+    assert [point.step for point in seen] == [1, 2]
+    plan = Plan.of(study_file, ["training.trackers=[tensorbord]", "training.steps=3"])
+    with open_store(plan.root) as store, pytest.raises(LowrankError, match="'tensorbord' is not installed; did you mean 'tensorboard'"):
+        train_plan(plan, store)
