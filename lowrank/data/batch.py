@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from lowrank.store import records
-
 if TYPE_CHECKING:
     import torch
+
+    from lowrank.store import records
 
 UNSCORED = -100
 """The label that PyTorch's cross entropy ignores."""

@@ -20,7 +20,6 @@ from lowrank.data.sources.base import Position, Source
 from lowrank.data.splits import SPLITS, Bounds, Survey, stream_bounds, survey
 from lowrank.data.tokens import TokenStore
 from lowrank.errors import DataError
-from lowrank.store import records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -90,6 +89,8 @@ class Dataset:
         """
         if (tokens is None) == (examples is None):
             raise ValueError("an evaluation set is given by tokens or by examples, not by both")
+        from lowrank.store import records  # SQLAlchemy comes with it
+
         rows = self._split(split, seed)
         numbers = rows.numbers(0, examples, wrap=False) if examples is not None else _scoring(rows, tokens or 0)
         if not len(numbers):

@@ -13,10 +13,10 @@ import pytest
 from lowrank.config.schema import Data
 from lowrank.data import Dataset, open_data
 
-WORDS = (
-    "the river runs over old stones while a quiet model learns to predict what comes next and then forgets how many "
-    "small weights were needed for it because every layer has its own way of seeing words in a row"
-).split()
+WORDS = """
+    the river runs over old stones while a quiet model learns to predict what comes next and then forgets how many
+    small weights were needed for it because every layer has its own way of seeing words in a row
+""".split()
 
 
 def sentences(count: int, seed: int = 0, shortest: int = 4, longest: int = 40) -> list[str]:
@@ -35,12 +35,12 @@ def write_jsonl(path: Path, documents: list[str], field: str = "text") -> Path:
 Open = Callable[..., Dataset]
 
 
-@pytest.fixture()
+@pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture()
+@pytest.fixture
 def open_corpus(tmp_path: Path, cache: Path) -> Open:
     """Opens a JSON-lines corpus of 300 documents; options are those of ``Data``, ``seed`` is the data seed."""
 
@@ -54,7 +54,7 @@ def open_corpus(tmp_path: Path, cache: Path) -> Open:
     return opened
 
 
-@pytest.fixture()
+@pytest.fixture
 def hub_folder(tmp_path: Path) -> Path:
     """A data set as the hub stores it: three training files and a validation file."""
     folder = tmp_path / "hubset"
@@ -64,7 +64,7 @@ def hub_folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many shards from little text, so that rows, documents and resumption cross their borders."""
     from lowrank.data import shards

@@ -15,7 +15,7 @@ def documents(dataset, split):
 def test_splits_are_disjoint_and_complete(open_corpus):
     given = sentences(400)
     found = {split: documents(open_corpus(given), split) for split in SPLITS}
-    assert sorted(sum(found.values(), [])) == sorted(given)
+    assert sorted(document for part in found.values() for document in part) == sorted(given)
     assert len(found["validation"]) == len(found["selection"]) == 40
 
 

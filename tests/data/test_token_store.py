@@ -103,7 +103,8 @@ def test_shards_ahead_are_made_in_the_background(open_corpus, hub_folder, small_
 
 def _open(path: str, cache: str, barrier, results) -> None:
     barrier.wait()
-    dataset = open_data(Data(source="jsonl", path=path, max_length=16, vocabulary_size=300, validation_fraction=0.1), 0, cache=Path(cache))
+    config = Data(source="jsonl", path=path, max_length=16, vocabulary_size=300, validation_fraction=0.1)
+    dataset = open_data(config, 0, cache=Path(cache))
     results.put((dataset.fingerprint, dataset.tokenizer_hash, dataset.rows(0, 50).input_ids.tolist()))
 
 
@@ -185,7 +186,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(open_corpus, cache, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", full)
-        with pytest.raises(DataError, match="No space left on device.*LOWRANK_CACHE"):
+        with pytest.raises(DataError, match=r"No space left on device.*LOWRANK_CACHE"):
             open_corpus()
     (folder,) = stores(cache)
     assert [p.name for p in folder.iterdir()] == ["lock"]

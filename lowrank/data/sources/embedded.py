@@ -25,9 +25,8 @@ from lowrank.errors import DataError
 PACKAGES = {  # distribution -> top-level package
     "matplotlib": "matplotlib", "networkx": "networkx", "nltk": "nltk", "numpy": "numpy", "pandas": "pandas",
     "scikit-learn": "sklearn", "scipy": "scipy", "sqlalchemy": "sqlalchemy", "sympy": "sympy", "torch": "torch",
-    "transformers": "transformers",
+    "transformers": "transformers", "python": "",  # the standard library
 }
-STANDARD_LIBRARY = "python"
 SKIPPED = {
     "tests", "test", "testing", "_vendor", "vendor", "externals", "third_party", "site-packages", "dist-packages", "ensurepip",
     "lib2to3", "idlelib", "__pycache__",
@@ -46,14 +45,14 @@ class SOURCE(Source):
     def _versions(self) -> dict[str, str]:
         """Public versions of the installed packages; a build such as ``+cpu`` does not change the text."""
         found = {}
-        for name in self.packages:
+        for name, package in self.packages.items():
             try:
-                found[name] = version(name).partition("+")[0]
+                found[name] = version(name).partition("+")[0] if package else platform.python_version()
             except PackageNotFoundError:
                 continue
         if not found:
             raise DataError("the embedded corpus finds none of its packages installed; set data.source and data.path")
-        return {**found, STANDARD_LIBRARY: platform.python_version()}
+        return found
 
     def pieces(self, part: str) -> int:
         return 1
@@ -79,17 +78,17 @@ class SOURCE(Source):
 
         collector = Collector()
         for name in tqdm(self._versions, desc="collecting the embedded corpus", unit="package", disable=None, leave=False):
-            for path in _modules(_roots(name, self.packages)):
+            for path in _modules(_roots(self.packages[name])):
                 for text in docstrings(path.read_text(encoding="utf-8", errors="replace")):
                     if document := collector.document(text):
                         yield document
 
 
-def _roots(name: str, packages: dict[str, str]) -> list[Path]:
-    """The folders of a distribution, or of the standard library."""
-    if name == STANDARD_LIBRARY:
+def _roots(package: str) -> list[Path]:
+    """The folders of a package; of the standard library where there is no name."""
+    if not package:
         return [Path(sysconfig.get_path("stdlib"))]
-    spec = find_spec(packages[name])
+    spec = find_spec(package)
     return [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
 
 
