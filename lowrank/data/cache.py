@@ -11,7 +11,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -53,7 +53,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
             f"cannot write {path} ({error.strerror or error}); free some space or name another folder in LOWRANK_CACHE"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: Path, value: Json) -> None:

@@ -112,9 +112,8 @@ class Rows:
             raise ValueError(f"positions start at 0, got first={first}, count={count}")
         self.layout.ensure(first + count if self.streamed else None, ahead=wrap)
         size = self.layout.available
+        count = count if wrap else max(0, min(count, size - first))
         positions = np.arange(first, first + count)
-        if not wrap:
-            positions = positions[positions < size]
         if self.streamed and first + count <= size:
             return positions
         if positions.size and size == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import pytest
 from lowrank.config.schema import Data
 from lowrank.data import Dataset, open_data
 
-WORDS = """
+WORDS = re.findall(r"\w+", """
     the river runs over old stones while a quiet model learns to predict what comes next and then forgets how many
     small weights were needed for it because every layer has its own way of seeing words in a row
-""".split()
+""")
 
 
 def sentences(count: int, seed: int = 0, shortest: int = 4, longest: int = 40) -> list[str]:

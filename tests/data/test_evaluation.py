@@ -39,10 +39,9 @@ def test_other_rows_have_another_hash(open_corpus, change):
 
 
 def test_padded_and_packed_sets_differ(open_corpus):
-    packed, padded = (
-        open_corpus(layout=layout).evaluation_set("v", split="validation", examples=5).record.sha256 for layout in ("packed", "padded")
-    )
-    assert packed != padded
+    packed, padded = (open_corpus(layout=layout) for layout in ("packed", "padded"))
+    found = [dataset.evaluation_set("v", split="validation", examples=5).record.sha256 for dataset in (packed, padded)]
+    assert found[0] != found[1]
 
 
 def test_the_name_is_no_part_of_the_hash(open_corpus):
