@@ -10,8 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from lowrank.store import Store, records
 from lowrank.store.copy import differences
 

@@ -16,7 +16,11 @@ SOURCES = sorted([*(ROOT / "lowrank").rglob("*.py"), *(ROOT / "cli").rglob("*.py
 # A part may import the parts named here (and itself). Whatever is not named is refused.
 GROUND = {"errors", "registry", "schedule", "loss"}
 MAY_IMPORT = {
-    "errors": set(), "registry": {"errors"}, "schedule": set(), "loss": set(), "store": {"errors", "presets", "migrations", "sql"},
+    "errors": set(),
+    "registry": {"errors"},
+    "schedule": set(),
+    "loss": set(),
+    "store": {"errors", "presets", "migrations", "sql"},
     "presets": {"config"},
     "config": GROUND | {"presets", "methods"},
     "provenance": {"store"},
@@ -51,8 +55,12 @@ def part(path: Path) -> str:
 def imports(path: Path) -> Iterator[str]:
     """Parts of lowrank that a file imports at run time, wherever in it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    unseen = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-              for inner in ast.walk(node)}
+    unseen = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
     for node in ast.walk(tree):
         if id(node) in unseen:
             continue
@@ -88,7 +96,8 @@ def test_every_package_and_data_file_is_listed_for_the_wheel() -> None:
     mapped = {"cli": "lowrank.cli", "sql": "lowrank.sql", "migrations": "lowrank.migrations", "lowrank": "lowrank"}
     found = {
         ".".join([mapped[top], *file.parent.relative_to(ROOT / top).parts])
-        for top in mapped for file in (ROOT / top).rglob("__init__.py")
+        for top in mapped
+        for file in (ROOT / top).rglob("__init__.py")
     }
     assert found == set(tools["packages"])
     for top, package in mapped.items():
@@ -110,7 +119,11 @@ def test_no_file_reads_the_workplace() -> None:
     words = ("../sha" + "red", "/wo" + "rk/", "/ro" + "ot/")
     for path in ROOT.rglob("*"):
         inside = path.relative_to(ROOT).parts
-        if path.is_file() and path.suffix in (".py", ".md", ".yaml", ".toml", ".sql", ".ini", ".txt", "") and not {".git", ".venv", "outputs"} & set(inside):
+        if (
+            path.is_file()
+            and path.suffix in (".py", ".md", ".yaml", ".toml", ".sql", ".ini", ".txt", "")
+            and not {".git", ".venv", "outputs"} & set(inside)
+        ):
             if any(p.startswith(".") and p != ".ci" for p in inside[:-1]):
                 continue
             text = path.read_text(encoding="utf-8", errors="ignore")

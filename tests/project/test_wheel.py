@@ -31,7 +31,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "source")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder / "dist", folder / "source"], check=True, timeout=300)
+    subprocess.run(
+        [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder / "dist", folder / "source"],
+        check=True,
+        timeout=300,
+    )
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True, timeout=120)
     (wheel,) = (folder / "dist").glob("lowrank-*.whl")
     python = folder / "venv" / "bin" / "python"
@@ -46,7 +50,9 @@ def call(environment: Path, *command: str, cwd: Path) -> str:
     program, *rest = command
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     clean |= {"LOWRANK_CACHE": str(environment / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([environment / "venv" / "bin" / program, *rest], cwd=cwd, capture_output=True, text=True, timeout=300, env=clean)
+    done = subprocess.run(
+        [environment / "venv" / "bin" / program, *rest], cwd=cwd, capture_output=True, text=True, timeout=300, env=clean
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -66,5 +72,17 @@ def test_the_wheel_runs_a_study_to_its_report(environment: Path, tmp_path: Path)
     report = call(environment, "lowrank", "study", "run", "wheel.yaml", cwd=tmp_path).strip()
     assert "galore" in (tmp_path / report).read_text()
     call(environment, "lowrank", "db", "check", "--db", "outputs/wheel/lowrank.db", cwd=tmp_path)
-    rows = call(environment, "lowrank", "query", "perplexity", "--param", "study=wheel", "--format", "csv", "--db", "outputs/wheel/lowrank.db", cwd=tmp_path)
+    rows = call(
+        environment,
+        "lowrank",
+        "query",
+        "perplexity",
+        "--param",
+        "study=wheel",
+        "--format",
+        "csv",
+        "--db",
+        "outputs/wheel/lowrank.db",
+        cwd=tmp_path,
+    )
     assert len(rows.splitlines()) == 3

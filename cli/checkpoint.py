@@ -1,0 +1,134 @@
+"""``lowrank checkpoint``: the checkpoints of a store, and their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lowrank.errors import CheckpointError, UsageError
+from lowrank.store import Store, records
+
+from .options import database_option, json_option, open_store
+from .output import emit
+
+COLUMNS = ("id", "study", "method", "variant", "scale", "seed", "step", "kind", "validation_loss", "bytes", "path")
+
+
+@click.group()
+def checkpoint() -> None:
+    """Checkpoints: list, verify, export."""
+
+
+@checkpoint.command("list")
+@click.option("--study", "study_name", help="Only the checkpoints of this study.")
+@click.option("--run", "run_id", type=int, help="Only the checkpoints of this run.")
+@json_option
+@database_option
+def list_checkpoints(study_name: str | None, run_id: int | None, as_json: bool) -> None:
+    """Checkpoints, one a row.
+
+    \b
+    Example:
+      lowrank checkpoint list --study demo --db sqlite:///outputs/demo/lowrank.db
+    """
+    with open_store(read_only=True) as store:
+        studies = {row.id: row.name for row in store.find(records.Study)}
+        if study_name is not None and study_name not in studies.values():
+            raise UsageError(f"the store has no study '{study_name}'; it has: {', '.join(sorted(studies.values())) or 'none'}")
+        runs = {
+            row.id: row
+            for row in store.find(records.Run)
+            if study_name in (None, studies[row.study_id]) and run_id in (None, row.id)
+        }
+        rows = []
+        for saved in store.find(records.Checkpoint, run_id=list(runs)):
+            run = runs[saved.run_id]
+            rows.append(
+                {
+                    "id": saved.id,
+                    "study": studies[run.study_id],
+                    "method": run.method,
+                    "variant": run.variant,
+                    "scale": run.scale,
+                    "seed": run.seed,
+                    "step": saved.step,
+                    "kind": saved.kind,
+                    "validation_loss": saved.validation_loss,
+                    "bytes": saved.bytes,
+                    "path": saved.path,
+                }
+            )
+    emit(rows, as_json, COLUMNS)
+
+
+@checkpoint.command()
+@click.argument("checkpoint_ids", type=int, nargs=-1)
+@click.option("--root", type=click.Path(file_okay=False, path_type=Path), help="The study's folder, where it has moved.")
+@json_option
+@database_option
+def verify(checkpoint_ids: tuple[int, ...], root: Path | None, as_json: bool) -> int:
+    """Compare files with their manifests and the database; all checkpoints where none is named. Exit status 1 if one is damaged.
+
+    \b
+    Example:
+      lowrank checkpoint verify --db sqlite:///outputs/demo/lowrank.db
+    """
+    from lowrank.checkpoint import verify as verify_folder
+
+    with open_store(read_only=True) as store:
+        chosen = [_checkpoint(store, i) for i in checkpoint_ids] if checkpoint_ids else store.find(records.Checkpoint)
+        rows = []
+        for saved in chosen:
+            problem = ""
+            try:
+                verify_folder(folder(store, saved, root), saved.sha256)
+            except CheckpointError as error:
+                problem = str(error)
+            rows.append({"id": saved.id, "path": saved.path, "ok": not problem, "problem": problem})
+    emit(rows, as_json, ("id", "path", "ok", "problem"))
+    return 0 if all(row["ok"] for row in rows) else 1
+
+
+@checkpoint.command()
+@click.argument("source")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--native", is_flag=True, help="Write lowrank's own architecture, as trained, instead of a plain LLaMA.")
+@click.option("--root", type=click.Path(file_okay=False, path_type=Path), help="The study's folder, where it has moved.")
+@database_option
+def export(source: str, target: Path, native: bool, root: Path | None) -> None:
+    """Write SOURCE (a checkpoint's id, or its folder) to the new folder TARGET as a plain Hugging Face LLaMA directory.
+
+    \b
+    Examples:
+      lowrank checkpoint export outputs/demo/runs/…/checkpoints/step_00000300 my-model
+      lowrank checkpoint export 12 model --db sqlite:///outputs/demo/lowrank.db
+    """
+    from lowrank.export import export as write
+
+    if not source.isdigit():
+        write(Path(source), target, native)
+    else:
+        with open_store(read_only=True) as store:
+            saved = _checkpoint(store, int(source))
+            write(folder(store, saved, root), target, native, saved.sha256)
+    click.echo(str(target))
+
+
+def folder(store: Store, saved: records.Checkpoint, root: Path | None = None) -> Path:
+    """The folder of a checkpoint; a path that leads out of the study's folder is refused."""
+    study = store.get(records.Study, store.get(records.Run, saved.run_id).study_id)
+    base = (root or Path(study.root)).resolve()
+    found = (base / saved.path).resolve()
+    if not found.is_relative_to(base):
+        raise CheckpointError(
+            f"checkpoint {saved.id}: its path '{saved.path}' leads out of the study's folder; the database has been tampered with"
+        )
+    return found
+
+
+def _checkpoint(store: Store, checkpoint_id: int) -> records.Checkpoint:
+    found = store.first(records.Checkpoint, id=checkpoint_id)
+    if found is None:
+        raise UsageError(f"the store has no checkpoint {checkpoint_id}; lowrank checkpoint list shows them")
+    return found
