@@ -1,0 +1,128 @@
+"""The feature table of a study: one row a checkpoint, from stored rows alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lowrank.errors import UnknownNameError
+from lowrank.predict.crossval import PredictError
+from lowrank.store import Store, queries
+
+LOSS = "log_perplexity"   # ln of the perplexity: the validation loss, nats a token
+TARGET = "downstream_mean"
+PUBLISHED_GEOMETRY = (
+    "ccbh", "activation_cka", "activation_l2", "stable_rank_dw", "effective_rank_dw", "threshold_rank_w", "spectral_gap_dw", "stable_rank_w",
+)
+"""The eight features of the published predictor (arXiv:2605.13652, table 6), chosen there on all rows."""
+SETS: dict[str, tuple[str, ...]] = {
+    "loss_only": (LOSS,), "geometry_only": PUBLISHED_GEOMETRY, "loss_plus_geometry": (LOSS, *PUBLISHED_GEOMETRY),
+}
+PRIMARY = ("acc", "f1", "acc_norm")
+"""The metric that stands for a task: the first of these that it has, else its first."""
+KEYS = ["checkpoint_id", "run_id", "scale", "method", "variant", "seed", "step", "kind"]
+IDENTITY = ["scale", "method", "variant", "seed", "step"]
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Checkpoints by names: ``frame`` has :data:`KEYS`, the target, ``run`` and ``own_reference`` (the row is what its
+    activations are compared with), and one column for each of ``features`` (nan where there is no finite value)."""
+
+    frame: pd.DataFrame
+    features: tuple[str, ...]
+    scores: tuple[str, ...]
+
+    def complete(self, names: Sequence[str]) -> FeatureTable:
+        """Only rows with a finite target and finite ``names``."""
+        kept = np.isfinite(self.frame[[TARGET, *names]].to_numpy(dtype=float)).all(axis=1)
+        return FeatureTable(self.frame[kept].reset_index(drop=True), self.features, self.scores)
+
+    def labels(self) -> list[str]:
+        """A readable name for each row."""
+        return [label(row) for row in self.frame[IDENTITY].itertuples(index=False, name=None)]
+
+    def content_hash(self, names: Sequence[str]) -> str:
+        """SHA-256 over what a fit of ``names`` sees: natural keys, features and target, in the order of the keys."""
+        rows = self.frame.sort_values(IDENTITY)[[*IDENTITY, *names, TARGET]].to_numpy(dtype=object).tolist()
+        text = json.dumps([list(names), [[v if isinstance(v, str) else repr(float(v)) for v in row] for row in rows]])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def label(identity: tuple[str, str, str, int, int]) -> str:
+    """``method-scale-s0 step 100``."""
+    scale, method, variant, seed, step = identity
+    return "-".join(part for part in (method, variant, scale, f"s{seed}") if part) + f" step {step}"
+
+
+def feature_table(store: Store, study: str, protocol: str = "exact", every: int = 1) -> FeatureTable:
+    """All checkpoints of a study after step 0 that have a downstream score, with every aggregate metric as a feature.
+
+    ``every`` keeps each run's every second, third … of these, the last one among them. Of several protocols of one
+    name the newest counts for each metric. Raises PredictError where nothing has been evaluated downstream.
+    """
+    columns, rows = queries.get("feature_values").run(store, {"study": study, "protocol": protocol})
+    values = pd.DataFrame(rows, columns=columns)
+    values = values[values["kind"] != "initial"]
+    values = newest(values)
+    values["value"] = pd.to_numeric(values["value"]).astype(float)
+    values.loc[values["value_kind"] != "finite", "value"] = np.nan
+    scores = values[values["role"] == "score"]
+    if scores.empty:
+        raise PredictError(f"no checkpoint of the study '{study}' has a downstream score; run: lowrank evaluate FILE")
+    target = primary_scores(scores)
+    features = values[values["role"].isin(["loss", "feature"])]
+    wide = features.pivot_table(index="checkpoint_id", columns="name", values="value", aggfunc="mean", dropna=False)
+    own = features.groupby("checkpoint_id")["own_reference"].max()
+    keys = values[KEYS].drop_duplicates("checkpoint_id").set_index("checkpoint_id")
+    frame = keys.join(target, how="inner").join(wide).join(own)
+    frame["run"] = frame["run_id"].astype(str)
+    frame = thinned(frame.reset_index().sort_values(["scale", "run_id", "step"]), every)
+    return FeatureTable(frame.reset_index(drop=True), tuple(str(c) for c in wide.columns), tuple(sorted(set(scores["name"]))))
+
+
+def newest(values: pd.DataFrame) -> pd.DataFrame:
+    """Of each name the rows of its newest protocol, and of each method, scale and seed the newest run."""
+    latest = values.groupby("name")["protocol_id"].transform("max")
+    values = values[values["protocol_id"] == latest]
+    run = values.groupby(["scale", "method", "variant", "seed"])["run_id"].transform("max")
+    return values[values["run_id"] == run].copy()
+
+
+def primary_scores(scores: pd.DataFrame) -> pd.Series[float]:
+    """The unweighted mean over tasks of each task's primary metric, for checkpoints that have every task."""
+    parts = scores["name"].str.rsplit(":", n=1, expand=True)
+    scores = scores.assign(task=parts[0], metric=parts[1])
+    chosen = {task: primary_metric(list(dict.fromkeys(group["metric"]))) for task, group in scores.groupby("task")}
+    rows = scores[scores["metric"] == scores["task"].map(chosen)]
+    by_task = rows.pivot_table(index="checkpoint_id", columns="task", values="value", aggfunc="mean", dropna=False)
+    return by_task.mean(axis=1, skipna=False).rename(TARGET)
+
+
+def primary_metric(metrics: Sequence[str]) -> str:
+    """The metric that stands for a task that has ``metrics``."""
+    return next((name for name in PRIMARY if name in metrics), metrics[0])
+
+
+def thinned(frame: pd.DataFrame, every: int) -> pd.DataFrame:
+    """Every ``every``-th checkpoint of each run, counted from its last."""
+    if every < 1:
+        raise PredictError(f"every {every}-th checkpoint cannot be kept; give 1 or more")
+    from_end = frame.groupby("run_id")["step"].rank(ascending=False).astype(int) - 1
+    return frame[from_end % every == 0]
+
+
+def resolve_set(name: str, known: Sequence[str]) -> tuple[str, ...]:
+    """The features of a set: one of :data:`SETS`, or names joined by commas, each of them known."""
+    if name in SETS:
+        return SETS[name]
+    names = tuple(part.strip() for part in name.split(",") if part.strip())
+    for part in names:
+        if part not in known:
+            raise UnknownNameError("feature or feature set", part, [*SETS, *known])
+    return names

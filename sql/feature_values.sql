@@ -1,0 +1,23 @@
+-- description: Features and downstream scores of each checkpoint, one row a checkpoint and name; the predictor's input.
+-- param: study text
+-- param: protocol text default 'exact'
+SELECT c.run_id, c.scale, c.method, c.variant, c.seed, c.step, c.kind, 'loss' AS role, 'log_perplexity' AS name,
+       c.validation_loss AS value, c.validation_loss_kind AS value_kind, 0 AS protocol_id, 0 AS own_reference, c.checkpoint_id
+FROM checkpoint_view AS c
+WHERE c.study = :study AND c.status <> 'failed'
+UNION ALL
+-- a barrier between two runs belongs to the pair and to neither of the two, so it is no feature of a checkpoint
+SELECT c.run_id, c.scale, c.method, c.variant, c.seed, c.step, c.kind, 'feature', v.metric, v.value, v.value_kind, v.protocol_id,
+       CASE WHEN v.reference_checkpoint_id = v.checkpoint_id THEN 1 ELSE 0 END, c.checkpoint_id
+FROM metric_value AS v
+JOIN protocol ON protocol.id = v.protocol_id
+JOIN checkpoint_view AS c ON c.checkpoint_id = v.checkpoint_id
+WHERE c.study = :study AND c.status <> 'failed' AND protocol.name = :protocol
+  AND v.layer = -2 AND v.module = '' AND v.metric NOT LIKE 'imbh%'
+UNION ALL
+SELECT c.run_id, c.scale, c.method, c.variant, c.seed, c.step, c.kind, 'score', s.task || ':' || s.metric, s.value, s.value_kind,
+       s.protocol_id, 0, c.checkpoint_id
+FROM downstream_score AS s
+JOIN checkpoint_view AS c ON c.checkpoint_id = s.checkpoint_id
+WHERE c.study = :study AND c.status <> 'failed'
+ORDER BY 1, 6, 8, 9, 12
