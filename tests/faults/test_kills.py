@@ -16,8 +16,12 @@ from lowrank.store.copy import differences
 STUDY = """
 name: faults
 output: {root}
-methods: {{full_rank: {{}}, galore: {{settings: {{update_proj_gap: 10}}}}, relora: {{settings: {{merge_every: 10, restart_warmup: 2}}}}}}
-scales: {{pico: {{shape: {{hidden_size: 16, intermediate_size: 24, num_hidden_layers: 2, num_attention_heads: 2, rank: 4}}}}}}
+methods:
+  full_rank: {{}}
+  galore: {{settings: {{update_proj_gap: 10}}}}
+  relora: {{settings: {{merge_every: 10, restart_warmup: 2}}}}
+scales:
+  pico: {{shape: {{hidden_size: 16, intermediate_size: 24, num_hidden_layers: 2, num_attention_heads: 2, rank: 4}}}}
 data: {{source: text, path: {corpus}, vocabulary_size: 300, max_length: 16, validation_fraction: 0.2, validation_tokens: 400}}
 training: {{steps: 60, batch_size: 4, learning_rate: 0.01, checkpoint_every: 15}}
 metrics: [spectra]

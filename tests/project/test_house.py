@@ -109,7 +109,10 @@ def test_every_package_and_data_file_is_listed_for_the_wheel() -> None:
 
 
 def test_importing_lowrank_is_light() -> None:
-    code = "import sys, lowrank, lowrank.methods, lowrank.metrics; lowrank.methods.names(); print([m for m in ('torch', 'transformers', 'pandas', 'sqlalchemy') if m in sys.modules])"
+    code = (
+        "import sys, lowrank, lowrank.methods, lowrank.metrics; lowrank.methods.names(); "
+        "print([m for m in ('torch', 'transformers', 'pandas', 'sqlalchemy') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -58,7 +58,10 @@ def call(environment: Path, *command: str, cwd: Path) -> str:
 
 
 def test_the_wheel_holds_no_top_level_strangers(environment: Path, tmp_path: Path) -> None:
-    code = "import importlib.util as u, lowrank; print(lowrank.__file__); print([n for n in ('cli', 'sql', 'migrations', 'tests') if u.find_spec(n)])"
+    code = (
+        "import importlib.util as u, lowrank; print(lowrank.__file__); "
+        "print([n for n in ('cli', 'sql', 'migrations', 'tests') if u.find_spec(n)])"
+    )
     where, strangers = call(environment, "python", "-c", code, cwd=tmp_path).splitlines()
     assert Path(where).is_relative_to(environment)
     assert strangers == "[]"

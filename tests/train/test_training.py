@@ -327,5 +327,5 @@ def test_trackers_of_accelerate_on_request(study_file: Path) -> None:
     seen = EventAccumulator(str(events.parent)).Reload().Scalars("loss")
     assert [point.step for point in seen] == [1, 2]
     plan = Plan.of(study_file, ["training.trackers=[tensorbord]", "training.steps=3"])
-    with open_store(plan.root) as store, pytest.raises(LowrankError, match="'tensorbord' is not installed; did you mean 'tensorboard'"):
+    with open_store(plan.root) as store, pytest.raises(LowrankError, match="not installed; did you mean 'tensorboard'"):
         train_plan(plan, store)

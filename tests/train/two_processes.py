@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import torch
-
 from lowrank.cli.train import train_command
 
 
