@@ -80,8 +80,8 @@ def leading(W: Tensor, count: int) -> tuple[Tensor, Tensor, bool]:
     gram = (wide.T @ wide if of_columns else wide @ wide.T).numpy()
     size = len(gram)
     values, vectors = eigh(gram, subset_by_index=(size - count, size - 1), check_finite=False)
-    descending = np.ascontiguousarray(vectors[:, ::-1])
-    return torch.from_numpy(np.sqrt(np.clip(values[::-1], 0.0, None)).copy()), torch.from_numpy(descending), of_columns
+    largest_first = np.sqrt(np.clip(values, 0.0, None))[::-1].copy()
+    return torch.from_numpy(largest_first), torch.from_numpy(vectors[:, ::-1].copy()), of_columns
 
 
 def trajectory_directions(path: Sequence[Mapping[str, Tensor]], count: int) -> tuple[list[Direction], list[float]]:

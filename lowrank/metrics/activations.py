@@ -219,7 +219,8 @@ class Activations(Lens):
             kept = positions(batch, settings.padding)
             tokens.append(kept.sum(1).cpu())
             states = [hidden_states(network, batch) for network in networks if network is not None]
-            if len(states[0]) != len(layers) or any(a.shape != b.shape for a, b in zip(*states, strict=True)):
+            shapes = [[tuple(state.shape) for state in found] for found in states]
+            if len(states[0]) != len(layers) or shapes[0] != shapes[1]:
                 raise MetricError(f"{unit.label}: the two networks have different shapes; compare models of one shape")
             for column, x, y in zip(columns, *states, strict=True):
                 column.add(x, y, kept)

@@ -21,7 +21,8 @@ from lowrank.study import new_run
 STUDY = """
 name: tiny
 methods: {{{methods}}}
-scales: {{tiny: {{shape: {{hidden_size: 16, intermediate_size: 40, num_hidden_layers: 2, num_attention_heads: 2, rank: 4}}}}}}
+scales:
+  tiny: {{shape: {{hidden_size: 16, intermediate_size: 40, num_hidden_layers: 2, num_attention_heads: 2, rank: 4}}}}
 seeds: {seeds}
 data: {{source: text, path: {path}, max_length: 16, evaluation_examples: 6, vocabulary_size: 300}}
 training: {{steps: 20, learning_rate: 1.0e-2, checkpoint_every: 10}}
@@ -55,7 +56,8 @@ def save_run(store: Store, root: Path, study_row: records.Study, config: RunConf
     model, method = build(config, data.vocabulary_size, data.special)
     model.eval()
     run = store.add(new_run(config, study_row))
-    run = store.update(records.Run, run.id or 0, init_hash=init_hash(model, method), status="done", tokenizer_hash=data.tokenizer_hash)
+    start = init_hash(model, method)
+    run = store.update(records.Run, run.id or 0, init_hash=start, status="done", tokenizer_hash=data.tokenizer_hash)
     for kind, step in (("initial", 0), ("training", 10), ("final", 20)):
         if step:
             nudge(model, 100 * config.seed + step + sum(map(ord, config.method)))
@@ -68,15 +70,16 @@ def save_run(store: Store, root: Path, study_row: records.Study, config: RunConf
         ))
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_study(sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TinyStudy]:
     """Builds a study with the given methods, seeds and metrics."""
     monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
 
     def make(*methods: str, metrics: Any = "[spectra]", seeds: str = "[0]") -> TinyStudy:
         text = tmp_path / "corpus.txt"
-        words = "the cat sat on a mat and the dog ran to the old red house where it was warm".split()
-        text.write_text("\n\n".join(" ".join(words[(i * j) % len(words)] for j in range(1, 60)) for i in range(1, 200)))
+        words = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "to", "old", "red", "house", "where", "it", "was"]
+        documents = [" ".join(words[(i * j) % len(words)] for j in range(1, 60)) for i in range(1, 200)]
+        text.write_text("\n\n".join(documents))
         file = tmp_path / "tiny.yaml"
         listed = ", ".join(f"{m}: {EXTRA.get(m, 'null')}" for m in methods)
         file.write_text(STUDY.format(methods=listed, path=text, metrics=metrics, seeds=seeds))

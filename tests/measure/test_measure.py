@@ -63,7 +63,8 @@ def test_only_what_is_selected_is_measured(make_study: Make) -> None:
     tiny = make_study("full_rank", "cola", metrics=SPECTRA)
     measure(tiny.store, tiny.study, tiny.root, Selection(methods=("cola",), steps=(10,)), progress=False)
     measured = tiny.store.select(
-        "SELECT DISTINCT r.method, c.step FROM metric_value m JOIN checkpoint c ON c.id = m.checkpoint_id JOIN run r ON r.id = c.run_id"
+        "SELECT DISTINCT r.method, c.step FROM metric_value m "
+        "JOIN checkpoint c ON c.id = m.checkpoint_id JOIN run r ON r.id = c.run_id"
     )[1]
     assert measured == [("cola", 10)]
 
