@@ -7,6 +7,7 @@ like; what is reported comes from ``validation``.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
@@ -62,13 +63,13 @@ def stream_bounds(fraction: float, own_validation: bool) -> Bounds:
 
 def survey(documents: Iterable[str], fraction: float) -> Survey:
     """Count and hash a corpus; both held-out splits get ``fraction`` of the distinct documents and at least one."""
-    digest, words, characters = hashlib.sha256(), [], 0
+    digest, words, characters = hashlib.sha256(), array("Q"), 0
     for document in documents:
         body = hashlib.sha256(document.encode()).digest()
         digest.update(body)
         words.append(int.from_bytes(body[:8], "big"))
         characters += len(document)
-    distinct = np.unique(np.array(words, dtype=np.uint64))
+    distinct = np.unique(np.frombuffer(words, dtype=np.uint64))
     held = min(max(1, round(fraction * len(distinct))), len(distinct) // 3)
     ends = [int(distinct[n]) if n < len(distinct) else 0 for n in (held, 2 * held)]
     return Survey(len(words), characters, digest.hexdigest(), Bounds(*ends))

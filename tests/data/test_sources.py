@@ -63,6 +63,8 @@ def corpus(request, tmp_path) -> tuple[str, str, Path]:
     write(folder / f"a.{suffix}", GIVEN[:25])
     write(folder / f"b.{suffix}", GIVEN[25:])
     (folder / "readme.rst").write_text("not text of the corpus")
+    (folder / ".hidden").mkdir()
+    write(folder / ".hidden" / f"c.{suffix}", ["not to be read"])
     return name, suffix, folder
 
 

@@ -28,7 +28,8 @@ class LocalFiles(Source):
             raise DataError(f"the source '{self.config.source}' needs data.path: a file, a folder or a glob such as 'texts/*.txt'")
         root = Path(path).expanduser()
         if root.is_dir():
-            found = [p for p in root.rglob("*") if p.name.lower().endswith(self.suffixes)]
+            shown = (p for p in root.rglob("*") if not any(part.startswith(".") for part in p.relative_to(root).parts))
+            found = [p for p in shown if p.name.lower().endswith(self.suffixes)]
             missing = f"the folder '{path}' of data.path holds no file that ends in {' or '.join(self.suffixes)}"
         else:
             found = [root] if root.exists() else [Path(p) for p in glob.glob(str(root), recursive=True)]
