@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -117,28 +117,34 @@ class Source:
         found = [self.identities.style(m, v) for m, v in self.arms]
         return [s for s in found if wanted is None or s.key in wanted]
 
-    def protocols(self, frame: pd.DataFrame) -> list[int]:
-        """Protocols of the frame's rows, the study's main one first; of one name the newest first."""
-        pairs = frame[["protocol_id", "protocol"]].drop_duplicates().itertuples(index=False, name=None)
-        order = sorted(pairs, key=lambda p: (p[1] != self.preset, not p[1].startswith(self.preset + "/"), p[1], -p[0]))
-        return [int(identifier) for identifier, _ in order]
+    def ways(self, frame: pd.DataFrame, key: str) -> list[tuple[str, pd.DataFrame]]:
+        """(protocol name, rows) of each way in which the frame's values were made, the study's main one first.
 
-    def describe(self, protocol: int) -> str:
-        """A protocol in one line."""
+        Of several protocols of one name only the newest is shown for each value of ``key`` (metric, curve, task): the
+        older ones are what the study file said before.
+        """
+        latest = frame.groupby(["protocol", key])["protocol_id"].transform("max")
+        parts = {str(name): part for name, part in frame[frame["protocol_id"] == latest].groupby("protocol", sort=True)}
+        return sorted(parts.items(), key=lambda pair: (pair[0] != self.preset, not pair[0].startswith(self.preset + "/"), pair[0]))
+
+    def describe(self, frame: pd.DataFrame) -> str:
+        """The protocols of the frame's rows in one line."""
         rows = self.query("protocols")
-        found = rows[rows["protocol_id"] == protocol]
-        if found.empty:
-            return ""
-        row = found.iloc[0]
-        parts = [f"{row['name']} (revision {row['metric_revision']})"]
-        parts += [f"{row['space']} weights"] if row["space"] else []
-        parts += [f"{row['normalization']} normalisation"] if row["normalization"] else []
-        if row["evaluation_sha256"]:
-            parts.append(f"{int(row['examples'])} rows of {row['evaluation_set']} ({str(row['evaluation_sha256'])[:8]})")
-        seed = row["direction_seed"]
-        parts += [f"direction seed {int(seed)}"] if seed is not None and not pd.isna(seed) else []
-        parts += [row["precision"]] if row["precision"] else []
-        return f"{row['lens']}: " + ", ".join(parts) + f", protocol {str(row['parameters_hash'])[:8]}"
+        rows = rows[rows["protocol_id"].isin(set(frame["protocol_id"]))]
+        return "; ".join(described(row) for row in rows.to_dict("records"))
+
+
+def described(row: dict[Hashable, Any]) -> str:
+    """One protocol in words."""
+    parts = [f"{row['name']} (revision {row['metric_revision']})"]
+    parts += [f"{row['space']} weights"] if row["space"] else []
+    parts += [f"{row['normalization']} normalisation"] if row["normalization"] else []
+    if row["evaluation_sha256"]:
+        parts.append(f"{int(row['examples'])} rows of {row['evaluation_set']} ({str(row['evaluation_sha256'])[:8]})")
+    seed = row["direction_seed"]
+    parts += [f"direction seed {int(seed)}"] if seed is not None and not pd.isna(seed) else []
+    parts += [row["precision"]] if row["precision"] else []
+    return f"{row['lens']}: " + ", ".join(parts) + f", protocol {str(row['parameters_hash'])[:8]}"
 
 
 def restore(frame: pd.DataFrame) -> pd.DataFrame:

@@ -30,15 +30,14 @@ def trajectory_figures(source: Source, rows: pd.DataFrame, quantities: Sequence[
     """The figures of ``quantities`` among aggregate ``rows``: the main protocol open, the others folded."""
     rows = rows[rows["metric"].isin([q.metric for q in quantities])]
     figures = []
-    for place, protocol in enumerate(source.protocols(rows)):
-        part = rows[rows["protocol_id"] == protocol]
+    for place, (way, part) in enumerate(source.ways(rows, "metric")):
         panels = [p for q in quantities for p in quantity_panels(source, part, q)]
         if not panels:
             continue
-        suffix = "" if place == 0 else f"-{slug(part['protocol'].iloc[0])}-{protocol}"
+        suffix = "" if place == 0 else f"-{slug(way)}"
         figures.append(Figure(
-            name=name + suffix, title=title if place == 0 else f"{title}: {part['protocol'].iloc[0]}", panels=panels, caption=caption,
-            legend=source.styles(part.loc[np.isfinite(part["value"]), "series"]), protocol=source.describe(protocol),
+            name=name + suffix, title=title if place == 0 else f"{title} ({way})", panels=panels, caption=caption,
+            legend=source.styles(part.loc[np.isfinite(part["value"]), "series"]), protocol=source.describe(part),
             query=source.command("aggregates"), table=trajectory_table(source, part, name + suffix, title), notes=notes(part), folded=bool(figures),
             columns=len(source.scales) if 1 < len(source.scales) <= 3 and len(panels) > len(source.scales) else 0,
         ))

@@ -89,7 +89,7 @@ def parents(store: Store, spec: Synthetic) -> Built:
     ))
     variants = {
         "landscape": ("exact", "dense", ""), "landscape/filter": ("exact/filter", "dense", "filter"), "interpolation": ("exact", "dense", ""),
-        "spectra": ("exact", "dense", ""), "activations": ("exact", "", ""), "downstream": ("embedded", "", ""),
+        "spectra": ("exact", "dense", ""), "activations": ("exact", "", ""), "downstream": ("exact", "", ""),
     }
     protocols = {
         key: store.add(Protocol(
@@ -188,9 +188,9 @@ def landscape(spec: Synthetic, built: Built, key: tuple[str, str, int, int]) -> 
         for k in SHARPNESS_K:
             yield row(built, key, protocol, f"sharpness_pca_{k}", 2.5 * sharp / k)
             yield row(built, key, protocol, f"sigma_pca_{k}", (3 + step / 100) / math.sqrt(k))
-        yield from curve(built, key, protocol, "random", loss, sharp)
+        yield from curve(built, key, protocol, "landscape_random", loss, sharp)
     if method != "cola":
-        yield from curve(built, key, "landscape", "pca_1", loss, 2.5 * 0.02, directions=None)
+        yield from curve(built, key, "landscape", "landscape_pca_1", loss, 2.5 * 0.02, directions=None)
 
 
 def curve(built: Built, key: tuple[str, str, int, int], protocol: str, name: str, loss: float, sharp: float, directions: int | None = 20) -> Iterator[Record]:

@@ -44,8 +44,7 @@ def label(metric: str) -> str:
 def heat_maps(source: Source, rows: pd.DataFrame, metric: str, *, folded: bool) -> list[Figure]:
     """Layer by step for each method; methods of one scale share their colours."""
     figures = []
-    for place, protocol in enumerate(source.protocols(rows)):
-        part = rows[rows["protocol_id"] == protocol]
+    for place, (way, part) in enumerate(source.ways(rows, "metric")):
         panels = []
         for scale in source.scales:
             of_scale = part[part["scale"] == scale]
@@ -59,10 +58,10 @@ def heat_maps(source: Source, rows: pd.DataFrame, metric: str, *, folded: bool) 
             panels += [heat(of_scale[of_scale["series"] == s.key], f"{s.label} · {scale}", limits) for s in source.styles(shown)]
         if panels:
             figures.append(Figure(
-                name=slug(metric).replace("-", "_") + "_layers" + (f"-{protocol}" if place else ""), panels=panels, folded=folded or place > 0,
-                title=f"{label(metric)}, layer by step" + (f" ({part['protocol'].iloc[0]})" if place else ""),
+                name=slug(metric).replace("-", "_") + "_layers" + (f"-{slug(way)}" if place else ""), panels=panels, folded=folded or place > 0,
+                title=f"{label(metric)}, layer by step" + (f" ({way})" if place else ""),
                 caption="Mean over seeds. Layer −1 is the embedding output. Methods of one scale share the colour scale.",
-                protocol=source.describe(protocol), query=source.command("layer_values", metric=metric),
+                protocol=source.describe(part), query=source.command("layer_values", metric=metric),
             ))
     return figures
 

@@ -42,8 +42,8 @@ def build(source: Source) -> Section:
 def consecutive_figures(source: Source, rows: pd.DataFrame) -> list[Figure]:
     """CCBH as a heat map, method by step."""
     figures = []
-    for place, protocol in enumerate(source.protocols(rows)):
-        part = finite(rows[rows["protocol_id"] == protocol])
+    for place, (way, rows_of_way) in enumerate(source.ways(rows, "metric")):
+        part = finite(rows_of_way)
         panels = []
         for scale in source.scales:
             mine = part[part["scale"] == scale]
@@ -57,10 +57,10 @@ def consecutive_figures(source: Source, rows: pd.DataFrame) -> list[Figure]:
                     x_label="step of the later checkpoint", diverging=True, figures=True,
                 ))
         if panels:
-            suffix = f"-{protocol}" if place else ""
+            suffix = f"-{slug(way)}" if place else ""
             figures.append(Figure(
-                name=f"ccbh_map{suffix}", title="CCBH by method and step" + (f" ({part['protocol'].iloc[0]})" if place else ""), panels=panels,
-                caption="Barrier between each checkpoint and the one before, mean over seeds.", protocol=source.describe(protocol),
+                name=f"ccbh_map{suffix}", title="CCBH by method and step" + (f" ({way})" if place else ""), panels=panels,
+                caption="Barrier between each checkpoint and the one before, mean over seeds.", protocol=source.describe(part),
                 query=source.command("aggregates"), folded=place > 0,
             ))
     return figures
@@ -75,16 +75,15 @@ def matrix_figures(source: Source, rows: pd.DataFrame) -> list[Block]:
     """Method by method at a few steps, for each metric and protocol."""
     blocks: list[Block] = []
     for metric, of_metric in sorted(rows.groupby("metric"), key=lambda pair: (len(str(pair[0])), pair[0])):
-        for place, protocol in enumerate(source.protocols(of_metric)):
-            part = of_metric[of_metric["protocol_id"] == protocol]
+        for place, (way, part) in enumerate(source.ways(of_metric, "metric")):
             if finite(part).empty:
                 continue
             folded = place > 0 or metric != "imbh"
             blocks.append(Figure(
-                name=slug(str(metric)) + (f"-{protocol}" if place else ""), panels=matrices(source, finite(part)), folded=folded,
-                title=f"Barriers between methods: {words(str(metric)).replace('imbh', 'IMBH')}" + (f" ({part['protocol'].iloc[0]})" if place else ""),
+                name=slug(str(metric)) + (f"-{slug(way)}" if place else ""), panels=matrices(source, finite(part)), folded=folded,
+                title=f"Barriers between methods: {words(str(metric)).replace('imbh', 'IMBH')}" + (f" ({way})" if place else ""),
                 caption="Off the diagonal: two methods, same seed. On the diagonal, the null: one method, two seeds (empty where the study has one seed).",
-                protocol=source.describe(protocol), query=source.command("aggregates"), notes=[*notes(part), *initialisation(part)],
+                protocol=source.describe(part), query=source.command("aggregates"), notes=[*notes(part), *initialisation(part)],
                 table=pair_table(source, part, slug(str(metric))), legend=source.styles([*part["series"], *reference(part)]),
             ))
             if metric == "imbh" and place == 0 and not is_null(finite(part)).any():

@@ -7,14 +7,13 @@ import math
 import numpy as np
 import pandas as pd
 
-from lowrank.report.charts import XY, Estimate, Forest
+from lowrank.predict.features import primary_metric
 from lowrank.report.axes import number
+from lowrank.report.charts import XY, Estimate, Forest
 from lowrank.report.figure import Block, Figure, Missing, Section
 from lowrank.report.source import Source
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite, seed_series, slug
-
-PRIMARY = ("acc", "f1", "acc_norm")   # the metric that stands for a task: the first of these that it has
 
 
 def build(source: Source) -> Section:
@@ -27,24 +26,23 @@ def build(source: Source) -> Section:
     if scores.empty:
         section.blocks.append(Missing(reason="no checkpoint has been evaluated downstream", command="lowrank evaluate FILE"))
         return section
-    for place, protocol in enumerate(source.protocols(scores)):
-        rows = scores[scores["protocol_id"] == protocol]
-        section.blocks += protocol_blocks(source, rows, protocol, folded=place > 0)
+    for place, (way, rows) in enumerate(source.ways(scores, "task")):
+        section.blocks += protocol_blocks(source, rows, way, folded=place > 0)
     return section
 
 
 def primary(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of each task's primary metric."""
-    chosen = {task: next((m for m in PRIMARY if m in set(group["metric"])), group["metric"].iloc[0]) for task, group in rows.groupby("task")}
+    chosen = {task: primary_metric(list(dict.fromkeys(group["metric"]))) for task, group in rows.groupby("task")}
     return rows[rows["metric"] == rows["task"].map(chosen)]
 
 
-def protocol_blocks(source: Source, rows: pd.DataFrame, protocol: int, *, folded: bool) -> list[Block]:
+def protocol_blocks(source: Source, rows: pd.DataFrame, way: str, *, folded: bool) -> list[Block]:
     """All that is shown of one protocol."""
-    main, suffix = primary(rows), f"-{protocol}" if folded else ""
+    main, suffix = primary(rows), f"-{slug(way)}" if folded else ""
     last = main[main["step"] == main.groupby("run_id")["step"].transform("max")]
-    common = {"protocol": source.describe(protocol), "query": source.command("downstream"), "folded": folded}
-    label = f" ({rows['protocol'].iloc[0]})" if folded else ""
+    common = {"protocol": source.describe(rows), "query": source.command("downstream"), "folded": folded}
+    label = f" ({way})" if folded else ""
     blocks: list[Block] = [Figure(
         name=f"downstream{suffix}", title=f"Scores by category at the last checkpoint{label}", panels=category_panels(source, last),
         caption="Unweighted mean over the tasks of a category and over seeds, ± one standard error.", table=score_table(source, last, f"downstream{suffix}"), **common,
@@ -126,5 +124,5 @@ def beyond_accuracy(source: Source, rows: pd.DataFrame, name: str) -> Figure:
     table = Table(name=slug(name).replace("-", "_"), title="All downstream metrics", frame=frame, query=source.command("downstream"), method_column="series")
     return Figure(
         name=name, title="Other metrics of the tasks", panels=panels, caption="Mean over tasks and seeds ± one standard error.",
-        query=source.command("downstream"), protocol=source.describe(int(rows["protocol_id"].iloc[0])), folded=True, table=table,
+        query=source.command("downstream"), protocol=source.describe(rows), folded=True, table=table,
     )

@@ -13,6 +13,7 @@ from lowrank.report.axes import number
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import Quantity, finite, pick, slug, trajectory_figures, words
 
+CURVES = "landscape_"
 RANDOM = (Quantity("sharpness_random", "sharpness, random directions"), Quantity("direction_variance", "direction variance", log=True))
 
 
@@ -23,11 +24,10 @@ def build(source: Source) -> Section:
         lead="Loss around a checkpoint along random directions and along the principal direction of its weights (the σₖ uₖ vₖᵀ of each matrix).",
     )
     curves = source.query("curves")
-    curves = finite(curves[curves["reference_method"].isna()], "mean")
-    for curve, rows in sorted(curves.groupby("curve"), key=lambda pair: (pair[0] != "random", len(str(pair[0])), str(pair[0]))):
-        for place, protocol in enumerate(source.protocols(rows)):
-            part = rows[rows["protocol_id"] == protocol]
-            section.blocks += curve_figures(source, part, str(curve), protocol, folded=place > 0)
+    curves = finite(curves[curves["curve"].str.startswith(CURVES)], "mean")
+    for curve, rows in sorted(curves.groupby("curve"), key=lambda pair: (not str(pair[0]).endswith("random"), len(str(pair[0])), str(pair[0]))):
+        for place, (way, part) in enumerate(source.ways(rows, "curve")):
+            section.blocks += curve_figures(source, part, str(curve), way, folded=place > 0)
     section.blocks.sort(key=lambda block: isinstance(block, Figure) and block.folded)
     section.blocks[:0] = trajectory_figures(
         source, source.aggregates, RANDOM, name="sharpness", title="Sharpness and direction variance over training",
@@ -49,13 +49,13 @@ def principal_quantities(rows: pd.DataFrame) -> list[Quantity]:
     return [Quantity(name, words(name).replace("pca", "PCA"), log=name.startswith("sharpness")) for name in names]
 
 
-def curve_figures(source: Source, rows: pd.DataFrame, curve: str, protocol: int, *, folded: bool) -> list[Figure]:
+def curve_figures(source: Source, rows: pd.DataFrame, curve: str, way: str, *, folded: bool) -> list[Figure]:
     """The curve of all methods at the last step, and of each method over training."""
     seed = int(rows["seed"].min())
     rows = rows[rows["seed"] == seed]
-    name = f"landscape_{slug(curve)}" + (f"-{protocol}" if folded else "")
-    what = words(curve)
-    common = {"protocol": source.describe(protocol), "query": source.command("curves")}
+    name = slug(curve).replace("-", "_") + (f"-{slug(way)}" if folded else "")
+    what = words(curve.removeprefix(CURVES)).replace("pca", "PCA")
+    common = {"protocol": source.describe(rows), "query": source.command("curves")}
     last = rows[rows["step"] == rows.groupby("run_id")["step"].transform("max")]
     panels = [
         XY(title=scale, series=series, x_label="offset α along the direction", y_label="loss − loss at 0")
@@ -63,8 +63,7 @@ def curve_figures(source: Source, rows: pd.DataFrame, curve: str, protocol: int,
     ]
     table = curve_table(source, last, name)
     band = "The band is one standard error over directions." if rows["variance"].notna().any() else ""
-    label = rows["protocol"].iloc[0]
-    title = f"Landscape at the last checkpoint: {what}" + (f" ({label})" if folded else "")
+    title = f"Landscape at the last checkpoint: {what}" + (f" ({way})" if folded else "")
     figures = [Figure(
         name=name, title=title, panels=panels, legend=source.styles(last["series"]), table=table, folded=folded,
         caption=f"Loss relative to the unperturbed checkpoint, seed {seed}. {band}", **common,
@@ -75,8 +74,8 @@ def curve_figures(source: Source, rows: pd.DataFrame, curve: str, protocol: int,
         if (series := step_series(rows[(rows["scale"] == scale) & (rows["series"] == style.key)]))
     ]
     figures.append(Figure(
-        name=f"{name}_steps", title=f"Landscape over training: {what}" + (f" ({label})" if folded else ""), panels=evolution,
-        caption=f"One line a checkpoint, relative to its own loss at offset 0, seed {seed}. {band}", folded=folded or curve != "random", **common,
+        name=f"{name}_steps", title=f"Landscape over training: {what}" + (f" ({way})" if folded else ""), panels=evolution,
+        caption=f"One line a checkpoint, relative to its own loss at offset 0, seed {seed}. {band}", folded=folded or not curve.endswith("random"), **common,
         legend=step_legend(evolution),
     ))
     return figures

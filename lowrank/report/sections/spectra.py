@@ -41,21 +41,20 @@ def build(source: Source) -> Section:
 def distributions(source: Source, rows: pd.DataFrame, matrix: str) -> list[Figure]:
     """Singular values by projection type, one figure for each protocol and scale."""
     figures = []
-    for place, protocol in enumerate(source.protocols(rows)):
-        of_protocol = rows[rows["protocol_id"] == protocol]
+    for place, (way, of_way) in enumerate(source.ways(rows, "matrix")):
         for scale in source.scales:
-            part = of_protocol[of_protocol["scale"] == scale]
+            part = of_way[of_way["scale"] == scale]
             part = part[part["step"] == part.groupby("series")["step"].transform("max")].assign(index=lambda r: r["position"] + 1)
             panels = [
                 XY(title=module, series=series, x_label="index", y_label="singular value", log_y=True, height=200)
                 for module in sorted(set(part["module"]), key=lambda m: (MODULES.index(m) if m in MODULES else len(MODULES), m)) if (series := seed_series(source, part[part["module"] == module], "index", "mean"))
             ]
             if panels:
-                label = f" ({part['protocol'].iloc[0]})" if place else ""
+                label = f" ({way})" if place else ""
                 figures.append(Figure(
-                    name=f"singular_values_{matrix}_{slug(scale)}" + (f"-{protocol}" if place else ""), panels=panels,
+                    name=f"singular_values_{matrix}_{slug(scale)}" + (f"-{slug(way)}" if place else ""), panels=panels,
                     title=f"Singular values by projection type, {scale}: {NAMES[matrix]}{label}", legend=source.styles(part["series"]),
-                    caption="Mean over layers and seeds; the band spans the seeds.", protocol=source.describe(protocol),
+                    caption="Mean over layers and seeds; the band spans the seeds.", protocol=source.describe(part),
                     query=source.command("spectrum_shapes"), folded=place > 0 or matrix == "w", table=table(source, part, matrix, scale),
                 ))
     return figures
