@@ -94,6 +94,13 @@ def llama_config(shape: ModelShape, vocabulary_size: int, max_length: int, speci
 
 def build(config: RunConfig, vocabulary_size: int, special: dict[str, int | None]) -> tuple[PreTrainedModel, Method]:
     """The model of a run at step 0 (float32, CPU) and its method."""
+    model, method = construct(config, vocabulary_size, special)
+    initialise(model, named_draws(config.init_seed), config.shape.initializer_range)
+    return model, method
+
+
+def construct(config: RunConfig, vocabulary_size: int, special: dict[str, int | None]) -> tuple[PreTrainedModel, Method]:
+    """The model of a run and its method, the weights still to be drawn; on the meta device for its shapes alone."""
     method = create(config.method, config.settings)
     arguments = llama_config(config.shape, vocabulary_size, config.data.max_length, special)
     model: PreTrainedModel
@@ -102,7 +109,6 @@ def build(config: RunConfig, vocabulary_size: int, special: dict[str, int | None
             model = LowRankLlamaForCausalLM(LowRankLlamaConfig(method=config.method, method_settings=config.settings, **arguments))
         else:
             model = LlamaForCausalLM(LlamaConfig(**arguments))
-    initialise(model, named_draws(config.init_seed), config.shape.initializer_range)
     return model, method
 
 

@@ -55,6 +55,7 @@ class ProjectedAdamW(Optimizer):
     """
 
     scale_key: str
+    scalars: ClassVar[int] = 0  # tensors of a single number in the state of a projected matrix
     proj_types: tuple[str, ...] = projection.PROJ_TYPES
 
     def __init__(
@@ -109,6 +110,17 @@ class ProjectedAdamW(Optimizer):
             for key, value in state_dict["state"].get(i, {}).items():
                 if torch.is_tensor(value):
                     self.state[p][key] = value.detach().clone().to(p.device)
+
+    def planned_state_bytes(self) -> int:
+        """Bytes of the state's tensors once every parameter has been updated, from shapes alone."""
+        total = 0
+        for group in self.param_groups:
+            for p in group["params"]:
+                elements = 2 * p.numel()
+                if "rank" in group:
+                    elements = projection.state_elements(p.shape, group["rank"], group["proj_type"]) + self.scalars
+                total += elements * p.element_size()
+        return total
 
     @abstractmethod
     def _move(self, p: Tensor, G: Tensor, move: Move) -> None:
@@ -238,6 +250,10 @@ class ProjectedMethod(Method):
     def update_scale(self) -> float:
         """What every update within the subspace is multiplied by."""
         return float(getattr(self.settings, self.optimizer_class.scale_key))
+
+    def optimizer_state_bytes(self, optimizer: Optimizer) -> int | None:
+        """Counted from shapes: a decomposition needs values."""
+        return optimizer.planned_state_bytes() if isinstance(optimizer, ProjectedAdamW) else None
 
     def optimizer(self, model: nn.Module, training: Training) -> Optimizer:
         """Target matrices projected; embeddings, norms, head and biases plain. Raises where nothing would be projected."""

@@ -79,6 +79,15 @@ def fix_signs(V: Tensor) -> Tensor:
     return V * V.gather(0, largest).sign()
 
 
+def state_elements(shape: torch.Size, rank: int, proj_type: str) -> int:
+    """Elements of the bases and of both moments of a matrix of ``shape``."""
+    m, n = shape
+    bases, moments = {
+        "right": (rank * n, m * rank), "left": (m * rank, rank * n), "full": (m * rank + rank * n, rank * rank),
+    }[kind_of(shape, proj_type)]
+    return bases + 2 * moments
+
+
 def project(G: Tensor, bases: Bases, kind: str) -> Tensor:
     """``G`` in the coordinates of the subspace."""
     if kind == "right":

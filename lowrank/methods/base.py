@@ -84,6 +84,14 @@ class Method(ABC):
             weight_decay=training.weight_decay, fused=True,
         )
 
+    def optimizer_state_bytes(self, optimizer: torch.optim.Optimizer) -> int | None:
+        """Bytes of the tensors that ``optimizer`` will hold after its first step, from shapes alone; nothing is computed.
+
+        None, the default, where the step itself can be traced on tensors without data, as that of PyTorch's optimizers can: then
+        ``lowrank estimate`` does that. An optimizer that looks at values (a decomposition, an ``if`` on a norm) counts here.
+        """
+        return None
+
     def lr_factor(self, update: int, training: Training) -> float:
         """Factor of the learning rate at ``update`` = 1, 2, …"""
         return schedule.cosine(update - training.schedule_lag, training.steps, training.warmup, training.min_lr_ratio)

@@ -19,6 +19,7 @@ class FiraAdamW(ProjectedAdamW):
     """
 
     scale_key = "alpha"
+    scalars = 1  # the norm of the residual
     proj_types = ONE_SIDED
 
     def add_param_group(self, param_group: Group) -> None:
