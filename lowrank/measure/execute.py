@@ -32,6 +32,11 @@ class Outcome:
     left_alone: list[str] = field(default_factory=list)
     loads: int = 0
 
+    def row(self) -> dict[str, Any]:
+        """The counts for people."""
+        counts = {"failed": len(self.failed), "blocked": len(self.blocked), "left_alone": len(self.left_alone)}
+        return {"units": self.units, "rows": self.rows, **counts, "checkpoints_loaded": self.loads}
+
     @property
     def complete(self) -> bool:
         """Whether nothing that was asked for is missing."""
@@ -105,8 +110,7 @@ def _fail(store: Store, task: Task, error: str, outcome: Outcome) -> None:
     outcome.failed.append(f"{task.label}: {error}")
     known = store.first(records.WorkUnit, unit_key=task.unit_key)
     attempts = (known.attempts if known else 0) + 1
-    row = records.WorkUnit(unit_key=task.unit_key, kind="measure", status="failed", attempts=attempts, error=error)
-    store.put(row)
+    store.put(records.WorkUnit(unit_key=task.unit_key, kind="measure", status="failed", attempts=attempts, error=error))
 
 
 def store_results(store: Store, task: Task, results: list[Result], made_by: int | None) -> int:
@@ -119,6 +123,8 @@ def store_results(store: Store, task: Task, results: list[Result], made_by: int 
     with store.transaction():
         evaluation = _stored_set(store, task.evaluation.record) if task.evaluation else None
         protocol = store.add(replace(task.protocol, evaluation_set_id=evaluation.id if evaluation else None))
+        if task.error:
+            store.forget_unit(task.unit_key)
         return store.add_all(rows_of(task, lacking, protocol.id or 0, made_by))
 
 

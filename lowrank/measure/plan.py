@@ -41,6 +41,25 @@ class Selection:
         return all(not wanted or value in wanted for wanted, value in pairs)
 
 
+    def check(self, store: Store, study: Study) -> None:
+        """Raise :class:`UsageError` for a method, scale, seed, run or checkpoint that the study does not have."""
+        row = store.first(records.Study, name=study.name)
+        if row is None:
+            raise UsageError(f"the store has no study '{study.name}' yet; train it first: lowrank study run FILE")
+        runs = store.find(records.Run, study_id=row.id)
+        saved = store.find(records.Checkpoint, run_id=[run.id for run in runs])
+        known: list[tuple[str, tuple[Any, ...], set[Any]]] = [
+            ("method", self.methods, {run.method for run in runs}), ("scale", self.scales, {run.scale for run in runs}),
+            ("seed", self.seeds, {run.seed for run in runs}), ("run", self.runs, {run.id for run in runs}),
+            ("step", self.steps, {c.step for c in saved}), ("checkpoint", self.checkpoints, {c.id for c in saved}),
+        ]
+        for what, wanted, there in known:
+            for value in wanted:
+                if value not in there:
+                    listed = ", ".join(map(str, sorted(there))) or "none"
+                    raise UsageError(f"the study '{study.name}' has no checkpoint of {what} {value}; it has: {listed}")
+
+
 ALL = Selection()
 
 

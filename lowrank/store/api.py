@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from lowrank.errors import StoreError
 from lowrank.store import migrate, write
 from lowrank.store.engine import create_engine, mask, parse_url, to_json, translated, writing
-from lowrank.store.records import EvaluationSet, Protocol, Record, TrainingLog
+from lowrank.store.records import EvaluationSet, Protocol, Record, TrainingLog, WorkUnit
 from lowrank.store.rows import Codec, codec
 
 R = TypeVar("R", bound=Record)
@@ -126,6 +126,12 @@ class Store:
         log = codec(TrainingLog).table
         with self._writing() as connection:
             return connection.execute(sa.delete(log).where(log.c.run_id == run_id, log.c.step > after_step)).rowcount
+
+    def forget_unit(self, unit_key: str) -> int:
+        """Delete the row of a unit of work that is done, which leaves only its results; the number of rows."""
+        units = codec(WorkUnit).table
+        with self._writing() as connection:
+            return connection.execute(sa.delete(units).where(units.c.unit_key == unit_key)).rowcount
 
     @contextmanager
     def transaction(self) -> Iterator[Self]:
