@@ -104,10 +104,10 @@ def test_padded_rows_are_one_document_each(open_corpus, small_shards):
 def test_rows_are_cheap(open_corpus):
     dataset = open_corpus(max_length=32)
     dataset.rows(0, 8)
-    started = time.perf_counter()
+    started = time.process_time()  # others may be using the machine
     for n in range(200):
         dataset.rows(8 * n, 8)
-    assert (time.perf_counter() - started) / 200 < 2e-3  # 0.1 ms on an idle machine
+    assert (time.process_time() - started) / 200 < 1e-3
 
 
 @pytest.mark.parametrize(("first", "count"), [(-1, 2), (0, -1)])
