@@ -129,7 +129,7 @@ def _sqlite_engine(url: URL, read_only: bool, foreign_keys: bool) -> Engine:
         else:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
+            connection.execute("PRAGMA foreign_keys=ON" if foreign_keys else "PRAGMA foreign_keys=OFF")
         record.info["pid"] = os.getpid()
 
     @sa.event.listens_for(engine, "checkout")

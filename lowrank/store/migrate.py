@@ -44,8 +44,8 @@ def current(connection: Connection) -> str | None:
     """The revision of a database, None before the first one."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
-    found: str | None = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
-    return found
+    version = sa.table(VERSION_TABLE, sa.column("version_num", sa.String()))
+    return connection.execute(sa.select(version.c.version_num)).scalar()
 
 
 def require_head(connection: Connection, shown_url: str) -> None:

@@ -59,6 +59,10 @@ def required(name: str, kind: Any, *more: Any) -> sa.Column[Any]:
     return sa.Column(name, kind, *more, nullable=False)
 
 
+def texts(*names: str) -> list[sa.Column[Any]]:
+    return [required(name, TEXT) for name in names]
+
+
 def optional(name: str, kind: Any, *more: Any) -> sa.Column[Any]:
     return sa.Column(name, kind, *more, nullable=True)
 
@@ -84,16 +88,13 @@ def create(table: str, *parts: Any, unique: tuple[str, ...], identity: Any = INT
 def create_evaluation_set() -> None:
     create(
         "evaluation_set",
-        required("name", TEXT),
-        required("dataset_fingerprint", TEXT),
-        required("split", TEXT),
+        *texts("name", "dataset_fingerprint", "split"),
         required("seed", BIG),
         required("examples", INTEGER),
         required("tokens", BIG),
         required("max_length", INTEGER),
         required("packing", sa.Boolean()),
-        required("tokenizer_hash", TEXT),
-        required("sha256", TEXT),
+        *texts("tokenizer_hash", "sha256"),
         unique=("sha256",),
     )
 
@@ -101,9 +102,7 @@ def create_evaluation_set() -> None:
 def create_provenance() -> None:
     create(
         "provenance",
-        required("hash", TEXT),
-        required("lowrank_version", TEXT),
-        required("git_commit", TEXT),
+        *texts("hash", "lowrank_version", "git_commit"),
         required("library_versions", sa.JSON()),
         required("device", TEXT),
         required("threads", INTEGER),
@@ -114,12 +113,7 @@ def create_provenance() -> None:
 def create_published_value() -> None:
     create(
         "published_value",
-        required("source", TEXT),
-        required("source_table", TEXT),
-        required("scale", TEXT),
-        required("method", TEXT),
-        required("quantity", TEXT),
-        required("item", TEXT),
+        *texts("source", "source_table", "scale", "method", "quantity", "item"),
         required("value", REAL),
         optional("standard_error", REAL),
         required("note", TEXT),
@@ -132,8 +126,7 @@ def create_study() -> None:
         "study",
         required("name", TEXT),
         required("config", sa.JSON()),
-        required("config_hash", TEXT),
-        required("root", TEXT),
+        *texts("config_hash", "root"),
         unique=("name",),
     )
 
@@ -144,10 +137,7 @@ def create_predictor_fit() -> None:
         required("study_id", INTEGER, refers("predictor_fit", "study_id", "study")),
         required("feature_set", TEXT),
         required("features", sa.JSON()),
-        required("selection", TEXT),
-        required("scheme", TEXT),
-        required("model", TEXT),
-        required("target", TEXT),
+        *texts("selection", "scheme", "model", "target"),
         required("n", INTEGER),
         required("n_excluded", INTEGER),
         optional("pearson", REAL),
@@ -168,11 +158,9 @@ def create_predictor_fit() -> None:
 def create_protocol() -> None:
     create(
         "protocol",
-        required("name", TEXT),
-        required("lens", TEXT),
+        *texts("name", "lens"),
         required("metric_revision", INTEGER),
-        required("space", TEXT),
-        required("normalization", TEXT),
+        *texts("space", "normalization"),
         optional("evaluation_set_id", INTEGER, refers("protocol", "evaluation_set_id", "evaluation_set")),
         optional("direction_seed", BIG),
         required("precision", TEXT),
@@ -186,15 +174,11 @@ def create_run() -> None:
     create(
         "run",
         required("study_id", INTEGER, refers("run", "study_id", "study")),
-        required("config_hash", TEXT),
-        required("method", TEXT),
-        required("scale", TEXT),
+        *texts("config_hash", "method", "scale"),
         required("seed", BIG),
         required("data_seed", BIG),
         required("init_seed", BIG),
-        required("variant", TEXT),
-        required("kind", TEXT),
-        required("status", TEXT),
+        *texts("variant", "kind", "status"),
         optional("rank", INTEGER),
         required("config", sa.JSON()),
         optional("base_learning_rate", REAL),
@@ -214,8 +198,7 @@ def create_run() -> None:
         optional("optimizer_state_bytes", BIG),
         optional("peak_memory_bytes", BIG),
         optional("train_seconds", REAL),
-        required("dataset_fingerprint", TEXT),
-        required("tokenizer_hash", TEXT),
+        *texts("dataset_fingerprint", "tokenizer_hash"),
         optional("provenance_id", INTEGER, refers("run", "provenance_id", "provenance")),
         one_of("run", "kind", "trained", "imported"),
         one_of("run", "status", "planned", "running", "done", "failed", "cancelled"),
@@ -226,10 +209,7 @@ def create_run() -> None:
 def create_work_unit() -> None:
     create(
         "work_unit",
-        required("unit_key", TEXT),
-        required("kind", TEXT),
-        required("status", TEXT),
-        required("owner", TEXT),
+        *texts("unit_key", "kind", "status", "owner"),
         optional("lease_until", REAL),
         optional("heartbeat_at", REAL),
         required("attempts", INTEGER),
@@ -247,8 +227,7 @@ def create_checkpoint() -> None:
         required("step", INTEGER),
         required("kind", TEXT),
         required("tokens_seen", BIG),
-        required("path", TEXT),
-        required("sha256", TEXT),
+        *texts("path", "sha256"),
         required("bytes", BIG),
         optional("validation_loss", REAL),
         required("validation_loss_kind", KIND),
@@ -307,9 +286,7 @@ def create_downstream_item() -> None:
         "downstream_item",
         required("checkpoint_id", INTEGER, refers("downstream_item", "checkpoint_id", "checkpoint")),
         required("protocol_id", INTEGER, refers("downstream_item", "protocol_id", "protocol")),
-        required("task", TEXT),
-        required("metric", TEXT),
-        required("item", TEXT),
+        *texts("task", "metric", "item"),
         optional("value", REAL),
         required("value_kind", KIND),
         result("downstream_item", "value"),
@@ -323,19 +300,14 @@ def create_downstream_score() -> None:
         "downstream_score",
         required("checkpoint_id", INTEGER, refers("downstream_score", "checkpoint_id", "checkpoint")),
         required("protocol_id", INTEGER, refers("downstream_score", "protocol_id", "protocol")),
-        required("task", TEXT),
-        required("category", TEXT),
-        required("metric", TEXT),
-        required("filter", TEXT),
+        *texts("task", "category", "metric", "filter"),
         optional("value", REAL),
         required("value_kind", KIND),
         optional("standard_error", REAL),
         required("standard_error_kind", KIND),
         required("n", BIG),
         optional("chance", REAL),
-        required("task_version", TEXT),
-        required("harness_version", TEXT),
-        required("note", TEXT),
+        *texts("task_version", "harness_version", "note"),
         optional("provenance_id", INTEGER, refers("downstream_score", "provenance_id", "provenance")),
         result("downstream_score", "value"),
         result("downstream_score", "standard_error"),
@@ -419,7 +391,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for view in ("pair_view", "metric_view", "checkpoint_view"):
-        op.execute(f"DROP VIEW {view}")
+    for statement in ("DROP VIEW pair_view", "DROP VIEW metric_view", "DROP VIEW checkpoint_view"):
+        op.execute(statement)
     for table in reversed(CREATED):
         op.drop_table(table)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from lowrank.errors import StoreError
 from lowrank.store import Store, records
 
 WRITERS, BATCHES, ROWS = 8, 10, 20
@@ -96,3 +100,20 @@ def test_a_thousand_metric_rows_are_one_short_transaction(sqlite_store: Store, p
     assert sqlite_store.add_all(rows) == 1000
     assert time.perf_counter() - begun < 0.5
     assert sqlite_store.add_all(rows) == 0
+
+
+def test_a_full_disk_is_one_sentence_and_nothing_is_lost(sqlite_store: Store, populate: Callable[..., None]) -> None:
+    populate(sqlite_store)
+    run = sqlite_store.find(records.Run)[0]
+    before = sqlite_store.count(records.TrainingLog)
+    points = [records.TrainingLog(run_id=run.id or 0, step=10 + i, loss=1.0, learning_rate=0.1) for i in range(30_000)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))  # bytes that a file may have: a write beyond fails as on a full disk
+    try:
+        with pytest.raises(StoreError, match="refused by the database") as caught:
+            sqlite_store.add_all(points)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert sqlite_store.count(records.TrainingLog) == before
+    assert sqlite_store.add_all(points) == len(points)
