@@ -25,6 +25,7 @@ from lowrank.methods import _projection as projection
 from lowrank.methods.base import Method, targets
 
 FUSED_DTYPES = (torch.float32, torch.float64)
+FUSED_DEVICES = ("cpu", "cuda")
 Group = dict[str, Any]
 State = dict[str, Any]
 
@@ -151,55 +152,71 @@ class ProjectedAdamW(Optimizer):
         _decay([p], group)
 
     def _plain_step(self, parameters: list[Tensor], group: Group) -> None:
-        fused: dict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
+        together: dict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
         for p in parameters:
             assert p.grad is not None
             if p.grad.is_sparse:
                 raise ConfigError("sparse gradients are not supported; use dense ones (nn.Embedding(sparse=False))")
             state = self.state[p]
             step_size = _advance(state, p.grad, group)
-            if p.dtype in FUSED_DTYPES and p.dtype == p.grad.dtype == state["exp_avg"].dtype and p.device.type in ("cpu", "cuda"):
-                fused[state["step"], p.device].append(p)
+            if p.dtype == p.grad.dtype and _fusable(p.grad, state):
+                together[state["step"], p.device].append(p)
             else:
-                p.add_(_direction(p.grad, state, group).to(p.dtype), alpha=-step_size)
-        for (step, _), together in fused.items():
-            self._fused_step(together, step, group)
+                p.add_(_direction(p.grad, state, group), alpha=-step_size)
+        for (step, _), some in together.items():
+            gradients = [p.grad for p in some if p.grad is not None]
+            _fused(some, gradients, [self.state[p] for p in some], group, _step_size(step, group))
         _decay(parameters, group)
 
-    def _fused_step(self, parameters: list[Tensor], step: int, group: Group) -> None:
-        """Update number ``step`` of ``parameters`` in one pass over memory each, by PyTorch's fused AdamW."""
-        beta1, beta2 = group["betas"]
-        root = math.sqrt(1.0 - beta2**step)
-        states = [self.state[p] for p in parameters]
-        # PyTorch divides √v by √(1-β₂ᵗ) before it adds eps: the same update with eps stretched by that root.
-        lr = group["lr"] if group["correct_bias"] else group["lr"] * (1.0 - beta1**step) / root
-        steps = torch.full((len(parameters),), step - 1.0, dtype=torch.float32, device=parameters[0].device).unbind()
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        adamw(
-            parameters, gradients, [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [], list(steps),
-            fused=True, amsgrad=False, maximize=False, beta1=beta1, beta2=beta2, lr=lr, weight_decay=0.0, eps=group["eps"] / root,
-        )
+
+def _fusable(G: Tensor, state: State) -> bool:
+    """Half precision keeps the rounding of a chain of operations, as the published runs had it."""
+    return G.dtype in FUSED_DTYPES and G.dtype == state["exp_avg"].dtype and G.device.type in FUSED_DEVICES
+
+
+def _fused(parameters: list[Tensor], gradients: list[Tensor], states: list[State], group: Group, step_size: float) -> None:
+    """Put ``gradients`` into the moments and do p -= step_size · m / (√v + eps), in one pass over memory.
+
+    All states are at the same step. PyTorch's AdamW divides by √v/√(1-β₂ᵗ) + eps and multiplies by lr/(1-β₁ᵗ): with its eps and
+    lr stretched accordingly, that is the update wanted here.
+    """
+    (beta1, beta2), step = group["betas"], states[0]["step"]
+    root = math.sqrt(1.0 - beta2**step)
+    steps = torch.full((len(states),), step - 1.0, dtype=torch.float32, device=gradients[0].device).unbind()
+    adamw(
+        parameters, gradients, [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [], list(steps),
+        fused=True, amsgrad=False, maximize=False, beta1=beta1, beta2=beta2, weight_decay=0.0,
+        lr=step_size * (1.0 - beta1**step) / root, eps=group["eps"] / root,
+    )
 
 
 def _advance(state: State, like: Tensor, group: Group) -> float:
-    """Count one update, make the moments at the first, and return the step size with Adam's bias correction."""
+    """Count one update, make the moments at the first, and return the step size."""
     if "exp_avg" not in state:
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(like), torch.zeros_like(like)
     state["step"] = state.get("step", 0) + 1
+    return _step_size(state["step"], group)
+
+
+def _step_size(step: int, group: Group) -> float:
+    """The learning rate with Adam's bias correction, where the group asks for it."""
     if not group["correct_bias"]:
         return float(group["lr"])
     beta1, beta2 = group["betas"]
-    return float(group["lr"] * math.sqrt(1.0 - beta2 ** state["step"]) / (1.0 - beta1 ** state["step"]))
+    return float(group["lr"] * math.sqrt(1.0 - beta2**step) / (1.0 - beta1**step))
 
 
 def _direction(G: Tensor, state: State, group: Group) -> Tensor:
-    """Put ``G`` into the moments and return m / (√v + eps), rounding as a chain of tensor operations does."""
+    """Put ``G`` into the moments and return N = m / (√v + eps)."""
+    if _fusable(G, state):
+        N = torch.zeros_like(G)
+        _fused([N], [G], [state], group, step_size=-1.0)
+        return N
     (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
     G = G.to(m.dtype)
     m.mul_(beta1).add_(G, alpha=1.0 - beta1)
     v.mul_(beta2).addcmul_(G, G, value=1.0 - beta2)
-    direction: Tensor = m / v.sqrt().add_(group["eps"])
-    return direction
+    return torch.div(m, v.sqrt().add_(group["eps"]))
 
 
 def _decay(parameters: list[Tensor], group: Group) -> None:
