@@ -83,6 +83,12 @@ def begin(method: str, seed: int = 0, **settings: Any) -> Run:
     return Run(model, built, built.optimizer(model, TRAINING), config)
 
 
+@pytest.fixture(scope="session")
+def begin_run() -> Callable[..., Run]:
+    """As ``start``, for fixtures that outlive a test."""
+    return begin
+
+
 @pytest.fixture
 def start() -> Callable[..., Run]:
     """``start(method, seed=0, **settings)``: a run at its first update; settings that the method does not know are left out."""
