@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -48,30 +51,38 @@ def _tensors(value: Any) -> Iterable[Tensor]:
 
 
 class PeakMemory:
-    """Peak memory of a stretch of work: the allocator's on a GPU, else resident memory above that at the start.
+    """Peak memory from construction on: the allocator's on a GPU, else resident memory above that at construction.
 
-    On Linux the kernel's high-water mark is reset at the start; elsewhere the peak on a CPU is unknown (None).
+    Construct it when everything is imported and before the model is built. On a CPU the kernel's high-water mark of the process
+    is reset; what earlier work in the process left behind is collected and given back to the kernel first, so that a second
+    run does not hide in the memory of the first. Where the mark cannot be reset (not Linux, or a container that forbids
+    it) the peak is unknown, None.
     """
 
     def __init__(self) -> None:
         self.cuda = torch.cuda.is_available()
-        self.start = 0
+        self.start: int | None = None
+        gc.collect()
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
-            return
-        try:
-            CLEAR.write_text("5", encoding="ascii")
-        except OSError:
-            self.start = -1
         else:
-            self.start = _status_bytes("VmRSS") or -1
+            give_back()
+            with contextlib.suppress(OSError):
+                CLEAR.write_text("5", encoding="ascii")
+                self.start = _status_bytes("VmRSS")
 
     def peak(self) -> int | None:
         """Bytes at the peak since construction."""
         if self.cuda:
             return torch.cuda.max_memory_allocated()
         mark = _status_bytes("VmHWM")
-        return None if mark is None or self.start < 0 else max(0, mark - self.start)
+        return None if mark is None or self.start is None else max(0, mark - self.start)
+
+
+def give_back() -> None:
+    """Return freed memory that the C library keeps for later to the kernel, where the library can (glibc)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status_bytes(field: str) -> int | None:

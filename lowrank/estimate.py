@@ -1,0 +1,258 @@
+"""What a run will hold and compute, before it is run.
+
+No formula of any architecture is in here. The run's own model, loss and optimizer make an update on tensors that have shapes
+but no data (PyTorch's fake tensors); every storage is counted from the operation that makes it to the moment it is
+freed, and every matrix product as it comes by. So a method from outside is told as truthfully as a built-in one, and a
+billion parameters take a few seconds and no memory to speak of.
+
+Counts and bytes of weights, gradients and optimizer state are exact. The peak leaves out what PyTorch does not see:
+scratch memory inside kernels, and what the allocator holds beyond what it was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from transformers import PreTrainedModel
+
+from lowrank import models
+from lowrank.config import RunConfig
+from lowrank.data import sources
+from lowrank.data.tokenizer import DEFAULT_VOCABULARY
+from lowrank.errors import LowrankError, UsageError
+from lowrank.loss import summed_nats
+from lowrank.methods.base import Method
+from lowrank.train.loop import split_batch
+from lowrank.train.memory import model_bytes, state_bytes
+
+SPECIAL: dict[str, int | None] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+STORED = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16"}  # in the order of a safetensors file
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One run in one process: bytes, and floating-point operations (two a multiplication with its addition).
+
+    ``weight_bytes`` holds parameters and persistent buffers; ``checkpoint_bytes`` is the file of them. ``activation_bytes`` is
+    what one forward pass leaves to its backward pass. ``peak_bytes`` is the largest sum of all that is alive at once, while
+    the run trains, evaluates or saves. ``flops_per_token`` counts the matrix products of forward and backward pass as they
+    are carried out: attention over the whole square, what gradient checkpointing computes again included, the
+    optimizer's own products excluded.
+    """
+
+    parameters_total: int
+    parameters_trainable: int
+    weight_bytes: int
+    gradient_bytes: int
+    optimizer_state_bytes: int
+    activation_bytes: int
+    peak_bytes: int
+    flops_per_token: int
+    checkpoint_bytes: int
+
+    def row(self) -> dict[str, int]:
+        """The figures by name."""
+        return asdict(self)
+
+
+def estimate(config: RunConfig, vocabulary_size: int | None = None) -> Estimate:
+    """Estimate the run ``config``; ``vocabulary_size`` is that of :func:`expected_vocabulary` unless given.
+
+    Raises :class:`LowrankError` where the vocabulary is not known, or where the optimizer looks at values and its method does not
+    count its state.
+    """
+    passes, micro = split_batch(config.training, processes=1)
+    passes = min(passes, 2)  # from the second on, the gradients are there while activations are made
+    meta, method = meta_model(config, expected_vocabulary(config) if vocabulary_size is None else vocabulary_size)
+    with FakeTensorMode(), torch.enable_grad():
+        model = without_data(meta)
+        optimizer = method.optimizer(model, config.training)
+        state, traceable = planned_state(method, optimizer)
+        counts, file = model_bytes(model), file_bytes(model.state_dict())
+        update, activations = trace_update(model, optimizer if traceable else None, config, passes, micro)
+        evaluation = trace_evaluation(model, config)
+    return Estimate(
+        parameters_total=counts["parameters_total"],
+        parameters_trainable=counts["parameters_trainable"],
+        weight_bytes=counts["parameter_bytes"],
+        gradient_bytes=counts["gradient_bytes"],
+        optimizer_state_bytes=state,
+        activation_bytes=activations,
+        peak_bytes=counts["parameter_bytes"] + state + max(update.peak, evaluation.peak, file),
+        flops_per_token=round(update.flops / (passes * micro * config.data.max_length)),
+        checkpoint_bytes=file,
+    )
+
+
+def expected_vocabulary(config: RunConfig) -> int:
+    """Rows of the embedding as far as the study file tells; a tokenizer trained on a small corpus may end with fewer."""
+    data = config.data
+    if data.vocabulary_size is not None:
+        return data.vocabulary_size
+    source = sources.get(data.source)
+    if data.tokenizer is None and (source.tokenizer is None or source.vocabulary_size):
+        return source.vocabulary_size or DEFAULT_VOCABULARY
+    raise UsageError(
+        f"the size of the tokenizer '{data.tokenizer or source.tokenizer}' is not known before it is loaded; "
+        "give --vocabulary-size, or data.vocabulary_size in the study file"
+    )
+
+
+def meta_model(config: RunConfig, vocabulary_size: int) -> tuple[PreTrainedModel, Method]:
+    """The run's model, as the training loop prepares it, and its method; shapes without storage."""
+    with torch.device("meta"):
+        model, method = models.construct(config, vocabulary_size, SPECIAL)
+    if config.training.precision == "pure_bfloat16":
+        model.bfloat16()
+    if config.training.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    return model.train(), method
+
+
+def without_data(model: PreTrainedModel) -> PreTrainedModel:
+    """``model`` with its tensors replaced, in place, by fake ones on the CPU; to be called under a ``FakeTensorMode``.
+
+    Meta tensors would do for the bytes of the weights, but neither autocast nor the fused attention takes them.
+    """
+    for module in model.modules():
+        for name, p in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+    return model
+
+
+def planned_state(method: Method, optimizer: Optimizer) -> tuple[int, bool]:
+    """(bytes of the optimizer's state after a step, whether its steps can be traced); makes a step where they can."""
+    told = method.optimizer_state_bytes(optimizer)
+    if told is not None:
+        return told, False
+    for p in chain.from_iterable(group["params"] for group in optimizer.param_groups):
+        p.grad = torch.empty_like(p)
+    try:
+        optimizer.step()
+    except DataDependentOutputException as error:
+        raise LowrankError(
+            f"the optimizer of method '{method.name}' looks at values, so that its state cannot be told by tracing a step; "
+            "let the method define optimizer_state_bytes"
+        ) from error
+    optimizer.zero_grad(set_to_none=True)
+    return state_bytes(optimizer), True
+
+
+def trace_update(
+    model: PreTrainedModel, optimizer: Optimizer | None, config: RunConfig, passes: int, micro: int
+) -> tuple[Trace, int]:
+    """Trace ``passes`` forward and backward passes of ``micro`` rows and, if given, a step; the trace, and the activations' bytes."""
+    ids = torch.zeros(micro, config.data.max_length, dtype=torch.int64)
+    activations = 0
+    with Trace(model.state_dict().values()) as trace:
+        for _ in range(passes):
+            gradients = trace.live
+            with autocast(config):
+                logits = model(input_ids=ids).logits
+            nats = summed_nats(logits, ids)
+            del logits
+            activations = trace.live - gradients
+            nats.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        nn.utils.clip_grads_with_norm_(model.parameters(), config.training.max_grad_norm or 1.0, norm)
+        if optimizer is not None:
+            optimizer.step()
+    model.zero_grad(set_to_none=True)
+    return trace, activations
+
+
+def trace_evaluation(model: PreTrainedModel, config: RunConfig) -> Trace:
+    """Trace one batch of the validation loss."""
+    rows = min(config.training.evaluation_batch_size, -(-config.data.validation_tokens // config.data.max_length))
+    ids = torch.zeros(rows, config.data.max_length, dtype=torch.int64)
+    model.eval()
+    with Trace(model.state_dict().values()) as trace, torch.no_grad():
+        with autocast(config):
+            logits = model(input_ids=ids).logits
+        summed_nats(logits, ids)
+    return trace
+
+
+def autocast(config: RunConfig) -> AbstractContextManager[Any]:
+    """The precision of a forward pass."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=config.training.precision == "bfloat16_autocast")
+
+
+class Trace(TorchDispatchMode):
+    """Counts what happens inside: ``live`` and ``peak`` bytes of storages made here, ``flops`` of matrix products.
+
+    ``held`` are tensors from before; views of them are not counted as made here.
+    """
+
+    def __init__(self, held: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.live = self.peak = self.flops = 0
+        self._held = [tensor.untyped_storage() for tensor in held]
+        self._known: dict[int, weakref.ref[torch.UntypedStorage] | None] = {id(storage): None for storage in self._held}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operation and count what it makes."""
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage())
+        formula = FORMULAS.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if id(storage) not in self._known:  # a storage keeps its Python object for as long as it lives
+            size = storage.nbytes()
+            self._known[id(storage)] = weakref.ref(storage, partial(self._drop, id(storage), size))
+            self.live += size
+            self.peak = max(self.peak, self.live)
+
+    def _drop(self, key: int, size: int, _: object) -> None:
+        self.live -= size
+        del self._known[key]
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(q.shape, k.shape, v.shape))
+
+
+def _attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape))
+
+
+FORMULAS: Mapping[Any, Callable[..., int]] = {  # PyTorch's own, and the CPU's attention, which is missing there
+    **flop_registry,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+def file_bytes(state: Mapping[str, Tensor]) -> int:
+    """Size of a safetensors file of ``state``: eight bytes, a JSON header padded to a multiple of eight, the data."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    order, end = list(STORED), 0
+    for name, tensor in sorted(state.items(), key=lambda item: (order.index(item[1].dtype), item[0])):
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": STORED[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = len(json.dumps(header, separators=(",", ":")))
+    return 8 + -(-text // 8) * 8 + end
