@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from lowrank.predict.crossval import Floats, Selection, correlation
+from lowrank.predict.crossval import Floats, Selection
 
 KEPT = 8  # as many as the published predictor has
 
@@ -17,14 +17,26 @@ def correlations(features: pd.DataFrame, target: Floats, sizes: ArrayLike) -> pd
     A size at which a feature or the target is constant says nothing about it and does not count.
     """
     labels = np.asarray(sizes, dtype=object)
-    rows = {}
-    for name in features.columns:
-        values = features[name].to_numpy(dtype=float)
-        by_size = {str(size): correlation(target[labels == size], values[labels == size]) for size in dict.fromkeys(labels)}
-        known = [r for r in by_size.values() if np.isfinite(r)]
-        agree = bool(known) and len({np.sign(r) for r in known}) == 1
-        rows[name] = {**by_size, "pooled": correlation(target, values), "mean": float(np.mean(known)) if known else float("nan"), "consistent": agree}
-    return pd.DataFrame.from_dict(rows, orient="index")
+    X = features.to_numpy(dtype=float)
+    table = pd.DataFrame({str(size): columnwise(X[labels == size], target[labels == size]) for size in dict.fromkeys(labels)}, index=features.columns)
+    by_size = table.to_numpy()
+    known = np.isfinite(by_size)
+    positive, negative = (by_size > 0).sum(axis=1), (by_size < 0).sum(axis=1)
+    table["pooled"] = columnwise(X, target)
+    table["mean"] = np.where(known.any(axis=1), np.where(known, by_size, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.nan)
+    table["consistent"] = known.any(axis=1) & (np.maximum(positive, negative) == known.sum(axis=1))
+    return table
+
+
+def columnwise(X: Floats, y: Floats) -> Floats:
+    """Pearson's correlation of each column of X (rows, columns) with y; nan where one of the two is constant."""
+    if len(y) < 2:
+        return np.full(X.shape[1], np.nan)
+    moves = (np.ptp(X, axis=0) > 0) & (np.ptp(y) > 0)
+    X, y = X - X.mean(axis=0), y - y.mean()
+    scale = np.sqrt((X**2).sum(axis=0) * (y @ y))
+    found: Floats = np.where(moves, X.T @ y / np.where(moves, scale, 1.0), np.nan)
+    return found
 
 
 def consistent(features: pd.DataFrame, target: Floats, sizes: ArrayLike, keep: int = KEPT) -> list[str]:

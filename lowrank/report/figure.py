@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from lowrank.report.axes import text_width
 from lowrank.report.charts import Forest, Heat, Style, XY
@@ -37,10 +38,14 @@ class Figure:
             return min(self.columns, COLUMNS)
         return 2 if len(self.panels) == 4 else min(COLUMNS, max(1, len(self.panels)))
 
+    @cached_property
+    def scenes(self) -> list[Scene]:
+        """The panels, drawn."""
+        return [panel.scene() for panel in self.panels]
+
     def sheet(self) -> Scene:
         """All panels, title and legend on one canvas, for files."""
-        scenes = [panel.scene() for panel in self.panels]
-        sheet = stack(scenes, self.across, 14.0, 56.0 if self.legend else 34.0, self.title)
+        sheet = stack(self.scenes, self.across, 14.0, 56.0 if self.legend else 34.0, self.title)
         sheet.add(Label(x=2, y=14, text=self.title, size=15, color="ink", bold=True))
         x = 4.0
         for style in self.legend:

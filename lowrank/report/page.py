@@ -12,7 +12,8 @@ from markupsafe import Markup
 from lowrank import __version__
 from lowrank.report import theme
 from lowrank.report.charts import Style
-from lowrank.report.figure import Figure, Panel, Section, key_svg
+from lowrank.report.figure import Figure, Section, key_svg
+from lowrank.report.scene import Scene
 from lowrank.report.tables import Table
 
 
@@ -42,9 +43,9 @@ def stylesheet() -> str:
     )
 
 
-def svg(panel: Panel) -> Markup:
-    """A panel as inline SVG; its texts were escaped as it was drawn."""
-    return Markup(panel.scene().svg())
+def svg(scene: Scene) -> Markup:
+    """A panel as inline SVG; the scene escapes its texts."""
+    return Markup(scene.svg())
 
 
 def sample(style: Style) -> Markup:

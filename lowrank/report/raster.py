@@ -21,7 +21,7 @@ def png(scene: Scene) -> bytes:
     for order, item in enumerate(scene.items):
         figure.add_artist(artist(item, scene, order), clip=False)
     out = BytesIO()
-    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs={"compress_level": 4})
     return out.getvalue()
 
 

@@ -38,34 +38,31 @@ def spread(values: Sequence[float] | pd.Series[float]) -> Spread:
     return Spread(float(kept.mean()), deviation, float(kept.min()), float(kept.max()), int(kept.size))
 
 
+def spreads(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
+    """:class:`Spread` for each group of rows, as columns; rows whose ``value`` is not finite do not count."""
+    rows = frame[np.isfinite(frame[value].to_numpy(dtype=float))]
+    grouped = rows.assign(**{value: rows[value].astype(float)}).groupby(list(by), sort=True)[value]
+    return grouped.agg(mean="mean", deviation="std", low="min", high="max", n="size").reset_index()
+
+
 def over_seeds(frame: pd.DataFrame, style: Style, x: str, y: str, error: str = "") -> Series | None:
     """One series of a frame's rows: the mean over seeds at each ``x`` with the band of lowest to highest.
 
     With a single seed and an ``error`` column, the band is one standard error on both sides.
     """
-    rows = frame[np.isfinite(frame[y].astype(float)) & np.isfinite(frame[x].astype(float))]
-    if rows.empty:
+    found = spreads(frame, [x], y)
+    if found.empty:
         return None
-    xs, ys, lows, highs, tips = [], [], [], [], []
-    for at, group in rows.groupby(x, sort=True):
-        found = spread(group[y])
-        low, high = found.low, found.high
-        margin = float(group[error].astype(float).iloc[0]) if error and found.n == 1 else math.nan
-        if math.isfinite(margin):
-            low, high = found.mean - margin, found.mean + margin
-        xs.append(float(at))  # type: ignore[arg-type]
-        ys.append(found.mean)
-        lows.append(low)
-        highs.append(high)
-        tips.append(tip(style.label, x, float(at), found, margin))  # type: ignore[arg-type]
-    return Series(style=style, x=xs, y=ys, low=lows, high=highs, tips=tips)
-
-
-def tip(label: str, x: str, at: float, found: Spread, margin: float) -> str:
-    """The tooltip of a point."""
-    spread_text = f" (seeds {number(found.low)} … {number(found.high)}, n={found.n})" if found.n > 1 else ""
-    error_text = f" ± {number(margin, 2)}" if math.isfinite(margin) else ""
-    return f"{label}, {x.replace('_', ' ')} {number(at)}: {number(found.mean, 5)}{error_text}{spread_text}"
+    margins = dict(zip(frame[x], frame[error].astype(float), strict=True)) if error else {}
+    lows, highs, tips = [], [], []
+    for at, mean, low, high, n in found[[x, "mean", "low", "high", "n"]].itertuples(index=False, name=None):
+        margin = margins.get(at, math.nan) if n == 1 else math.nan
+        lows.append(mean - margin if math.isfinite(margin) else low)
+        highs.append(mean + margin if math.isfinite(margin) else high)
+        spread_text = f" (seeds {number(low)} … {number(high)}, n={n})" if n > 1 else ""
+        error_text = f" ± {number(margin, 2)}" if math.isfinite(margin) else ""
+        tips.append(f"{style.label}, {x.replace('_', ' ')} {number(at)}: {number(mean, 5)}{error_text}{spread_text}")
+    return Series(style=style, x=[float(v) for v in found[x]], y=list(found["mean"]), low=lows, high=highs, tips=tips)
 
 
 def welch(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
@@ -74,5 +71,10 @@ def welch(first: Sequence[float], second: Sequence[float], level: float = 0.95) 
     difference = float(b.mean() - a.mean())
     if min(a.size, b.size) < 2:
         return difference, math.nan, math.nan
-    interval = stats.ttest_ind(b, a, equal_var=False).confidence_interval(level)
-    return difference, float(interval.low), float(interval.high)
+    parts = np.array([a.var(ddof=1) / a.size, b.var(ddof=1) / b.size])
+    error = math.sqrt(parts.sum())
+    if error == 0:
+        return difference, difference, difference
+    freedom = parts.sum() ** 2 / (parts**2 / [a.size - 1, b.size - 1]).sum()
+    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    return difference, difference - reach, difference + reach

@@ -12,7 +12,7 @@ import pandas as pd
 from lowrank.report.charts import XY, Series
 from lowrank.report.figure import Figure
 from lowrank.report.source import Source
-from lowrank.report.summary import over_seeds, spread
+from lowrank.report.summary import over_seeds, spreads
 from lowrank.report.tables import Table
 
 
@@ -66,21 +66,15 @@ def seed_series(source: Source, rows: pd.DataFrame, x: str, y: str, error: str =
 def trajectory_table(source: Source, rows: pd.DataFrame, name: str, title: str) -> Table:
     """Mean and spread over seeds, long: metric, scale, method, step."""
     order = {style.key: place for place, style in enumerate(source.styles())}
-    lines = []
-    for (metric, scale, series, step), group in rows.groupby(["metric", "scale", "series", "step"], sort=True):
-        found = spread(group["value"])
-        if found.n:
-            lines.append((metric, scale, series, step, found.mean, found.deviation if found.n > 1 else None, group_error(group), found.n))
-    lines.sort(key=lambda line: (line[0], source.scales.index(line[1]), order.get(line[2], 99), line[3]))
-    columns = ["metric", "scale", "method", "step", "mean", "standard_deviation", "standard_error", "seeds"]
-    frame = pd.DataFrame(lines, columns=columns, dtype=object)
+    by = ["metric", "scale", "series", "step"]
+    found = spreads(rows, by, "value").merge(spreads(rows, by, "standard_error")[[*by, "mean", "n"]], on=by, how="left", suffixes=("", "_of_error"))
+    # the stored standard error is that of one value, not of a mean over seeds
+    found["error"] = found["mean_of_error"].where((found["n"] == 1) & (found["n_of_error"] == 1))
+    found["place"] = [(m, source.scales.index(s), order.get(a, 99), t) for m, s, a, t in found[by].itertuples(index=False, name=None)]
+    frame = found.sort_values("place")[[*by, "mean", "deviation", "error", "n"]].astype(object)
+    frame = frame.where(frame.notna(), None)
+    frame.columns = pd.Index(["metric", "scale", "method", "step", "mean", "standard_deviation", "standard_error", "seeds"])
     return Table(name=name, title=title, frame=frame, query=source.command("aggregates"), method_column="method")
-
-
-def group_error(group: pd.DataFrame) -> float | None:
-    """The stored standard error of a single value; none for a mean over seeds."""
-    value = float(group["standard_error"].iloc[0]) if len(group) == 1 else float("nan")
-    return value if np.isfinite(value) else None
 
 
 def notes(rows: pd.DataFrame) -> list[str]:
