@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
-from itertools import groupby
+from itertools import groupby, islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -23,6 +23,7 @@ from lowrank.store.rows import Codec, codec
 
 R = TypeVar("R", bound=Record)
 _PARAMETER_TYPES: dict[type, sa.types.TypeEngine[Any]] = {str: sa.String(), int: sa.BigInteger(), float: sa.Double()}
+BATCH = 10_000     # rows of one INSERT
 IN_CHUNK = 10_000  # values of one IN list; SQLite takes 32,766 parameters a statement
 
 
@@ -102,8 +103,8 @@ class Store:
         added = 0
         with self._writing() as connection:
             for record_type, group in groupby(records, type):
-                batch = [self._completed(connection, record) for record in group]
-                added += write.add_many(connection, codec(record_type), batch)
+                while batch := [self._completed(connection, record) for record in islice(group, BATCH)]:
+                    added += write.add_many(connection, codec(record_type), batch)
         return added
 
     def put(self, record: R) -> R:
@@ -191,7 +192,10 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[Self]:
-        """All reads of this thread inside see one moment of the database."""
+        """All reads of this thread inside see one moment of the database; nothing can be written inside."""
+        if getattr(self._local, "connection", None) is not None:
+            yield self  # a transaction or a snapshot is open: it sees one moment as it is
+            return
         with translated(self._url), self._engine.connect() as connection:
             if self.dialect == "postgresql":
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")

@@ -122,3 +122,12 @@ def test_a_snapshot_stays_at_its_moment(store: Store, store_url: str) -> None:
         with pytest.raises(StoreError, match="snapshot is for reading"):
             store.add(records.Study(name="mine", config={}, config_hash=""))
     assert store.count(records.Study) == 1
+
+
+def test_a_snapshot_inside_a_transaction_leaves_it_whole(store: Store) -> None:
+    with store.transaction():
+        store.add(records.Study(name="one", config={}, config_hash=""))
+        with store.snapshot():
+            assert store.count(records.Study) == 1
+        store.add(records.Study(name="two", config={}, config_hash=""))
+    assert store.count(records.Study) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import dataclasses
+import os
 import subprocess
 import sys
 from importlib.resources import files
@@ -20,6 +21,7 @@ from lowrank.store.engine import create_engine, parse_url, writing
 from lowrank.store.records import PublishedValue, Study
 from lowrank.store.rows import codec, record_types
 
+CHECKOUT = Path(__file__).parents[2]
 REVISIONS = sorted(Path(str(files("lowrank.migrations.versions"))).glob("[0-9]*.py"))
 
 
@@ -193,3 +195,22 @@ def test_files_that_are_no_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"folder .* cannot be made"):
         Store.open(tmp_path / "file" / "sub" / "lowrank.db", create=True)
+
+
+@pytest.mark.parametrize("name", ["a b.db", "50%20#1?.db", "größe.sqlite"])
+def test_file_names_are_only_names(tmp_path: Path, name: str) -> None:
+    with Store.open(tmp_path / name, create=True) as store:
+        store.add(Study(name="demo", config={}, config_hash=""))
+        assert store.select("SELECT name FROM study") == (["name"], [("demo",)])
+    with Store.open(tmp_path / name, read_only=True) as store:
+        assert store.count(Study) == 1
+    assert {path.name.removesuffix("-wal").removesuffix("-shm") for path in tmp_path.iterdir()} == {name}
+
+
+def test_the_alembic_command_works_at_a_checkout(tmp_path: Path) -> None:
+    environment = {**os.environ, "LOWRANK_DATABASE_URL": f"sqlite:///{tmp_path}/scratch.db"}
+    for command in ("upgrade head", "check", "downgrade base"):
+        call = [sys.executable, "-m", "alembic", *command.split()]
+        done = subprocess.run(call, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert names(environment["LOWRANK_DATABASE_URL"]) == {"alembic_version"}
