@@ -112,6 +112,7 @@ def _postgresql_engine(url: URL, read_only: bool) -> Engine:
     # prepare_threshold=0: each text of a reader is prepared, and a prepared text is one statement
     connect: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, **({"prepare_threshold": 0} if read_only else {})}
     engine = sa.create_engine(url, connect_args=connect, json_serializer=to_json, pool_pre_ping=True)
+    _refuse_forked(engine)
     return engine.execution_options(postgresql_readonly=True) if read_only else engine
 
 
@@ -130,20 +131,28 @@ def _sqlite_engine(url: URL, read_only: bool, foreign_keys: bool) -> Engine:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA foreign_keys=ON" if foreign_keys else "PRAGMA foreign_keys=OFF")
-        record.info["pid"] = os.getpid()
-
-    @sa.event.listens_for(engine, "checkout")
-    def refuse_forked(_connection: Any, record: Any, proxy: Any) -> None:
-        if record.info["pid"] != os.getpid():  # a connection of SQLite must not cross a fork
-            record.dbapi_connection = proxy.dbapi_connection = None
-            raise DisconnectionError("opened before a fork")
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get("lowrank_writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
+    _refuse_forked(engine)
     return engine
+
+
+def _refuse_forked(engine: Engine) -> None:
+    """A process that was forked opens connections of its own: two on one socket or one file lock would mix."""
+
+    @sa.event.listens_for(engine, "connect")
+    def remember(_connection: Any, record: Any) -> None:
+        record.info["pid"] = os.getpid()
+
+    @sa.event.listens_for(engine, "checkout")
+    def compare(_connection: Any, record: Any, proxy: Any) -> None:
+        if record.info["pid"] != os.getpid():
+            record.dbapi_connection = proxy.dbapi_connection = None
+            raise DisconnectionError("opened before a fork")
 
 
 def _exp(value: float | None) -> float | None:

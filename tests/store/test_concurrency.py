@@ -80,7 +80,8 @@ def test_a_forked_process_opens_its_own_connections(store: Store, populate: Call
     if child == 0:  # pragma: no cover
         try:
             store.add(records.Study(name="child", config={}, config_hash=""))
-            os._exit(0)
+            with store._engine.connect() as connection:
+                os._exit(0 if connection.info["pid"] == os.getpid() else 2)
         except BaseException:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -222,13 +223,23 @@ def test_a_resumed_run_forgets_the_end_of_its_curve(store: Store, run: Run) -> N
 
 @pytest.mark.parametrize("statement", [
     "DELETE FROM study", "INSERT INTO study (name) VALUES ('x')", "CREATE TABLE x (a INT)", "DROP TABLE study",
-    "WITH gone AS (SELECT 1) UPDATE study SET name = 'x'", "SELECT 1; DELETE FROM study", "VACUUM", "COMMIT",
+    "WITH gone AS (SELECT 1) UPDATE study SET name = 'x'", "SELECT 1; DELETE FROM study", "SELECT 1; SELECT 2",
+    "VACUUM", "COMMIT",
 ])
 def test_select_only_reads(store: Store, run: Run, statement: str) -> None:
     with pytest.raises(StoreError):
         store.select(statement)
     assert store.count(Study) == 1
     assert store.select("SELECT count(*) FROM study")[1] == [(1,)]
+
+
+@pytest.mark.parametrize("statement", [
+    "ATTACH DATABASE '{folder}/other.db' AS other", "VACUUM INTO '{folder}/other.db'", "PRAGMA journal_mode=DELETE",
+])
+def test_select_touches_no_other_file_on_sqlite(sqlite_store: Store, tmp_path: Path, statement: str) -> None:
+    with pytest.raises(StoreError):
+        sqlite_store.select(statement.format(folder=tmp_path))
+    assert not (tmp_path / "other.db").exists()
 
 
 def test_select_binds_parameters_and_keeps_colons(store: Store, run: Run) -> None:
