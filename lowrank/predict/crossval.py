@@ -23,7 +23,7 @@ from lowrank.errors import LowrankError, UnknownNameError
 
 MODELS = ("linear", "ridge")
 PENALTIES = tuple(float(p) for p in np.logspace(-2, 4, 13))
-INNER_FOLDS = 5   # at most, of the search for the penalty
+INNER_FOLDS = 5  # at most, of the search for the penalty
 Floats = NDArray[np.float64]
 Selection = Callable[[pd.DataFrame, Floats, NDArray[np.intp]], list[str]]
 """``select(features of the training rows, their target, their positions)`` → names of the columns to use."""
@@ -54,14 +54,20 @@ class CrossValidation:
 
 
 def cross_validate(
-    features: ArrayLike | pd.DataFrame, target: ArrayLike, groups: ArrayLike, model: str = "linear", *,
-    select: Selection | None = None, inner_groups: ArrayLike | None = None,
+    features: ArrayLike | pd.DataFrame,
+    target: ArrayLike,
+    groups: ArrayLike,
+    model: str = "linear",
+    *,
+    select: Selection | None = None,
+    inner_groups: ArrayLike | None = None,
 ) -> CrossValidation:
     """Leave one group out, fit on the others, predict it; for each group.
 
     ``features`` (rows, columns) are standardised with the mean and deviation of each training fold. ``model`` is
     ``linear`` (least squares) or ``ridge``, whose penalty is chosen inside each training fold by a grouped
-    cross-validation over its own ``inner_groups`` (runs, say; else ``groups``). ``select`` chooses columns inside each training fold.
+    cross-validation over its own ``inner_groups`` (runs, say; else ``groups``). ``select`` chooses columns
+    inside each training fold.
 
     Raises PredictError for fewer than two groups, a constant column, values that are not finite, or no column.
     """
@@ -74,18 +80,27 @@ def cross_validate(
         columns, fitted = fit(frame.iloc[train], y[train], inner[train], model, select, train)
         predicted[test] = fitted.predict(frame.iloc[test][columns].to_numpy())
         per_fold[str(labels[test[0]])] = {
-            "rows": len(test), "pearson": correlation(y[test], predicted[test]), "rmse": float(np.sqrt(np.mean((y[test] - predicted[test]) ** 2))),
+            "rows": len(test),
+            "pearson": correlation(y[test], predicted[test]),
+            "rmse": float(np.sqrt(np.mean((y[test] - predicted[test]) ** 2))),
             **({"features": columns} if select else {}),
         }
     columns, whole = fit(frame, y, inner, model, select, np.arange(len(y)))
     return CrossValidation(
-        predicted=predicted, fold=labels, pearson=correlation(y, predicted), r2=r2(y, predicted),
-        r2_in_sample=r2(y, whole.predict(frame[columns].to_numpy())), spearman=rank_correlation(y, predicted),
-        ranking_accuracy=ranking_accuracy(y, predicted), per_fold=per_fold,
+        predicted=predicted,
+        fold=labels,
+        pearson=correlation(y, predicted),
+        r2=r2(y, predicted),
+        r2_in_sample=r2(y, whole.predict(frame[columns].to_numpy())),
+        spearman=rank_correlation(y, predicted),
+        ranking_accuracy=ranking_accuracy(y, predicted),
+        per_fold=per_fold,
     )
 
 
-def checked(features: ArrayLike | pd.DataFrame, target: ArrayLike, groups: ArrayLike) -> tuple[pd.DataFrame, Floats, NDArray[np.object_]]:
+def checked(
+    features: ArrayLike | pd.DataFrame, target: ArrayLike, groups: ArrayLike
+) -> tuple[pd.DataFrame, Floats, NDArray[np.object_]]:
     """The inputs as frame and arrays, or one sentence about what is wrong with them."""
     frame = features.reset_index(drop=True) if isinstance(features, pd.DataFrame) else pd.DataFrame(two_dimensional(features))
     frame.columns = [str(c) for c in frame.columns]
@@ -103,7 +118,9 @@ def checked(features: ArrayLike | pd.DataFrame, target: ArrayLike, groups: Array
         raise PredictError(f"{what} is not finite in {int((~np.isfinite(values)).sum())} of {len(y)} rows; exclude them first")
     constant = [name for name in frame.columns if frame[name].nunique() == 1]
     if constant:
-        raise PredictError(f"the feature '{constant[0]}' has the same value in all {len(frame)} rows and predicts nothing; leave it out")
+        raise PredictError(
+            f"the feature '{constant[0]}' has the same value in all {len(frame)} rows and predicts nothing; leave it out"
+        )
     return frame.astype(float), y, labels
 
 
@@ -114,7 +131,7 @@ def two_dimensional(features: ArrayLike) -> Floats:
 
 
 def fit(
-    frame: pd.DataFrame, y: Floats, inner: NDArray[np.object_], model: str, select: Selection | None, rows: NDArray[np.intp],
+    frame: pd.DataFrame, y: Floats, inner: NDArray[np.object_], model: str, select: Selection | None, rows: NDArray[np.intp]
 ) -> tuple[list[str], Any]:
     """(columns used, fitted estimator) on training rows alone."""
     columns = select(frame, y, rows) if select else list(frame.columns)

@@ -14,14 +14,23 @@ from lowrank.errors import UnknownNameError
 from lowrank.predict.crossval import PredictError
 from lowrank.store import Store, queries
 
-LOSS = "log_perplexity"   # ln of the perplexity: the validation loss, nats a token
+LOSS = "log_perplexity"  # ln of the perplexity: the validation loss, nats a token
 TARGET = "downstream_mean"
 PUBLISHED_GEOMETRY = (
-    "ccbh", "activation_cka", "activation_l2", "stable_rank_dw", "effective_rank_dw", "threshold_rank_w", "spectral_gap_dw", "stable_rank_w",
+    "ccbh",
+    "activation_cka",
+    "activation_l2",
+    "stable_rank_dw",
+    "effective_rank_dw",
+    "threshold_rank_w",
+    "spectral_gap_dw",
+    "stable_rank_w",
 )
 """The eight features of the published predictor (arXiv:2605.13652, table 6), chosen there on all rows."""
 SETS: dict[str, tuple[str, ...]] = {
-    "loss_only": (LOSS,), "geometry_only": PUBLISHED_GEOMETRY, "loss_plus_geometry": (LOSS, *PUBLISHED_GEOMETRY),
+    "loss_only": (LOSS,),
+    "geometry_only": PUBLISHED_GEOMETRY,
+    "loss_plus_geometry": (LOSS, *PUBLISHED_GEOMETRY),
 }
 PRIMARY = ("acc", "f1", "acc_norm")
 """The metric that stands for a task: the first of these that it has, else its first."""

@@ -15,7 +15,7 @@ PERMUTATIONS = 199
 
 
 def bootstrap_pearson(
-    target: ArrayLike, predicted: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0,
+    target: ArrayLike, predicted: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile interval of the pooled Pearson correlation, whole clusters (runs) drawn with replacement.
 
@@ -27,7 +27,9 @@ def bootstrap_pearson(
     if len(members) < 3:
         return float("nan"), float("nan")
     y, p = y - y.mean(), p - p.mean()
-    moments = np.array([[len(rows), y[rows].sum(), p[rows].sum(), *(y[rows] @ y[rows], p[rows] @ p[rows], y[rows] @ p[rows])] for rows in members])
+    moments = np.array(
+        [[len(rows), y[rows].sum(), p[rows].sum(), *(y[rows] @ y[rows], p[rows] @ p[rows], y[rows] @ p[rows])] for rows in members]
+    )
     drawn = np.random.default_rng(seed).integers(len(members), size=(resamples, len(members)))
     counts = np.stack([np.bincount(row, minlength=len(members)) for row in drawn])
     n, sum_y, sum_p, yy, pp, yp = (counts @ moments).T
@@ -40,7 +42,14 @@ def bootstrap_pearson(
 
 
 def permutation_p(
-    base: pd.DataFrame, added: pd.DataFrame, target: Floats, groups: ArrayLike, clusters: ArrayLike, *, permutations: int = PERMUTATIONS, seed: int = 0,
+    base: pd.DataFrame,
+    added: pd.DataFrame,
+    target: Floats,
+    groups: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
 ) -> float:
     """P value of: the features ``added`` say nothing about the target that ``base`` does not.
 

@@ -15,7 +15,9 @@ PERPLEXITY, SCORE, CHANCE = "validation_perplexity", "zero_shot_percent", "rando
 def published_rows(store: Store) -> pd.DataFrame:
     """One row for each published model: scale, method, log_perplexity, downstream_mean (percent, unweighted over tasks)."""
     values = store.find(PublishedValue, quantity=[PERPLEXITY, SCORE])
-    frame = pd.DataFrame([(v.scale, v.method, v.quantity, v.item, v.value) for v in values], columns=["scale", "method", "quantity", "item", "value"])
+    frame = pd.DataFrame(
+        [(v.scale, v.method, v.quantity, v.item, v.value) for v in values], columns=["scale", "method", "quantity", "item", "value"]
+    )
     losses = frame[frame["quantity"] == PERPLEXITY].groupby(["scale", "method"])["value"].mean()
     scores = frame[(frame["quantity"] == SCORE) & (frame["method"] != CHANCE)].groupby(["scale", "method"])["value"].mean()
     joined = pd.DataFrame({"log_perplexity": np.log(losses), "downstream_mean": scores}).dropna().reset_index()
@@ -28,5 +30,6 @@ def published_check(store: Store) -> dict[str, CrossValidation]:
     """loss_only on the published final checkpoints, leaving out one size (``loso``) and one method (``lomo``)."""
     rows = published_rows(store)
     return {
-        scheme: cross_validate(rows[["log_perplexity"]], rows["downstream_mean"], rows[column]) for scheme, column in (("loso", "scale"), ("lomo", "method"))
+        scheme: cross_validate(rows[["log_perplexity"]], rows["downstream_mean"], rows[column])
+        for scheme, column in (("loso", "scale"), ("lomo", "method"))
     }

@@ -18,12 +18,16 @@ def correlations(features: pd.DataFrame, target: Floats, sizes: ArrayLike) -> pd
     """
     labels = np.asarray(sizes, dtype=object)
     X = features.to_numpy(dtype=float)
-    table = pd.DataFrame({str(size): columnwise(X[labels == size], target[labels == size]) for size in dict.fromkeys(labels)}, index=features.columns)
+    table = pd.DataFrame(
+        {str(size): columnwise(X[labels == size], target[labels == size]) for size in dict.fromkeys(labels)}, index=features.columns
+    )
     by_size = table.to_numpy()
     known = np.isfinite(by_size)
     positive, negative = (by_size > 0).sum(axis=1), (by_size < 0).sum(axis=1)
     table["pooled"] = columnwise(X, target)
-    table["mean"] = np.where(known.any(axis=1), np.where(known, by_size, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.nan)
+    table["mean"] = np.where(
+        known.any(axis=1), np.where(known, by_size, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1), np.nan
+    )
     table["consistent"] = known.any(axis=1) & (np.maximum(positive, negative) == known.sum(axis=1))
     return table
 

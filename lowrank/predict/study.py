@@ -55,8 +55,17 @@ class Summary:
 
 
 def predict(
-    store: Store, study_name: str, *, feature_sets: Sequence[str] = tuple(SETS), schemes: Sequence[str] | None = None, models: Sequence[str] = MODELS,
-    selections: Sequence[str] = tuple(SELECTIONS), protocol: str | None = None, every: int = 1, permutations: int = PERMUTATIONS, progress: bool = True,
+    store: Store,
+    study_name: str,
+    *,
+    feature_sets: Sequence[str] = tuple(SETS),
+    schemes: Sequence[str] | None = None,
+    models: Sequence[str] = MODELS,
+    selections: Sequence[str] = tuple(SELECTIONS),
+    protocol: str | None = None,
+    every: int = 1,
+    permutations: int = PERMUTATIONS,
+    progress: bool = True,
 ) -> Summary:
     """Fit and cross-validate predictors of the mean downstream score of a study's checkpoints, and store them.
 
@@ -72,13 +81,17 @@ def predict(
     table = feature_table(store, study_name, protocol or str(study.config.get("preset", "exact")), every)
     summary = Summary()
     sets, table, excluded = prepared(table, feature_sets, summary.notes)
-    specs = [s for s in planned(sets, usable_schemes(table, schemes, summary.notes), models, selections, table) if s.feature_set in sets]
+    specs = [
+        s for s in planned(sets, usable_schemes(table, schemes, summary.notes), models, selections, table) if s.feature_set in sets
+    ]
     for spec in tqdm(specs, desc="predict", unit="fit", disable=None if progress else True):
         add_fit(store, study.id, spec, sets[spec.feature_set], table, excluded, permutations, summary)
     return summary
 
 
-def prepared(table: FeatureTable, feature_sets: Sequence[str], notes: list[str]) -> tuple[dict[str, tuple[str, ...]], FeatureTable, int]:
+def prepared(
+    table: FeatureTable, feature_sets: Sequence[str], notes: list[str]
+) -> tuple[dict[str, tuple[str, ...]], FeatureTable, int]:
     """(sets that can be fitted, their common complete rows, rows left out), with a note on whatever is not used."""
     sets = {}
     for name in feature_sets:
@@ -94,13 +107,17 @@ def prepared(table: FeatureTable, feature_sets: Sequence[str], notes: list[str])
     rows = table.complete(union)
     excluded = len(table.frame) - len(rows.frame)
     if not sets or rows.frame.empty:
-        raise PredictError(f"no checkpoint has a downstream score and all of {', '.join(union) or 'the features'}; run: lowrank measure FILE")
+        raise PredictError(
+            f"no checkpoint has a downstream score and all of {', '.join(union) or 'the features'}; run: lowrank measure FILE"
+        )
     if excluded:
         notes.append(lacking(table, union, excluded))
     for name in list(sets):
         constant = [f for f in sets[name] if rows.frame[f].nunique() == 1]
         if constant and name not in SETS:
-            raise PredictError(f"the feature '{constant[0]}' has the same value in all {len(rows.frame)} rows and predicts nothing; leave it out")
+            raise PredictError(
+                f"the feature '{constant[0]}' has the same value in all {len(rows.frame)} rows and predicts nothing; leave it out"
+            )
         if constant:
             notes.append(f"{name} goes without {', '.join(constant)}: the same value in all rows")
             sets[name] = tuple(f for f in sets[name] if f not in constant)
@@ -116,7 +133,8 @@ def lacking(table: FeatureTable, names: Sequence[str], excluded: int) -> str:
     rows = [label for label, bad in zip(table.labels(), broken.any(axis=1), strict=True) if bad]
     shown = ", ".join(rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
     what = ", ".join(f"{name} ({n})" for name, n in by_name.items())
-    return f"{excluded} of {len(table.frame)} checkpoints left out for want of a finite {what}: {shown}; what was never measured: lowrank measure FILE"
+    left_out = f"{excluded} of {len(table.frame)} checkpoints left out for want of a finite {what}: {shown}"
+    return f"{left_out}; what was never measured: lowrank measure FILE"
 
 
 def usable_schemes(table: FeatureTable, asked: Sequence[str] | None, notes: list[str]) -> list[str]:
@@ -137,7 +155,9 @@ def usable_schemes(table: FeatureTable, asked: Sequence[str] | None, notes: list
     return usable
 
 
-def planned(sets: dict[str, tuple[str, ...]], schemes: Sequence[str], models: Sequence[str], selections: Sequence[str], table: FeatureTable) -> list[Spec]:
+def planned(
+    sets: dict[str, tuple[str, ...]], schemes: Sequence[str], models: Sequence[str], selections: Sequence[str], table: FeatureTable
+) -> list[Spec]:
     """Every sensible combination: a set without geometry has nothing to select, and a single feature no penalty to tune."""
     for name in selections:
         if name not in SELECTIONS:
@@ -156,7 +176,14 @@ def planned(sets: dict[str, tuple[str, ...]], schemes: Sequence[str], models: Se
 
 
 def add_fit(
-    store: Store, study_id: int, spec: Spec, features: tuple[str, ...], table: FeatureTable, excluded: int, permutations: int, summary: Summary,
+    store: Store,
+    study_id: int,
+    spec: Spec,
+    features: tuple[str, ...],
+    table: FeatureTable,
+    excluded: int,
+    permutations: int,
+    summary: Summary,
 ) -> None:
     """Make one fit, unless the store has it for the same rows."""
     rows = table
@@ -165,7 +192,12 @@ def add_fit(
         rows = FeatureTable(table.frame[kept].reset_index(drop=True), table.features, table.scores)
     candidates = features if spec.selection == "fixed" else selectable(rows, features)
     key = {
-        "study_id": study_id, "feature_set": spec.stored_set, "selection": spec.selection, "scheme": spec.scheme, "model": spec.model, "target": TARGET,
+        "study_id": study_id,
+        "feature_set": spec.stored_set,
+        "selection": spec.selection,
+        "scheme": spec.scheme,
+        "model": spec.model,
+        "target": TARGET,
         "input_hash": rows.content_hash(candidates),
     }
     known = store.first(PredictorFit, **key)
@@ -185,14 +217,14 @@ def add_fit(
 
 
 def selectable(rows: FeatureTable, features: tuple[str, ...]) -> tuple[str, ...]:
-    """What a selection may choose from: every feature that is finite in all rows and not constant; the loss only where the set has it."""
+    """What a selection may choose from: features finite in all rows and not constant; the loss only where the set has it."""
     frame = rows.frame
     full = [f for f in rows.features if np.isfinite(frame[f].to_numpy(dtype=float)).all() and frame[f].nunique() > 1]
     return tuple(f for f in full if f != LOSS or LOSS in features)
 
 
 def fitted(
-    spec: Spec, key: dict[str, Any], candidates: tuple[str, ...], rows: FeatureTable, excluded: int, permutations: int,
+    spec: Spec, key: dict[str, Any], candidates: tuple[str, ...], rows: FeatureTable, excluded: int, permutations: int
 ) -> tuple[PredictorFit, tuple[FeatureTable, CrossValidation]]:
     """The record of a fit and what its predictions are made of."""
     frame, column = rows.frame, SCHEMES[spec.scheme][1]
@@ -208,16 +240,33 @@ def fitted(
     result = cross_validate(X, y, groups, spec.model, select=select, inner_groups=runs)
     low, high = bootstrap_pearson(y, result.predicted, runs)
     tested = bool(fixed) and len(names) > 1 and spec.selection == "fixed" and spec.model == "linear" and permutations > 0
-    p = permutation_p(X[list(fixed)], X[[f for f in names if f not in fixed]], y, groups, runs, permutations=permutations) if tested else None
+    p = (
+        permutation_p(X[list(fixed)], X[[f for f in names if f not in fixed]], y, groups, runs, permutations=permutations)
+        if tested
+        else None
+    )
     details = {
-        "per_fold": {fold: {k: plain(v) for k, v in values.items()} for fold, values in result.per_fold.items()}, "clusters": int(runs.nunique()),
-        "interval": "percentile bootstrap over runs, 95%", "permutations": permutations if tested else 0, "kept_features": KEPT if select else len(names),
+        "per_fold": {fold: {k: plain(v) for k, v in values.items()} for fold, values in result.per_fold.items()},
+        "clusters": int(runs.nunique()),
+        "interval": "percentile bootstrap over runs, 95%",
+        "permutations": permutations if tested else 0,
+        "kept_features": KEPT if select else len(names),
         "without_reference": spec.without_reference,
     }
     record = PredictorFit(
-        **key, features={"names": list(names)}, n=len(frame), n_excluded=excluded, pearson=plain(result.pearson), pearson_low=plain(low), pearson_high=plain(high),
-        spearman=plain(result.spearman), r2=plain(result.r2), r2_in_sample=plain(result.r2_in_sample), ranking_accuracy=plain(result.ranking_accuracy),
-        permutation_p=p, details=details,
+        **key,
+        features={"names": list(names)},
+        n=len(frame),
+        n_excluded=excluded,
+        pearson=plain(result.pearson),
+        pearson_low=plain(low),
+        pearson_high=plain(high),
+        spearman=plain(result.spearman),
+        r2=plain(result.r2),
+        r2_in_sample=plain(result.r2_in_sample),
+        ranking_accuracy=plain(result.ranking_accuracy),
+        permutation_p=p,
+        details=details,
     )
     return record, (rows, result)
 
@@ -228,7 +277,14 @@ def predictions_of(fit: PredictorFit, made: tuple[FeatureTable, CrossValidation]
     assert fit.id is not None
     columns = zip(rows.labels(), rows.frame["checkpoint_id"], result.fold, rows.frame[TARGET], result.predicted, strict=True)
     return [
-        Prediction(fit_id=fit.id, row_label=label, checkpoint_id=int(checkpoint), fold=str(fold), target=float(target), predicted=float(predicted))
+        Prediction(
+            fit_id=fit.id,
+            row_label=label,
+            checkpoint_id=int(checkpoint),
+            fold=str(fold),
+            target=float(target),
+            predicted=float(predicted),
+        )
         for label, checkpoint, fold, target, predicted in columns
     ]
 

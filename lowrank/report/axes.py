@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 MINUS = "\u2212"
 
@@ -29,7 +30,9 @@ class Axis:
         return log_ticks(self.low, self.high, count) if self.log else linear_ticks(self.low, self.high, count)
 
 
-def fit(values: Iterable[float], start: float, end: float, *, log: bool = False, pad: float = 0.05, include: Sequence[float] = ()) -> Axis:
+def fit(
+    values: Iterable[float], start: float, end: float, *, log: bool = False, pad: float = 0.05, include: Sequence[float] = ()
+) -> Axis:
     """An axis that holds the finite ``values`` (positive ones, if logarithmic) with a margin."""
     kept = [v for v in (*values, *include) if math.isfinite(v) and (v > 0 or not log)]
     low, high = (min(kept), max(kept)) if kept else (1.0, 10.0) if log else (0.0, 1.0)
@@ -78,7 +81,7 @@ def tick_text(value: float, ticks: Sequence[float]) -> str:
         return trim(f"{value / 1e3:.1f}") + "k"
     if size < 1e-3:
         return exponent(value, 1)
-    gaps = [abs(b - a) for a, b in zip(ticks, ticks[1:], strict=False) if b != a]
+    gaps = [abs(b - a) for a, b in pairwise(ticks) if b != a]
     digits = max(0, -math.floor(math.log10(min([*gaps, size]) * 1.0001)))
     text = f"{value:.{min(6, digits + 1)}f}"
     return trim(text).replace("-", MINUS)

@@ -133,7 +133,9 @@ def draw_series(scene: Scene, series: Series, x: Axis, y: Axis) -> None:
     size = 6.5 if len(points) <= 25 else 4.5
     for i, (px, py) in zip(kept, points, strict=True):
         if not series.line and series.low:
-            spread = Shape(points=((px, y(series.low[i])), (px, y(series.high[i]))), stroke=style.color, width=1.2, series=style.key)
+            spread = Shape(
+                points=((px, y(series.low[i])), (px, y(series.high[i]))), stroke=style.color, width=1.2, series=style.key
+            )
             scene.add(spread)
         tip = series.tips[i] if series.tips else f"{style.label}: {number(series.y[i])}"
         scene.add(Mark(x=px, y=py, shape=style.marker, color=style.color, size=size, title=tip, series=style.key))
@@ -152,13 +154,17 @@ class Heat:
     y_label: str = ""
     limits: tuple[float, float] | None = None
     diverging: bool = False
-    figures: bool = False           # write the numbers into the cells where they fit
+    figures: bool = False  # write the numbers into the cells where they fit
     column_styles: Sequence[Style] = ()  # columns are named by these methods' markers
     cell_height: float = 20.0
 
     def scene(self) -> Scene:
         """The panel."""
-        cell = max(self.cell_height, 150.0 / max(1, len(self.rows))) if len(self.rows) < 8 else max(9.0, min(self.cell_height, 190.0 / len(self.rows)))
+        cell = (
+            max(self.cell_height, 150.0 / max(1, len(self.rows)))
+            if len(self.rows) < 8
+            else max(9.0, min(self.cell_height, 190.0 / len(self.rows)))
+        )
         left = 12.0 + (14.0 if self.y_label else 0.0) + max((text_width(r) for r in self.rows), default=0.0)
         top, height = TITLE_HEIGHT + 2.0, cell * len(self.rows)
         scene = titled(self.title, WIDTH, top + height + (72.0 if self.x_label else 58.0), f"{self.title}: heat map")
@@ -202,7 +208,9 @@ class Heat:
         need = max((text_width(c, 10.5) for c in self.columns), default=0.0) + 6
         every = max(1, math.ceil(need / width)) if width else 1
         for c, style in enumerate(self.column_styles):
-            scene.add(Mark(x=left + (c + 0.5) * width, y=bottom + 12, shape=style.marker, color=style.color, size=8, title=style.label))
+            scene.add(
+                Mark(x=left + (c + 0.5) * width, y=bottom + 12, shape=style.marker, color=style.color, size=8, title=style.label)
+            )
         for c, name in enumerate(self.columns if not self.column_styles else ()):
             if c % every == 0:
                 scene.add(Label(x=left + (c + 0.5) * width, y=bottom + 12, text=name, anchor="middle", size=10.5))
@@ -248,7 +256,8 @@ class Forest:
     def scene(self) -> Scene:
         """The panel."""
         pitch = [max(18.0, 9.0 * len(estimates) + 5) for _, estimates in self.rows]
-        top, bottom = TITLE_HEIGHT + 6.0, TITLE_HEIGHT + 6.0 + sum(pitch)
+        top = TITLE_HEIGHT + (16.0 if self.level_label else 6.0)
+        bottom = top + sum(pitch)
         scene = titled(self.title, WIDTH, bottom + 42.0, f"{self.title}: {self.x_label}")
         left = 10.0 + max((text_width(name) for name, _ in self.rows), default=0.0)
         drawn = [v for _, estimates in self.rows for e in estimates for v in (e.value, e.low, e.high)]

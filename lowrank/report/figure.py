@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from lowrank.report.axes import text_width
-from lowrank.report.charts import Forest, Heat, Style, XY
+from lowrank.report.charts import XY, Forest, Heat, Style
 from lowrank.report.scene import Label, Mark, Scene, Shape, stack
 from lowrank.report.tables import Table
 
@@ -28,8 +28,8 @@ class Figure:
     query: str = ""
     table: Table | None = None
     notes: Sequence[str] = ()
-    folded: bool = False       # shown on request: another protocol of the figure before
-    columns: int = 0           # panels side by side where the page is wide; 0: as many as look well
+    folded: bool = False  # shown on request: another protocol of the figure before
+    columns: int = 0  # panels side by side where the page is wide; 0: as many as look well
 
     @property
     def across(self) -> int:

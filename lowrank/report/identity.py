@@ -26,8 +26,11 @@ class Identities:
         around, slot = divmod(place, theme.SLOTS)
         dash = (self.variants.index(variant) if variant in self.variants else 0) + around
         return Style(
-            key=series_key(method, variant), label=series_key(method, variant), color=f"slot{slot}",
-            marker=theme.MARKERS[(slot + 3 * around) % theme.SLOTS], dash=theme.DASHES[dash % len(theme.DASHES)],
+            key=series_key(method, variant),
+            label=series_key(method, variant),
+            color=f"slot{slot}",
+            marker=theme.MARKERS[(slot + 3 * around) % theme.SLOTS],
+            dash=theme.DASHES[dash % len(theme.DASHES)],
         )
 
     def rank(self, method: str) -> int:

@@ -17,14 +17,28 @@ from lowrank.report.scene import Scene
 from lowrank.report.tables import Table
 
 
-def html(*, title: str, lead: str, facts: Sequence[tuple[str, str]], styles: Sequence[Style], sections: Sequence[Section], footer: str) -> str:
+def html(
+    *, title: str, lead: str, facts: Sequence[tuple[str, str]], styles: Sequence[Style], sections: Sequence[Section], footer: str
+) -> str:
     """The report as one HTML document; every text is escaped, only drawings, style and script are not."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False, lstrip_blocks=True)
     template = environment.from_string(resource("page.html"))
     return template.render(
-        title=f"{title} · lowrank", heading=title, lead=lead, facts=facts, styles=styles, sections=sections, footer=footer, version=__version__,
-        style=Markup(stylesheet()), script=Markup(resource("page.js")), keys={style.key: sample(style) for style in styles},
-        sample=sample, svg=svg, kind=kind, marked=marked,
+        title=f"{title} · lowrank",
+        heading=title,
+        lead=lead,
+        facts=facts,
+        styles=styles,
+        sections=sections,
+        footer=footer,
+        version=__version__,
+        style=Markup(stylesheet()),
+        script=Markup(resource("page.js")),
+        keys={style.key: sample(style) for style in styles},
+        sample=sample,
+        svg=svg,
+        kind=kind,
+        marked=marked,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from typing import Any
 
 from lowrank.report import theme
 from lowrank.report.scene import Label, Mark, Scene, Shape, outline
@@ -25,7 +26,7 @@ def png(scene: Scene) -> bytes:
     return out.getvalue()
 
 
-def artist(item: Shape | Mark | Label, scene: Scene, order: int) -> object:
+def artist(item: Shape | Mark | Label, scene: Scene, order: int) -> Any:
     """A matplotlib artist in pixels of the picture."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -35,21 +36,41 @@ def artist(item: Shape | Mark | Label, scene: Scene, order: int) -> object:
     place = Affine2D().scale(SCALE, -SCALE).translate(0, scene.height * SCALE)
     if isinstance(item, Label):
         return Text(
-            item.x, item.y, item.text, color=color(item.color), fontsize=item.size, va="center", rotation=90 if item.rotate else 0,
-            ha={"start": "left", "middle": "center", "end": "right"}[item.anchor], transform=place, zorder=order,
-            fontweight="bold" if item.bold else "normal", rotation_mode="anchor", parse_math=False,
+            item.x,
+            item.y,
+            item.text,
+            color=color(item.color),
+            fontsize=item.size,
+            va="center",
+            rotation=90 if item.rotate else 0,
+            ha={"start": "left", "middle": "center", "end": "right"}[item.anchor],
+            transform=place,
+            zorder=order,
+            fontweight="bold" if item.bold else "normal",
+            rotation_mode="anchor",
+            parse_math=False,
         )
     if isinstance(item, Mark):
         if item.shape == "circle":
             path = Path.circle((item.x, item.y), item.size / 2)
             return PathPatch(path, facecolor=color(item.color), edgecolor="none", transform=place, zorder=order)
         points, filled = outline(item)
-        item = Shape(points=points, closed=filled, fill=item.color if filled else "", stroke="" if filled else item.color, width=1.6)
+        item = Shape(
+            points=points, closed=filled, fill=item.color if filled else "", stroke="" if filled else item.color, width=1.6
+        )
     vertices = [*item.points, item.points[0]] if item.closed else list(item.points)
     dashes = (0, [float(part) / max(item.width, 1.0) for part in item.dash.split()]) if item.dash else "-"
     return PathPatch(
-        Path(vertices, closed=item.closed), facecolor=color(item.fill), edgecolor=color(item.stroke), linewidth=item.width if item.stroke else 0,
-        linestyle=dashes, alpha=item.opacity, transform=place, zorder=order, joinstyle="round", capstyle="butt",
+        Path(vertices, closed=item.closed),
+        facecolor=color(item.fill),
+        edgecolor=color(item.stroke),
+        linewidth=item.width if item.stroke else 0,
+        linestyle=dashes,
+        alpha=item.opacity,
+        transform=place,
+        zorder=order,
+        joinstyle="round",
+        capstyle="butt",
     )
 
 

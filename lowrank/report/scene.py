@@ -56,7 +56,7 @@ class Label:
     size: float = 11.0
     color: str = "muted"
     bold: bool = False
-    rotate: bool = False     # a quarter turn, read from below
+    rotate: bool = False  # a quarter turn, read from below
     series: str = ""
 
 
@@ -109,8 +109,21 @@ def outline(mark: Mark) -> tuple[tuple[Point, ...], bool]:
         "diamond": (((0, -1.25), (1.05, 0), (0, 1.25), (-1.05, 0)), True),
         "cross": (((-0.9, -0.9), (0.9, 0.9), (0, 0), (-0.9, 0.9), (0.9, -0.9)), False),
         "plus": (((0, -1.1), (0, 1.1), (0, 0), (-1.1, 0), (1.1, 0)), False),
-        "star": (((0, -1.3), (0.35, -0.35), (1.25, -0.35), (0.5, 0.25), (0.8, 1.15), (0, 0.6),
-                  (-0.8, 1.15), (-0.5, 0.25), (-1.25, -0.35), (-0.35, -0.35)), True),
+        "star": (
+            (
+                (0, -1.3),
+                (0.35, -0.35),
+                (1.25, -0.35),
+                (0.5, 0.25),
+                (0.8, 1.15),
+                (0, 0.6),
+                (-0.8, 1.15),
+                (-0.5, 0.25),
+                (-1.25, -0.35),
+                (-0.35, -0.35),
+            ),
+            True,
+        ),
     }
     points, filled = units[mark.shape]
     return tuple((mark.x + r * x, mark.y + r * y) for x, y in points), filled
@@ -122,7 +135,9 @@ def element(item: Item) -> str:
         return text_element(item)
     if isinstance(item, Mark):
         if item.shape == "circle":
-            shape = f'<circle cx="{number(item.x)}" cy="{number(item.y)}" r="{number(item.size / 2)}" style="fill:{paint(item.color)}"'
+            shape = (
+                f'<circle cx="{number(item.x)}" cy="{number(item.y)}" r="{number(item.size / 2)}" style="fill:{paint(item.color)}"'
+            )
             return close(shape, "circle", item.title)
         points, filled = outline(item)
         color = {"fill": item.color} if filled else {"stroke": item.color, "width": 1.6}
@@ -151,7 +166,9 @@ def text_element(item: Label) -> str:
     place = f'x="{x}" y="{y}"'
     if item.rotate:
         place = f'transform="translate({number(item.x + 0.35 * item.size)} {number(item.y)}) rotate(-90)"'
-    return f'<text {place} font-size="{number(item.size)}"{anchor}{weight} style="fill:{paint(item.color)}">{escape(item.text)}</text>'
+    return (
+        f'<text {place} font-size="{number(item.size)}"{anchor}{weight} style="fill:{paint(item.color)}">{escape(item.text)}</text>'
+    )
 
 
 def close(opened: str, tag: str, title: str) -> str:
@@ -174,10 +191,13 @@ def number(value: float) -> str:
 def standalone(scene: Scene) -> str:
     """The scene as an SVG file of its own, in the light theme."""
     style = f":root{{{theme.css_variables(theme.LIGHT)}}}text{{font-family:{theme.FONT}}}path,polyline{{stroke-linejoin:round}}"
-    size = f'width="{number(scene.width)}" height="{number(scene.height)}" viewBox="0 0 {number(scene.width)} {number(scene.height)}"'
+    size = (
+        f'width="{number(scene.width)}" height="{number(scene.height)}" viewBox="0 0 {number(scene.width)} {number(scene.height)}"'
+    )
     paper = f'<rect width="100%" height="100%" style="fill:{paint("paper")}"/>'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img"><title>{escape(scene.label)}</title><style>{escape(style, quote=False)}</style>'
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{head}{paper}{scene.body()}</svg>\n'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
+    label = f"<title>{escape(scene.label)}</title><style>{escape(style, quote=False)}</style>"
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{head}{label}{paper}{scene.body()}</svg>\n'
 
 
 def stack(panels: Iterable[Scene], columns: int, gap: float, top: float, label: str) -> Scene:

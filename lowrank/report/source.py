@@ -64,7 +64,10 @@ class Source:
         found = self.store.first(Study, name=self.name)
         if found is None:
             known = ", ".join(s.name for s in self.store.find(Study)) or "none"
-            raise UsageError(f"the store {self.store.url_masked} has no study '{self.name}' (it has: {known}); run it first: lowrank study run FILE")
+            raise UsageError(
+                f"the store {self.store.url_masked} has no study '{self.name}' (it has: {known}); run it first: "
+                f"lowrank study run FILE"
+            )
         return found
 
     @cached_property

@@ -42,7 +42,8 @@ def spreads(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
     """:class:`Spread` for each group of rows, as columns; rows whose ``value`` is not finite do not count."""
     rows = frame[np.isfinite(frame[value].to_numpy(dtype=float))]
     grouped = rows.assign(**{value: rows[value].astype(float)}).groupby(list(by), sort=True)[value]
-    return grouped.agg(mean="mean", deviation="std", low="min", high="max", n="size").reset_index()
+    found: pd.DataFrame = grouped.agg(mean="mean", deviation="std", low="min", high="max", n="size").reset_index()
+    return found
 
 
 def over_seeds(frame: pd.DataFrame, style: Style, x: str, y: str, error: str = "") -> Series | None:
@@ -65,7 +66,9 @@ def over_seeds(frame: pd.DataFrame, style: Style, x: str, y: str, error: str = "
     return Series(style=style, x=[float(v) for v in found[x]], y=list(found["mean"]), low=lows, high=highs, tips=tips)
 
 
-def welch(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+def welch(
+    first: Sequence[float] | pd.Series[float], second: Sequence[float] | pd.Series[float], level: float = 0.95
+) -> tuple[float, float, float]:
     """(difference of means second - first, low, high) by Welch's t; nan ends where a side has fewer than two values."""
     a, b = (np.asarray(v, dtype=float) for v in (first, second))
     difference = float(b.mean() - a.mean())

@@ -27,7 +27,7 @@ class Table:
     digits: int = 4
     query: str = ""
     note: str = ""
-    method_column: str = ""      # column whose cells get the method's mark
+    method_column: str = ""  # column whose cells get the method's mark
 
     @property
     def columns(self) -> list[str]:

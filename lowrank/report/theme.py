@@ -10,21 +10,55 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LIGHT = {
-    "paper": "#ffffff", "raised": "#f6f7f9", "ink": "#1b1f27", "muted": "#5c6473", "grid": "#e3e6ec", "axis": "#9aa2b1",
-    "accent": "#0b5fa5", "warn": "#a8320a", "void": "#eceef2",
-    "slot0": "#1b1f27", "slot1": "#0072b2", "slot2": "#d98200", "slot3": "#009e73",
-    "slot4": "#c25c97", "slot5": "#c94f00", "slot6": "#3fa3dc", "slot7": "#a89a00",
-    "step0": "#b3c2d3", "step1": "#86a3c3", "step2": "#4f7fae", "step3": "#2a5c8f", "step4": "#0b3763",
+    "paper": "#ffffff",
+    "raised": "#f6f7f9",
+    "ink": "#1b1f27",
+    "muted": "#5c6473",
+    "grid": "#e3e6ec",
+    "axis": "#9aa2b1",
+    "accent": "#0b5fa5",
+    "warn": "#a8320a",
+    "void": "#eceef2",
+    "slot0": "#1b1f27",
+    "slot1": "#0072b2",
+    "slot2": "#d98200",
+    "slot3": "#009e73",
+    "slot4": "#c25c97",
+    "slot5": "#c94f00",
+    "slot6": "#3fa3dc",
+    "slot7": "#a89a00",
+    "step0": "#b3c2d3",
+    "step1": "#86a3c3",
+    "step2": "#4f7fae",
+    "step3": "#2a5c8f",
+    "step4": "#0b3763",
 }
 DARK = {
-    "paper": "#14171d", "raised": "#1c2029", "ink": "#e8ebf1", "muted": "#a2abbb", "grid": "#2c323d", "axis": "#667085",
-    "accent": "#6cb6f5", "warn": "#ff9b73", "void": "#252a34",
-    "slot0": "#f2f4f8", "slot1": "#3d9be0", "slot2": "#f0b040", "slot3": "#22c795",
-    "slot4": "#e39ac4", "slot5": "#ef7f45", "slot6": "#8fd0f7", "slot7": "#e8dd55",
-    "step0": "#46566d", "step1": "#5f7fa3", "step2": "#7fa6d0", "step3": "#abcbec", "step4": "#e3effc",
+    "paper": "#14171d",
+    "raised": "#1c2029",
+    "ink": "#e8ebf1",
+    "muted": "#a2abbb",
+    "grid": "#2c323d",
+    "axis": "#667085",
+    "accent": "#6cb6f5",
+    "warn": "#ff9b73",
+    "void": "#252a34",
+    "slot0": "#f2f4f8",
+    "slot1": "#3d9be0",
+    "slot2": "#f0b040",
+    "slot3": "#22c795",
+    "slot4": "#e39ac4",
+    "slot5": "#ef7f45",
+    "slot6": "#8fd0f7",
+    "slot7": "#e8dd55",
+    "step0": "#46566d",
+    "step1": "#5f7fa3",
+    "step2": "#7fa6d0",
+    "step3": "#abcbec",
+    "step4": "#e3effc",
 }
-SLOTS = 8   # looks of methods
-STEPS = 5   # shades of one colour, early to late
+SLOTS = 8  # looks of methods
+STEPS = 5  # shades of one colour, early to late
 MARKERS = ("circle", "square", "triangle", "diamond", "wedge", "cross", "plus", "star")
 DASHES = ("", "5 3", "1.5 2.5", "7 2 1.5 2")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"

@@ -26,21 +26,32 @@ class Quantity:
     level: float | None = None
 
 
-def trajectory_figures(source: Source, rows: pd.DataFrame, quantities: Sequence[Quantity], *, name: str, title: str, caption: str = "") -> list[Figure]:
+def trajectory_figures(
+    source: Source, rows: pd.DataFrame, quantities: Sequence[Quantity], *, name: str, title: str, caption: str = ""
+) -> list[Figure]:
     """The figures of ``quantities`` among aggregate ``rows``: the main protocol open, the others folded."""
     rows = rows[rows["metric"].isin([q.metric for q in quantities])]
-    figures = []
+    figures: list[Figure] = []
     for place, (way, part) in enumerate(source.ways(rows, "metric")):
         panels = [p for q in quantities for p in quantity_panels(source, part, q)]
         if not panels:
             continue
         suffix = "" if place == 0 else f"-{slug(way)}"
-        figures.append(Figure(
-            name=name + suffix, title=title if place == 0 else f"{title} ({way})", panels=panels, caption=caption,
-            legend=source.styles(part.loc[np.isfinite(part["value"]), "series"]), protocol=source.describe(part),
-            query=source.command("aggregates"), table=trajectory_table(source, part, name + suffix, title), notes=notes(part), folded=bool(figures),
-            columns=len(source.scales) if 1 < len(source.scales) <= 3 and len(panels) > len(source.scales) else 0,
-        ))
+        figures.append(
+            Figure(
+                name=name + suffix,
+                title=title if place == 0 else f"{title} ({way})",
+                panels=panels,
+                caption=caption,
+                legend=source.styles(part.loc[np.isfinite(part["value"]), "series"]),
+                protocol=source.describe(part),
+                query=source.command("aggregates"),
+                table=trajectory_table(source, part, name + suffix, title),
+                notes=notes(part),
+                folded=bool(figures),
+                columns=len(source.scales) if 1 < len(source.scales) <= 3 and len(panels) > len(source.scales) else 0,
+            )
+        )
     return figures
 
 
@@ -51,9 +62,16 @@ def quantity_panels(source: Source, rows: pd.DataFrame, quantity: Quantity) -> l
         part = rows[(rows["metric"] == quantity.metric) & (rows["scale"] == scale)]
         series = seed_series(source, part, "step", "value", "standard_error")
         if series:
-            panels.append(XY(
-                title=f"{quantity.label} · {scale}", series=series, x_label="step", y_label=quantity.label, log_y=quantity.log, level=quantity.level,
-            ))
+            panels.append(
+                XY(
+                    title=f"{quantity.label} · {scale}",
+                    series=series,
+                    x_label="step",
+                    y_label=quantity.label,
+                    log_y=quantity.log,
+                    level=quantity.level,
+                )
+            )
     return panels
 
 
@@ -67,10 +85,14 @@ def trajectory_table(source: Source, rows: pd.DataFrame, name: str, title: str) 
     """Mean and spread over seeds, long: metric, scale, method, step."""
     order = {style.key: place for place, style in enumerate(source.styles())}
     by = ["metric", "scale", "series", "step"]
-    found = spreads(rows, by, "value").merge(spreads(rows, by, "standard_error")[[*by, "mean", "n"]], on=by, how="left", suffixes=("", "_of_error"))
+    found = spreads(rows, by, "value").merge(
+        spreads(rows, by, "standard_error")[[*by, "mean", "n"]], on=by, how="left", suffixes=("", "_of_error")
+    )
     # the stored standard error is that of one value, not of a mean over seeds
     found["error"] = found["mean_of_error"].where((found["n"] == 1) & (found["n_of_error"] == 1))
-    found["place"] = [(m, source.scales.index(s), order.get(a, 99), t) for m, s, a, t in found[by].itertuples(index=False, name=None)]
+    found["place"] = [
+        (m, source.scales.index(s), order.get(a, 99), t) for m, s, a, t in found[by].itertuples(index=False, name=None)
+    ]
     frame = found.sort_values("place")[[*by, "mean", "deviation", "error", "n"]].astype(object)
     frame = frame.where(frame.notna(), None)
     frame.columns = pd.Index(["metric", "scale", "method", "step", "mean", "standard_deviation", "standard_error", "seeds"])

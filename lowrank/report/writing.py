@@ -19,15 +19,39 @@ from lowrank.report.figure import Missing, Note, Section
 from lowrank.report.raster import png
 from lowrank.report.scene import standalone
 from lowrank.report.sections import (
-    activations, barriers, comparison, downstream, further, landscape, overview, perplexity, predictor, provenance, resources, seeds, spectra, training,
+    activations,
+    barriers,
+    comparison,
+    downstream,
+    further,
+    landscape,
+    overview,
+    perplexity,
+    predictor,
+    provenance,
+    resources,
+    seeds,
+    spectra,
+    training,
 )
 from lowrank.report.source import Source
 from lowrank.store import Store
 
 MARKER = ".lowrank-report"
 CHAPTERS: tuple[Callable[[Source], Section | None], ...] = (
-    overview.build, perplexity.build, training.build, landscape.build, barriers.build, spectra.build, activations.build, further.build,
-    downstream.build, predictor.build, resources.build, seeds.build, provenance.build,
+    overview.build,
+    perplexity.build,
+    training.build,
+    landscape.build,
+    barriers.build,
+    spectra.build,
+    activations.build,
+    further.build,
+    downstream.build,
+    predictor.build,
+    resources.build,
+    seeds.build,
+    provenance.build,
 )
 
 
@@ -69,7 +93,11 @@ def build(source: Source, other: Source | None, progress: bool) -> list[Section]
 
 def remaining(source: Source, sections: list[Section]) -> Section:
     """What is missing, with the commands that would change it."""
-    section = Section(name="missing", title="What would fill the empty sections", lead="FILE is the study file. Each command does what is still missing and nothing twice.")
+    section = Section(
+        name="missing",
+        title="What would fill the empty sections",
+        lead="FILE is the study file. Each command does what is still missing and nothing twice.",
+    )
     unfinished = source.runs[~source.runs["status"].isin(["done", "failed"])]
     if len(unfinished):
         section.blocks.append(Missing(reason=f"{len(unfinished)} runs are not done", command="lowrank study run FILE"))
@@ -96,7 +124,11 @@ def fill(folder: Path, source: Source, sections: list[Section], progress: bool) 
         (folder / "figures" / f"{figure.name}.svg").write_text(standalone(sheet), encoding="utf-8")
         (folder / "figures" / f"{figure.name}.png").write_bytes(png(sheet))
     text = page.html(
-        title=source.name, lead=str(source.study.config.get("description", "")), facts=overview.facts(source), styles=source.styles(), sections=sections,
+        title=source.name,
+        lead=str(source.study.config.get("description", "")),
+        facts=overview.facts(source),
+        styles=source.styles(),
+        sections=sections,
         footer=f"Written by lowrank {__version__} from {source.store.url_masked}. Every number is a row of that store.",
     )
     (folder / "index.html").write_text(text, encoding="utf-8")

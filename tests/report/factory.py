@@ -46,7 +46,7 @@ class Synthetic:
     lenses: frozenset[str] = frozenset({"landscape", "interpolation", "spectra", "activations", "downstream"})
     failed: tuple[str, str, int] | None = ("relora", "micro", 1)
     name: str = "demo"
-    shift: float = 0.0          # added to every loss
+    shift: float = 0.0  # added to every loss
     singular_values: int = 16
 
 
@@ -77,25 +77,59 @@ def fill(store: Store, spec: Synthetic | None = None) -> Built:
 
 def parents(store: Store, spec: Synthetic) -> Built:
     """Study, evaluation set, provenance and protocols."""
-    config = {"name": spec.name, "description": "Six methods at two small scales, synthetic.", "preset": "exact", "scales": {s: {} for s in spec.scales}}
+    config = {
+        "name": spec.name,
+        "description": "Six methods at two small scales, synthetic.",
+        "preset": "exact",
+        "scales": {s: {} for s in spec.scales},
+    }
     study = store.add(Study(name=spec.name, config=config, config_hash="c0ffee" * 8))
-    evaluation = store.add(EvaluationSet(
-        name="embedded", dataset_fingerprint="d" * 16, split="validation", seed=0, examples=64, tokens=8128, max_length=128, packing=True,
-        tokenizer_hash="t" * 16, sha256="e5a1" * 16,
-    ))
-    provenance = store.add(Provenance(
-        hash="p" * 16, lowrank_version="0.1.0", git_commit="0123456789abcdef", device="cpu", threads=2,
-        library_versions={"torch": "2.13.0", "transformers": "5.23.0", "accelerate": "1.15.0"},
-    ))
+    evaluation = store.add(
+        EvaluationSet(
+            name="embedded",
+            dataset_fingerprint="d" * 16,
+            split="validation",
+            seed=0,
+            examples=64,
+            tokens=8128,
+            max_length=128,
+            packing=True,
+            tokenizer_hash="t" * 16,
+            sha256="e5a1" * 16,
+        )
+    )
+    provenance = store.add(
+        Provenance(
+            hash="p" * 16,
+            lowrank_version="0.1.0",
+            git_commit="0123456789abcdef",
+            device="cpu",
+            threads=2,
+            library_versions={"torch": "2.13.0", "transformers": "5.23.0", "accelerate": "1.15.0"},
+        )
+    )
     variants = {
-        "landscape": ("exact", "dense", ""), "landscape/filter": ("exact/filter", "dense", "filter"), "interpolation": ("exact", "dense", ""),
-        "spectra": ("exact", "dense", ""), "activations": ("exact", "", ""), "downstream": ("exact", "", ""),
+        "landscape": ("exact", "dense", ""),
+        "landscape/filter": ("exact/filter", "dense", "filter"),
+        "interpolation": ("exact", "dense", ""),
+        "spectra": ("exact", "dense", ""),
+        "activations": ("exact", "", ""),
+        "downstream": ("exact", "", ""),
     }
     protocols = {
-        key: store.add(Protocol(
-            name=name, lens=key.partition("/")[0], metric_revision=1, space=space, normalization=normalization, evaluation_set_id=evaluation.id,
-            direction_seed=7 if key.startswith("landscape") else None, precision="float32", parameters={"examples": 64},
-        ))
+        key: store.add(
+            Protocol(
+                name=name,
+                lens=key.partition("/")[0],
+                metric_revision=1,
+                space=space,
+                normalization=normalization,
+                evaluation_set_id=evaluation.id,
+                direction_seed=7 if key.startswith("landscape") else None,
+                precision="float32",
+                parameters={"examples": 64},
+            )
+        )
         for key, (name, space, normalization) in variants.items()
     }
     return Built(study, protocols, evaluation, provenance)
@@ -118,41 +152,79 @@ def add_run(store: Store, spec: Synthetic, built: Built, method: str, scale: str
     failed = (method, scale, seed) == spec.failed
     assert built.study.id is not None
     parameters = 1000 * width * (1 + METHODS.index(method) if method in METHODS else 3) // 2 + 12 * width * width * spec.layers
-    run = store.add(Run(
-        study_id=built.study.id, config_hash=f"{method}-{scale}-{seed}-{spec.name}", method=method, scale=scale, seed=seed, data_seed=seed, init_seed=seed,
-        status="failed" if failed else "done", rank=None if method == "full_rank" else width // 4, base_learning_rate=5e-3, effective_learning_rate=5e-3,
-        total_steps=spec.steps[-1], error="the loss of update 141 is not finite" if failed else "", failed_step=141 if failed else None,
-        last_finite_loss=9.37 if failed else None, attempts=1, init_hash=f"start-{seed}" if method not in ("cola", "sltrain") else f"start-{method}-{seed}",
-        parameters_total=parameters, parameters_trainable=parameters - width * 900 * (method == "relora"), parameter_bytes=4 * parameters,
-        gradient_bytes=4 * parameters, optimizer_state_bytes=8 * parameters // (3 if method in ("galore", "fira") else 1),
-        peak_memory_bytes=20 * parameters + 60_000_000, train_seconds=41.5 + width / 4 + seed, dataset_fingerprint="d" * 16, tokenizer_hash="t" * 16,
-        provenance_id=built.provenance.id,
-    ))
+    run = store.add(
+        Run(
+            study_id=built.study.id,
+            config_hash=f"{method}-{scale}-{seed}-{spec.name}",
+            method=method,
+            scale=scale,
+            seed=seed,
+            data_seed=seed,
+            init_seed=seed,
+            status="failed" if failed else "done",
+            rank=None if method == "full_rank" else width // 4,
+            base_learning_rate=5e-3,
+            effective_learning_rate=5e-3,
+            total_steps=spec.steps[-1],
+            error="the loss of update 141 is not finite" if failed else "",
+            failed_step=141 if failed else None,
+            last_finite_loss=9.37 if failed else None,
+            attempts=1,
+            init_hash=f"start-{seed}" if method not in ("cola", "sltrain") else f"start-{method}-{seed}",
+            parameters_total=parameters,
+            parameters_trainable=parameters - width * 900 * (method == "relora"),
+            parameter_bytes=4 * parameters,
+            gradient_bytes=4 * parameters,
+            optimizer_state_bytes=8 * parameters // (3 if method in ("galore", "fira") else 1),
+            peak_memory_bytes=20 * parameters + 60_000_000,
+            train_seconds=41.5 + width / 4 + seed,
+            dataset_fingerprint="d" * 16,
+            tokenizer_hash="t" * 16,
+            provenance_id=built.provenance.id,
+        )
+    )
     assert run.id is not None
     built.runs[method, scale, seed] = run
     last = 140 if failed else spec.steps[-1]
     generator = np.random.default_rng([seed, width, len(method)])
     store.add_all(
         TrainingLog(
-            run_id=run.id, step=step, loss=loss_at(spec, method, width, seed, step) + float(generator.normal(0, 0.08)), tokens_seen=step * 1024,
-            learning_rate=5e-3 * min(1.0, step / 30) * (0.55 + 0.45 * math.cos(math.pi * step / spec.steps[-1])), gradient_norm=1.5 * step**-0.3 + 0.2,
+            run_id=run.id,
+            step=step,
+            loss=loss_at(spec, method, width, seed, step) + float(generator.normal(0, 0.08)),
+            tokens_seen=step * 1024,
+            learning_rate=5e-3 * min(1.0, step / 30) * (0.55 + 0.45 * math.cos(math.pi * step / spec.steps[-1])),
+            gradient_norm=1.5 * step**-0.3 + 0.2,
             tokens_per_second=18_000 / (width / 64) + float(generator.normal(0, 200)),
         )
         for step in range(1, last + 1)
     )
     for step in (s for s in spec.steps if s <= last):
-        built.checkpoints[method, scale, seed, step] = store.add(Checkpoint(
-            run_id=run.id, step=step, kind="initial" if step == 0 else "final" if step == spec.steps[-1] else "training", tokens_seen=step * 1024,
-            path=f"runs/{method}-{scale}-{seed}/step-{step}", sha256=f"{run.id:04d}{step:06d}" * 6, bytes=4 * parameters,
-            validation_loss=loss_at(spec, method, width, seed, step), validation_tokens=40_000, evaluation_set_id=built.evaluation.id,
-        ))
+        built.checkpoints[method, scale, seed, step] = store.add(
+            Checkpoint(
+                run_id=run.id,
+                step=step,
+                kind="initial" if step == 0 else "final" if step == spec.steps[-1] else "training",
+                tokens_seen=step * 1024,
+                path=f"runs/{method}-{scale}-{seed}/step-{step}",
+                sha256=f"{run.id:04d}{step:06d}" * 6,
+                bytes=4 * parameters,
+                validation_loss=loss_at(spec, method, width, seed, step),
+                validation_tokens=40_000,
+                evaluation_set_id=built.evaluation.id,
+            )
+        )
 
 
 def values(spec: Synthetic, built: Built) -> Iterator[Record]:
     """Rows of every lens."""
     for key in sorted(built.checkpoints):
         for lens, make in (
-            ("landscape", landscape), ("interpolation", interpolation), ("spectra", spectra), ("activations", activations), ("downstream", downstream),
+            ("landscape", landscape),
+            ("interpolation", interpolation),
+            ("spectra", spectra),
+            ("activations", activations),
+            ("downstream", downstream),
         ):
             if lens in spec.lenses:
                 yield from make(spec, built, key)
@@ -164,12 +236,16 @@ def rng(key: tuple[str, str, int, int], salt: int) -> np.random.Generator:
     return np.random.default_rng([salt, seed, step, *method.encode(), *scale.encode()])
 
 
-def row(built: Built, key: tuple[str, str, int, int], protocol: str, metric: str, value: float | None, **more: object) -> MetricValue:
+def row(
+    built: Built, key: tuple[str, str, int, int], protocol: str, metric: str, value: float | None, **more: object
+) -> MetricValue:
     """A metric value of a checkpoint."""
     checkpoint, found = built.checkpoints[key].id, built.protocols[protocol].id
     assert checkpoint is not None
     assert found is not None
-    return MetricValue(checkpoint_id=checkpoint, protocol_id=found, metric=metric, value=value, provenance_id=built.provenance.id, **more)  # type: ignore[arg-type]
+    return MetricValue(
+        checkpoint_id=checkpoint, protocol_id=found, metric=metric, value=value, provenance_id=built.provenance.id, **more
+    )  # type: ignore[arg-type]
 
 
 def landscape(spec: Synthetic, built: Built, key: tuple[str, str, int, int]) -> Iterator[Record]:
@@ -193,15 +269,23 @@ def landscape(spec: Synthetic, built: Built, key: tuple[str, str, int, int]) -> 
         yield from curve(built, key, "landscape", "landscape_pca_1", loss, 2.5 * 0.02, directions=None)
 
 
-def curve(built: Built, key: tuple[str, str, int, int], protocol: str, name: str, loss: float, sharp: float, directions: int | None = 20) -> Iterator[Record]:
+def curve(
+    built: Built, key: tuple[str, str, int, int], protocol: str, name: str, loss: float, sharp: float, directions: int | None = 20
+) -> Iterator[Record]:
     """A parabola with a little asymmetry."""
     checkpoint, found = built.checkpoints[key].id, built.protocols[protocol].id
     assert checkpoint is not None
     assert found is not None
     for position, offset in enumerate(np.linspace(-0.5, 0.5, 11)):
         yield CurvePoint(
-            checkpoint_id=checkpoint, protocol_id=found, curve=name, position=position, offset_value=float(offset), n=directions,
-            mean=loss + 9 * sharp * float(offset) ** 2 * (1 + 0.2 * float(offset)), variance=sharp * float(offset) ** 2 if directions else None,
+            checkpoint_id=checkpoint,
+            protocol_id=found,
+            curve=name,
+            position=position,
+            offset_value=float(offset),
+            n=directions,
+            mean=loss + 9 * sharp * float(offset) ** 2 * (1 + 0.2 * float(offset)),
+            variance=sharp * float(offset) ** 2 if directions else None,
         )
 
 
@@ -218,28 +302,45 @@ def interpolation(spec: Synthetic, built: Built, key: tuple[str, str, int, int])
         yield row(built, key, "interpolation", "ccbh_excess", abs(value) * 0.05, reference_checkpoint_id=reference, note=note)
     if method == "cola":
         return
-    others = [(m, s) for m in spec.methods for s in spec.seeds if m != "cola" and (spec.methods.index(m), s) < (spec.methods.index(method), seed)]
+    others = [
+        (m, s)
+        for m in spec.methods
+        for s in spec.seeds
+        if m != "cola" and (spec.methods.index(m), s) < (spec.methods.index(method), seed)
+    ]
     for other, its_seed in others:
         target = built.checkpoints.get((other, scale, its_seed, step))
         if target is not None and (other == method or its_seed == seed):
-            value = (0.2 + step / 80) * (1 - math.exp(-step / 90)) * (1.4 if other == method else 1 + quality(method)) + float(generator.normal(0, 0.03))
+            value = (0.2 + step / 80) * (1 - math.exp(-step / 90)) * (1.4 if other == method else 1 + quality(method)) + float(
+                generator.normal(0, 0.03)
+            )
             yield row(built, key, "interpolation", "imbh", value, reference_checkpoint_id=target.id)
 
 
 def spectra(spec: Synthetic, built: Built, key: tuple[str, str, int, int]) -> Iterator[Record]:
     """Shape metrics, and the singular values of the last checkpoint."""
-    method, scale, seed, step = key
+    method, scale, _, step = key
     generator, width = rng(key, 3), spec.scales[scale]
     low = 0.55 if method in ("galore", "cola", "relora") else 0.85
     note = "the product of the factors, a linearisation: the method has no dense equivalent" if method == "cola" else ""
     shapes = {
-        "effective_rank": width * low * (1 - 0.3 * (1 - math.exp(-step / 120))), "stable_rank": width * low * 0.2 * math.exp(-step / 300),
-        "spectral_gap": 0.05 + 0.3 * (1 - math.exp(-step / 150)), "threshold_rank": width * low * 0.9,
+        "effective_rank": width * low * (1 - 0.3 * (1 - math.exp(-step / 120))),
+        "stable_rank": width * low * 0.2 * math.exp(-step / 300),
+        "spectral_gap": 0.05 + 0.3 * (1 - math.exp(-step / 150)),
+        "threshold_rank": width * low * 0.9,
     }
     for name, value in shapes.items():
         yield row(built, key, "spectra", f"{name}_w", value * (1 + float(generator.normal(0, 0.02))), n=7 * spec.layers, note=note)
         if step:
-            yield row(built, key, "spectra", f"{name}_dw", 0.4 * value * (1 + float(generator.normal(0, 0.04))), n=7 * spec.layers, note=note)
+            yield row(
+                built,
+                key,
+                "spectra",
+                f"{name}_dw",
+                0.4 * value * (1 + float(generator.normal(0, 0.04))),
+                n=7 * spec.layers,
+                note=note,
+            )
     if step:
         yield row(built, key, "spectra", "delta_norm", 4 * math.exp(-step / 200) * (1 + quality(method)), note=note)
         yield row(built, key, "spectra", "delta_norm_relative", 0.3 * math.exp(-step / 200), note=note)
@@ -256,9 +357,20 @@ def spectrum(spec: Synthetic, built: Built, key: tuple[str, str, int, int], low:
         for layer in range(spec.layers):
             for m, module in enumerate(MODULES):
                 for position in range(spec.singular_values):
-                    value = (2 + 0.2 * m) * math.exp(-position / (spec.singular_values * low)) * (0.3 if matrix == "dw" else 1.0) * (1 + 0.05 * layer)
+                    value = (
+                        (2 + 0.2 * m)
+                        * math.exp(-position / (spec.singular_values * low))
+                        * (0.3 if matrix == "dw" else 1.0)
+                        * (1 + 0.05 * layer)
+                    )
                     yield SingularValue(
-                        checkpoint_id=checkpoint, protocol_id=found, matrix=matrix, layer=layer, module=module, position=position, value=value,
+                        checkpoint_id=checkpoint,
+                        protocol_id=found,
+                        matrix=matrix,
+                        layer=layer,
+                        module=module,
+                        position=position,
+                        value=value,
                     )
 
 
@@ -286,10 +398,21 @@ def downstream(spec: Synthetic, built: Built, key: tuple[str, str, int, int]) ->
     assert checkpoint is not None
     assert found is not None
     for place, (task, chance) in enumerate(TASKS.items()):
-        score = min(0.97, max(0.02, chance + 0.08 * (8.3 - loss) * (1.2 if task == "minimal_pairs" else 0.6) + float(generator.normal(0, 0.015))))
+        score = min(
+            0.97,
+            max(0.02, chance + 0.08 * (8.3 - loss) * (1.2 if task == "minimal_pairs" else 0.6) + float(generator.normal(0, 0.015))),
+        )
         common = {
-            "checkpoint_id": checkpoint, "protocol_id": found, "task": task, "n": 300, "task_version": "1", "harness_version": "0.4.13",
-            "provenance_id": built.provenance.id, "category": ("commonsense", "grammar", "language", "grammar", "knowledge")[place],
+            "checkpoint_id": checkpoint,
+            "protocol_id": found,
+            "task": task,
+            "n": 300,
+            "task_version": "1",
+            "harness_version": "0.4.13",
+            "provenance_id": built.provenance.id,
+            "category": ("commonsense", "grammar", "language", "grammar", "knowledge")[place],
         }
-        yield DownstreamScore(**common, metric="acc", value=score, standard_error=math.sqrt(score * (1 - score) / 300), chance=chance)  # type: ignore[arg-type]
+        yield DownstreamScore(
+            **common, metric="acc", value=score, standard_error=math.sqrt(score * (1 - score) / 300), chance=chance
+        )  # type: ignore[arg-type]
         yield DownstreamScore(**common, metric="margin", value=loss * -0.1, standard_error=0.02)  # type: ignore[arg-type]

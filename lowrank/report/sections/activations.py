@@ -17,14 +17,20 @@ OPEN = 2  # metrics whose heat maps stand open
 def build(source: Source) -> Section:
     """Trajectories of the means over layers, then a heat map for each metric."""
     section = Section(
-        name="activations", title="Activations",
+        name="activations",
+        title="Activations",
         lead="Hidden states against those of full_rank at the same scale, step and seed, on the fixed evaluation set.",
     )
     found = [m for m in set(source.aggregates["metric"]) if m.startswith("activation_")]
     metrics = sorted(found, key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m))
     quantities = [Quantity(m, label(m), log=m.endswith("_l2")) for m in metrics]
     section.blocks += trajectory_figures(
-        source, source.aggregates, quantities, name="activations", title="Activation similarity over training", caption="Mean over layers and seeds; the band spans the seeds.",
+        source,
+        source.aggregates,
+        quantities,
+        name="activations",
+        title="Activation similarity over training",
+        caption="Mean over layers and seeds; the band spans the seeds.",
     )
     layers = source.query("layer_values", metric="activation%")
     for place, metric in enumerate(sorted(set(layers["metric"]), key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m))):
@@ -57,12 +63,17 @@ def heat_maps(source: Source, rows: pd.DataFrame, metric: str, *, folded: bool) 
             limits = (float(of_scale["value"].min()), float(of_scale["value"].max()))
             panels += [heat(of_scale[of_scale["series"] == s.key], f"{s.label} · {scale}", limits) for s in source.styles(shown)]
         if panels:
-            figures.append(Figure(
-                name=slug(metric).replace("-", "_") + "_layers" + (f"-{slug(way)}" if place else ""), panels=panels, folded=folded or place > 0,
-                title=f"{label(metric)}, layer by step" + (f" ({way})" if place else ""),
-                caption="Mean over seeds. Layer −1 is the embedding output. Methods of one scale share the colour scale.",
-                protocol=source.describe(part), query=source.command("layer_values", metric=metric),
-            ))
+            figures.append(
+                Figure(
+                    name=slug(metric).replace("-", "_") + "_layers" + (f"-{slug(way)}" if place else ""),
+                    panels=panels,
+                    folded=folded or place > 0,
+                    title=f"{label(metric)}, layer by step" + (f" ({way})" if place else ""),
+                    caption="Mean over seeds. Layer −1 is the embedding output. Methods of one scale share the colour scale.",
+                    protocol=source.describe(part),
+                    query=source.command("layer_values", metric=metric),
+                )
+            )
     return figures
 
 
@@ -71,6 +82,19 @@ def heat(rows: pd.DataFrame, title: str, limits: tuple[float, float]) -> Heat:
     means = rows.groupby(["layer", "step"])["value"].mean()
     layers, steps = sorted(set(rows["layer"]), reverse=True), sorted(set(rows["step"]))
     values = [[float(means[(layer, step)]) if (layer, step) in means.index else None for step in steps] for layer in layers]
-    tips = [[f"layer {layer}, step {step}: {number(v)}" for step, v in zip(steps, line, strict=True)] for layer, line in zip(layers, values, strict=True)]
+    tips = [
+        [f"layer {layer}, step {step}: {number(v)}" for step, v in zip(steps, line, strict=True)]
+        for layer, line in zip(layers, values, strict=True)
+    ]
     names = ["emb" if layer == -1 else str(layer) for layer in layers]
-    return Heat(title=title, rows=names, columns=[str(s) for s in steps], values=values, tips=tips, x_label="step", y_label="layer", limits=limits, cell_height=24.0)
+    return Heat(
+        title=title,
+        rows=names,
+        columns=[str(s) for s in steps],
+        values=values,
+        tips=tips,
+        x_label="step",
+        y_label="layer",
+        limits=limits,
+        cell_height=24.0,
+    )

@@ -22,13 +22,16 @@ COLUMNS = ["quantity", "scale", "series", "seed", "value"]
 def build(source: Source, other: Source) -> Section:
     """Differences this minus other, of the final losses, metrics and scores."""
     section = Section(
-        name="comparison", title=f"Against {other.name}",
+        name="comparison",
+        title=f"Against {other.name}",
         lead=f"{source.name} minus {other.name} at the last checkpoint of each run, for every scale and method that both have. "
         "Intervals are 95% by Welch's t over seeds; where a side has one seed there is none.",
     )
     table = differences(final_values(source), final_values(other))
     if table.empty:
-        section.blocks.append(Missing(reason=f"{source.name} and {other.name} have no scale and method in common", command="lowrank study run FILE"))
+        section.blocks.append(
+            Missing(reason=f"{source.name} and {other.name} have no scale and method in common", command="lowrank study run FILE")
+        )
         return section
     losses = table[table["quantity"] == "validation loss"]
     panels = []
@@ -37,19 +40,55 @@ def build(source: Source, other: Source) -> Section:
         for style in source.styles(losses["series"]):
             found = losses[(losses["scale"] == scale) & (losses["series"] == style.key)]
             if len(found):
-                value, low, high = (float(found[c].iloc[0]) if found[c].iloc[0] is not None else math.nan for c in ("difference", "low", "high"))
-                rows.append((style.label, [Estimate(style, value, low, high, f"{style.label} at {scale}: {number(value)} ({number(low)} … {number(high)})")]))
+                value, low, high = (
+                    float(found[c].iloc[0]) if found[c].iloc[0] is not None else math.nan for c in ("difference", "low", "high")
+                )
+                rows.append(
+                    (
+                        style.label,
+                        [
+                            Estimate(
+                                style,
+                                value,
+                                low,
+                                high,
+                                f"{style.label} at {scale}: {number(value)} ({number(low)} … {number(high)})",
+                            )
+                        ],
+                    )
+                )
         panels.append(Forest(title=scale, rows=rows, x_label="difference of validation loss, nats a token", level=0.0))
     frame = table.rename(columns={"series": "method"}).astype(object)
     section.blocks.append(Note(text=comparable(source, other)))
-    section.blocks.append(Figure(
-        name="comparison", title="Difference of the final validation loss", panels=panels, query=f"{source.command('checkpoints')}; {other.command('checkpoints')}",
-        protocol="validation loss of both studies", caption=f"Below zero, {source.name} has the lower loss.",
-        table=Table(
-            name="comparison", title=f"{source.name} minus {other.name}", frame=frame, method_column="method", query=source.command("aggregates"),
-            headings=["quantity", "scale", "method", source.name, other.name, "difference", "low", "high", "seeds", "seeds, other"],
-        ),
-    ))
+    section.blocks.append(
+        Figure(
+            name="comparison",
+            title="Difference of the final validation loss",
+            panels=panels,
+            query=f"{source.command('checkpoints')}; {other.command('checkpoints')}",
+            protocol="validation loss of both studies",
+            caption=f"Below zero, {source.name} has the lower loss.",
+            table=Table(
+                name="comparison",
+                title=f"{source.name} minus {other.name}",
+                frame=frame,
+                method_column="method",
+                query=source.command("aggregates"),
+                headings=[
+                    "quantity",
+                    "scale",
+                    "method",
+                    source.name,
+                    other.name,
+                    "difference",
+                    "low",
+                    "high",
+                    "seeds",
+                    "seeds, other",
+                ],
+            ),
+        )
+    )
     return section
 
 
@@ -76,7 +115,11 @@ def final_values(source: Source) -> pd.DataFrame:
     chosen = {task: primary_metric(list(dict.fromkeys(group["metric"]))) for task, group in scores.groupby("task")}
     scores = scores[scores["metric"] == scores["task"].map(chosen)]
     parts += [scores.assign(quantity="score: " + scores["task"].astype(str))]
-    return pd.concat([part.reindex(columns=COLUMNS) for part in parts if len(part)]) if any(len(p) for p in parts) else pd.DataFrame(columns=COLUMNS)
+    return (
+        pd.concat([part.reindex(columns=COLUMNS) for part in parts if len(part)])
+        if any(len(p) for p in parts)
+        else pd.DataFrame(columns=COLUMNS)
+    )
 
 
 def differences(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:

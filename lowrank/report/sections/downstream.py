@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lowrank.predict.features import primary_metric
 from lowrank.report.axes import number
-from lowrank.report.charts import XY, Estimate, Forest
+from lowrank.report.charts import XY, Estimate, Forest, Style
 from lowrank.report.figure import Block, Figure, Missing, Section
 from lowrank.report.source import Source
 from lowrank.report.tables import Table
@@ -19,8 +20,10 @@ from lowrank.report.trajectories import finite, seed_series, slug
 def build(source: Source) -> Section:
     """Means by category at the last step, the mean over tasks during training, and every task."""
     section = Section(
-        name="downstream", title="Downstream",
-        lead="Zero-shot scores through lm-evaluation-harness. The dashed line is chance; bars are one standard error over the items of the tasks.",
+        name="downstream",
+        title="Downstream",
+        lead="Zero-shot scores through lm-evaluation-harness. The dashed line is chance; bars are one standard "
+        "error over the items of the tasks.",
     )
     scores = finite(source.query("downstream"))
     if scores.empty:
@@ -41,21 +44,35 @@ def protocol_blocks(source: Source, rows: pd.DataFrame, way: str, *, folded: boo
     """All that is shown of one protocol."""
     main, suffix = primary(rows), f"-{slug(way)}" if folded else ""
     last = main[main["step"] == main.groupby("run_id")["step"].transform("max")]
-    common = {"protocol": source.describe(rows), "query": source.command("downstream"), "folded": folded}
+    common: dict[str, Any] = {"protocol": source.describe(rows), "query": source.command("downstream"), "folded": folded}
     label = f" ({way})" if folded else ""
-    blocks: list[Block] = [Figure(
-        name=f"downstream{suffix}", title=f"Scores by category at the last checkpoint{label}", panels=category_panels(source, last),
-        caption="Unweighted mean over the tasks of a category and over seeds, ± one standard error.", table=score_table(source, last, f"downstream{suffix}"), **common,
-    )]
+    blocks: list[Block] = [
+        Figure(
+            name=f"downstream{suffix}",
+            title=f"Scores by category at the last checkpoint{label}",
+            panels=category_panels(source, last),
+            columns=min(3, max(2, len(source.scales))),
+            caption="Unweighted mean over the tasks of a category and over seeds, ± one standard error.",
+            table=score_table(source, last, f"downstream{suffix}"),
+            **common,
+        )
+    ]
     means = main.groupby(["series", "scale", "seed", "run_id", "step"], as_index=False)["value"].mean()
     panels = [
         XY(title=scale, series=series, x_label="step", y_label="mean over tasks")
-        for scale in source.scales if (series := seed_series(source, means[means["scale"] == scale], "step", "value"))
+        for scale in source.scales
+        if (series := seed_series(source, means[means["scale"] == scale], "step", "value"))
     ]
-    blocks.append(Figure(
-        name=f"downstream_training{suffix}", title=f"Mean over tasks during training{label}", panels=panels, legend=source.styles(means["series"]),
-        caption="Unweighted mean over all tasks, mean over seeds; the band spans the seeds.", **common,
-    ))
+    blocks.append(
+        Figure(
+            name=f"downstream_training{suffix}",
+            title=f"Mean over tasks during training{label}",
+            panels=panels,
+            legend=source.styles(means["series"]),
+            caption="Unweighted mean over all tasks, mean over seeds; the band spans the seeds.",
+            **common,
+        )
+    )
     others = rows[rows["step"] == rows.groupby("run_id")["step"].transform("max")]
     if len(others) > len(last):
         blocks.append(beyond_accuracy(source, others, f"downstream_all{suffix}"))
@@ -65,11 +82,11 @@ def protocol_blocks(source: Source, rows: pd.DataFrame, way: str, *, folded: boo
 def category_panels(source: Source, rows: pd.DataFrame) -> list[Forest]:
     """One panel for each scale and category, and the mean over all tasks where there are several categories."""
     panels = []
-    for scale in source.scales:
-        of_scale = rows[rows["scale"] == scale]
-        groups = [(str(c), g) for c, g in of_scale.groupby("category", sort=True)]
-        groups += [("all tasks", of_scale)] if len(groups) > 1 else []
-        for category, group in groups:
+    groups = [(str(c), g) for c, g in rows.groupby("category", sort=True)]
+    groups += [("all tasks", rows)] if len(groups) > 1 else []
+    for category, of_category in groups:
+        for scale in [s for s in source.scales if s in set(of_category["scale"])]:
+            group = of_category[of_category["scale"] == scale]
             lines = [(s.label, [estimate(group[group["series"] == s.key], s, category)]) for s in source.styles(group["series"])]
             chance = group.drop_duplicates("task")["chance"].astype(float)
             level = float(chance.mean()) if chance.notna().all() and len(chance) else None
@@ -78,15 +95,15 @@ def category_panels(source: Source, rows: pd.DataFrame) -> list[Forest]:
     return panels
 
 
-def estimate(rows: pd.DataFrame, style: object, what: str) -> Estimate:
+def estimate(rows: pd.DataFrame, style: Style, what: str) -> Estimate:
     """Mean over tasks and seeds; items of one task are shared by seeds, so their errors are taken as common to them."""
     by_task = rows.groupby("task")
     means, errors = by_task["value"].mean(), by_task["standard_error"].mean()
     mean = float(means.mean())
     error = math.sqrt(float((errors**2).sum())) / len(errors) if errors.notna().all() else math.nan
     low, high = (mean - error, mean + error) if np.isfinite(error) else (mean, mean)
-    tip = f"{style.label}, {what}: {number(mean)} ± {number(error, 2)} ({len(means)} tasks, {rows['seed'].nunique()} seeds)"  # type: ignore[attr-defined]
-    return Estimate(style, mean, low, high, tip)  # type: ignore[arg-type]
+    tip = f"{style.label}, {what}: {number(mean)} ± {number(error, 2)} ({len(means)} tasks, {rows['seed'].nunique()} seeds)"
+    return Estimate(style, mean, low, high, tip)
 
 
 def score_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
@@ -97,7 +114,17 @@ def score_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
         for (category, task), group in rows[rows["scale"] == scale].groupby(["category", "task"], sort=True):
             scores = [with_error(group[group["series"] == key]) for key in columns]
             chance = float(group["chance"].astype(float).iloc[0])
-            lines.append((scale, category, task, group["metric"].iloc[0], int(group["n"].iloc[0]), chance if np.isfinite(chance) else None, *scores))
+            lines.append(
+                (
+                    scale,
+                    category,
+                    task,
+                    group["metric"].iloc[0],
+                    int(group["n"].iloc[0]),
+                    chance if np.isfinite(chance) else None,
+                    *scores,
+                )
+            )
     frame = pd.DataFrame(lines, columns=["scale", "category", "task", "metric", "items", "chance", *columns], dtype=object)
     return Table(name=name, title="Downstream scores by task", frame=frame, query=source.command("downstream"), digits=3)
 
@@ -115,14 +142,37 @@ def beyond_accuracy(source: Source, rows: pd.DataFrame, name: str) -> Figure:
     extra = rows[~rows.index.isin(primary(rows).index)]
     panels = []
     for (metric, scale), group in extra.groupby(["metric", "scale"], sort=True):
-        lines = []
-        for style in source.styles(group["series"]):
-            lines.append((style.label, [estimate(group[group["series"] == style.key], style, str(metric))]))
+        lines = [(s.label, [estimate(group[group["series"] == s.key], s, str(metric))]) for s in source.styles(group["series"])]
         panels.append(Forest(title=f"{metric} · {scale}", rows=lines, x_label=f"{metric}, mean over tasks"))
-    columns = ["scale", "task", "metric", "filter", "series", "seed", "step", "value", "standard_error", "n", "task_version", "harness_version"]
+    columns = [
+        "scale",
+        "task",
+        "metric",
+        "filter",
+        "series",
+        "seed",
+        "step",
+        "value",
+        "standard_error",
+        "n",
+        "task_version",
+        "harness_version",
+    ]
     frame = rows[columns].astype(object).where(rows[columns].notna(), None)
-    table = Table(name=slug(name).replace("-", "_"), title="All downstream metrics", frame=frame, query=source.command("downstream"), method_column="series")
+    table = Table(
+        name=slug(name).replace("-", "_"),
+        title="All downstream metrics",
+        frame=frame,
+        query=source.command("downstream"),
+        method_column="series",
+    )
     return Figure(
-        name=name, title="Other metrics of the tasks", panels=panels, caption="Mean over tasks and seeds ± one standard error.",
-        query=source.command("downstream"), protocol=source.describe(rows), folded=True, table=table,
+        name=name,
+        title="Other metrics of the tasks",
+        panels=panels,
+        caption="Mean over tasks and seeds ± one standard error.",
+        query=source.command("downstream"),
+        protocol=source.describe(rows),
+        folded=True,
+        table=table,
     )

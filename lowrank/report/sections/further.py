@@ -6,8 +6,20 @@ from lowrank.report.figure import Section
 from lowrank.report.source import Source
 from lowrank.report.trajectories import Quantity, by_metric, trajectory_figures, words
 
-KNOWN = ("sharpness_random", "direction_variance", "sharpness_pca", "sigma_pca", "ccbh", "imbh", "effective_rank_", "stable_rank_", "spectral_gap_",
-         "threshold_rank_", "delta_norm", "activation_")
+KNOWN = (
+    "sharpness_random",
+    "direction_variance",
+    "sharpness_pca",
+    "sigma_pca",
+    "ccbh",
+    "imbh",
+    "effective_rank_",
+    "stable_rank_",
+    "spectral_gap_",
+    "threshold_rank_",
+    "delta_norm",
+    "activation_",
+)
 
 
 def build(source: Source) -> Section | None:

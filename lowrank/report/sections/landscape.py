@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from lowrank.report import theme
+from lowrank.report.axes import number
 from lowrank.report.charts import XY, Series, Style
 from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.source import Source
-from lowrank.report.axes import number
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import Quantity, finite, pick, slug, trajectory_figures, words
 
 CURVES = "landscape_"
-RANDOM = (Quantity("sharpness_random", "sharpness, random directions"), Quantity("direction_variance", "direction variance", log=True))
+RANDOM = (
+    Quantity("sharpness_random", "sharpness, random directions"),
+    Quantity("direction_variance", "direction variance", log=True),
+)
 
 
 def build(source: Source) -> Section:
     """Curves first, then what is read off them."""
     section = Section(
-        name="landscape", title="Loss landscape",
-        lead="Loss around a checkpoint along random directions and along the principal direction of its weights (the σₖ uₖ vₖᵀ of each matrix).",
+        name="landscape",
+        title="Loss landscape",
+        lead="Loss around a checkpoint along random directions and along the principal direction of its weights "
+        "(the σₖ uₖ vₖᵀ of each matrix).",
     )
     curves = source.query("curves")
     curves = finite(curves[curves["curve"].str.startswith(CURVES)], "mean")
-    for curve, rows in sorted(curves.groupby("curve"), key=lambda pair: (not str(pair[0]).endswith("random"), len(str(pair[0])), str(pair[0]))):
+    for curve, rows in sorted(
+        curves.groupby("curve"), key=lambda pair: (not str(pair[0]).endswith("random"), len(str(pair[0])), str(pair[0]))
+    ):
         for place, (way, part) in enumerate(source.ways(rows, "curve")):
             section.blocks += curve_figures(source, part, str(curve), way, folded=place > 0)
     section.blocks.sort(key=lambda block: isinstance(block, Figure) and block.folded)
     section.blocks[:0] = trajectory_figures(
-        source, source.aggregates, RANDOM, name="sharpness", title="Sharpness and direction variance over training",
+        source,
+        source.aggregates,
+        RANDOM,
+        name="sharpness",
+        title="Sharpness and direction variance over training",
         caption="Mean over seeds; the band spans the seeds, or one standard error over directions where there is one seed.",
     )
     principal = source.aggregates[source.aggregates["metric"].str.match(r"(sharpness|sigma)_pca")]
     section.blocks += trajectory_figures(
-        source, principal, principal_quantities(principal), name="sharpness_pca", title="Sharpness along principal directions, and σ₁",
+        source,
+        principal,
+        principal_quantities(principal),
+        name="sharpness_pca",
+        title="Sharpness along principal directions, and σ₁",
         caption="A single direction has no standard error; the band spans the seeds.",
     )
     if section.empty:
@@ -55,29 +72,45 @@ def curve_figures(source: Source, rows: pd.DataFrame, curve: str, way: str, *, f
     rows = rows[rows["seed"] == seed]
     name = slug(curve).replace("-", "_") + (f"-{slug(way)}" if folded else "")
     what = words(curve.removeprefix(CURVES)).replace("pca", "PCA")
-    common = {"protocol": source.describe(rows), "query": source.command("curves")}
+    common: dict[str, Any] = {"protocol": source.describe(rows), "query": source.command("curves")}
     last = rows[rows["step"] == rows.groupby("run_id")["step"].transform("max")]
     panels = [
         XY(title=scale, series=series, x_label="offset α along the direction", y_label="loss − loss at 0")
-        for scale in source.scales if (series := method_series(source, last[last["scale"] == scale]))
+        for scale in source.scales
+        if (series := method_series(source, last[last["scale"] == scale]))
     ]
     table = curve_table(source, last, name)
     band = "The band is one standard error over directions." if rows["variance"].notna().any() else ""
     title = f"Landscape at the last checkpoint: {what}" + (f" ({way})" if folded else "")
-    figures = [Figure(
-        name=name, title=title, panels=panels, legend=source.styles(last["series"]), table=table, folded=folded,
-        caption=f"Loss relative to the unperturbed checkpoint, seed {seed}. {band}", **common,
-    )]
+    figures = [
+        Figure(
+            name=name,
+            title=title,
+            panels=panels,
+            legend=source.styles(last["series"]),
+            table=table,
+            folded=folded,
+            caption=f"Loss relative to the unperturbed checkpoint, seed {seed}. {band}",
+            **common,
+        )
+    ]
     evolution = [
         XY(title=f"{style.label} · {scale}", series=series, x_label="offset α", y_label="loss − loss at 0", height=210)
-        for scale in source.scales for style in source.styles(rows["series"])
+        for scale in source.scales
+        for style in source.styles(rows["series"])
         if (series := step_series(rows[(rows["scale"] == scale) & (rows["series"] == style.key)]))
     ]
-    figures.append(Figure(
-        name=f"{name}_steps", title=f"Landscape over training: {what}" + (f" ({way})" if folded else ""), panels=evolution,
-        caption=f"One line a checkpoint, relative to its own loss at offset 0, seed {seed}. {band}", folded=folded or not curve.endswith("random"), **common,
-        legend=step_legend(evolution),
-    ))
+    figures.append(
+        Figure(
+            name=f"{name}_steps",
+            title=f"Landscape over training: {what}" + (f" ({way})" if folded else ""),
+            panels=evolution,
+            caption=f"One line a checkpoint, relative to its own loss at offset 0, seed {seed}. {band}",
+            folded=folded or not curve.endswith("random"),
+            **common,
+            legend=step_legend(evolution),
+        )
+    )
     return figures
 
 
@@ -92,7 +125,7 @@ def method_series(source: Source, rows: pd.DataFrame) -> list[Series]:
 
 def centre(rows: pd.DataFrame) -> float:
     """The loss nearest to offset 0."""
-    return float(rows.loc[rows["offset_value"].abs().idxmin(), "mean"])
+    return float(rows["mean"].iloc[int(rows["offset_value"].abs().argmin())])
 
 
 def step_series(rows: pd.DataFrame) -> list[Series]:
@@ -110,8 +143,10 @@ def curve_series(rows: pd.DataFrame, style: Style, zero: float) -> Series:
     """A curve with its standard error over directions."""
     y = rows["mean"].astype(float).to_numpy() - zero
     error = np.sqrt(rows["variance"].astype(float).to_numpy() / np.maximum(rows["n"].fillna(1).astype(float).to_numpy() - 1, 1))
-    tips = [f"{style.label}, α {number(a)}: loss {number(v, 5)}" + (f" ± {number(e, 2)}" if np.isfinite(e) else "")
-            for a, v, e in zip(rows["offset_value"], rows["mean"], error, strict=True)]
+    tips = [
+        f"{style.label}, α {number(a)}: loss {number(v, 5)}" + (f" ± {number(e, 2)}" if np.isfinite(e) else "")
+        for a, v, e in zip(rows["offset_value"], rows["mean"], error, strict=True)
+    ]
     x = [float(v) for v in rows["offset_value"]]
     return Series(style=style, x=x, y=list(y), low=list(y - error), high=list(y + error), tips=tips)
 
@@ -126,6 +161,10 @@ def curve_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
     """The points of the curves at the last step."""
     columns = ["scale", "series", "step", "offset_value", "mean", "variance", "n"]
     return Table(
-        name=name, title="Points of the curves", frame=rows[columns].astype(object).where(rows[columns].notna(), None), method_column="series",
-        headings=["scale", "method", "step", "offset", "mean loss", "variance over directions", "directions"], query=source.command("curves"),
+        name=name,
+        title="Points of the curves",
+        frame=rows[columns].astype(object).where(rows[columns].notna(), None),
+        method_column="series",
+        headings=["scale", "method", "step", "offset", "mean loss", "variance over directions", "directions"],
+        query=source.command("curves"),
     )

@@ -27,8 +27,11 @@ def facts(source: Source) -> list[tuple[str, str]]:
     values = len(source.aggregates)
     found = [
         (str(runs["series"].nunique()), "methods" if runs["variant"].eq("").all() else "methods and variants"),
-        (str(len(source.scales)), "scales" if len(source.scales) != 1 else "scale"), (str(runs["seed"].nunique()), "seeds" if runs["seed"].nunique() != 1 else "seed"),
-        (f"{done} / {len(runs)}", "runs done"), (str(len(source.checkpoints)), "checkpoints"), (f"{values:,}".replace(",", "\u2009"), "aggregate values"),
+        (str(len(source.scales)), "scales" if len(source.scales) != 1 else "scale"),
+        (str(runs["seed"].nunique()), "seeds" if runs["seed"].nunique() != 1 else "seed"),
+        (f"{done} / {len(runs)}", "runs done"),
+        (str(len(source.checkpoints)), "checkpoints"),
+        (f"{values:,}".replace(",", "\u2009"), "aggregate values"),
     ]
     failed = int(status.get("failed", 0))
     return [*found, (str(failed), "failed run" if failed == 1 else "failed runs")] if failed else found
@@ -58,13 +61,26 @@ def final_table(source: Source) -> Table:
             found = spread(rows["validation_loss"])
             parameters = mine["parameters_total"].dropna()
             status = ", ".join(f"{n} {s}" for s, n in mine["status"].value_counts().items())
-            lines.append((
-                scale, style.key, int(parameters.iloc[0]) if len(parameters) else None, status,
-                int(rows["step"].max()) if len(rows) else None, str(found) if found.n else None, math.exp(found.mean) if found.n else None,
-            ))
-    frame = pd.DataFrame(lines, columns=["scale", "method", "parameters", "runs", "step", "validation_loss", "perplexity"], dtype=object)
+            lines.append(
+                (
+                    scale,
+                    style.key,
+                    int(parameters.iloc[0]) if len(parameters) else None,
+                    status,
+                    int(rows["step"].max()) if len(rows) else None,
+                    str(found) if found.n else None,
+                    math.exp(found.mean) if found.n else None,
+                )
+            )
+    frame = pd.DataFrame(
+        lines, columns=["scale", "method", "parameters", "runs", "step", "validation_loss", "perplexity"], dtype=object
+    )
     return Table(
-        name="final", title="Final checkpoints", frame=frame, method_column="method", query=source.command("checkpoints"),
+        name="final",
+        title="Final checkpoints",
+        frame=frame,
+        method_column="method",
+        query=source.command("checkpoints"),
         headings=["scale", "method", "parameters", "runs", "last step", "validation loss, nats a token", "perplexity"],
         note="Mean over seeds ± sample standard deviation; perplexity is exp of the mean loss.",
     )
@@ -80,9 +96,17 @@ def failures(source: Source) -> list[Note | Table]:
     frame["failed_step"] = [None if pd.isna(v) else int(v) for v in rows["failed_step"]]
     diverged = int(rows["failed_step"].notna().sum())
     return [
-        Note(text=f"{len(rows)} of {len(source.runs)} runs failed, {diverged} of them because loss or gradient stopped being finite.", warning=True),
+        Note(
+            text=f"{len(rows)} of {len(source.runs)} runs failed, {diverged} of them because loss or gradient "
+            f"stopped being finite.",
+            warning=True,
+        ),
         Table(
-            name="failed_runs", title="Failed runs", frame=frame, method_column="series", query=source.command("run_costs"),
+            name="failed_runs",
+            title="Failed runs",
+            frame=frame,
+            method_column="series",
+            query=source.command("run_costs"),
             headings=["scale", "method", "seed", "step", "last finite loss", "attempts", "reason"],
         ),
     ]

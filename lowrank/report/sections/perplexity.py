@@ -17,8 +17,10 @@ from lowrank.report.tables import Table
 def build(source: Source) -> Section:
     """Ours, published, difference; and as a figure."""
     section = Section(
-        name="perplexity", title="Perplexity",
-        lead="exp of the validation loss of the last checkpoint. Published values stand where scale and method are those of a publication; "
+        name="perplexity",
+        title="Perplexity",
+        lead="exp of the validation loss of the last checkpoint. Published values stand where scale and method "
+        "are those of a publication; "
         "they were measured on C4 with its own tokenizer, so a difference says something only for runs on the same data.",
     )
     final = final_rows(source)
@@ -43,8 +45,12 @@ def figure(source: Source, final: pd.DataFrame) -> Figure:
         if rows:
             panels.append(Forest(title=scale, rows=rows, x_label="validation perplexity"))
     return Figure(
-        name="perplexity", title="Final validation perplexity", panels=panels, caption="Mean over seeds; bars span the seeds. Lower is better.",
-        protocol=evaluation(source), query=source.command("checkpoints"),
+        name="perplexity",
+        title="Final validation perplexity",
+        panels=panels,
+        caption="Mean over seeds; bars span the seeds. Lower is better.",
+        protocol=evaluation(source),
+        query=source.command("checkpoints"),
     )
 
 
@@ -64,19 +70,37 @@ def tables(source: Source, final: pd.DataFrame) -> list[Block]:
             difference = ours - theirs if ours is not None and theirs is not None else None
             cited = f"{known['source'].iloc[0]}, table {known['source_table'].iloc[0]}" if theirs is not None else None
             lines.append((scale, style.key, ours, found.deviation if found.n > 1 else None, found.n, theirs, difference, cited))
-    frame = pd.DataFrame(lines, columns=["scale", "method", "ours", "deviation", "seeds", "published", "difference", "source"], dtype=object)
-    blocks: list[Block] = [Table(
-        name="perplexity", title="Perplexity, ours and published", frame=frame, method_column="method", query=source.command("perplexity"),
-        headings=["scale", "method", "ours", "± over seeds", "seeds", "published", "ours − published", "source"],
-    )]
+    frame = pd.DataFrame(
+        lines, columns=["scale", "method", "ours", "deviation", "seeds", "published", "difference", "source"], dtype=object
+    )
+    blocks: list[Block] = [
+        Table(
+            name="perplexity",
+            title="Perplexity, ours and published",
+            frame=frame,
+            method_column="method",
+            query=source.command("perplexity"),
+            headings=["scale", "method", "ours", "± over seeds", "seeds", "published", "ours − published", "source"],
+        )
+    ]
     if frame["published"].isna().all():
         ours_only = frame.drop(columns=["published", "difference", "source"])
-        blocks = [Table(
-            name="perplexity", title="Final perplexity", frame=ours_only, method_column="method", query=source.command("perplexity"),
-            headings=["scale", "method", "ours", "± over seeds", "seeds"],
-        )]
+        blocks = [
+            Table(
+                name="perplexity",
+                title="Final perplexity",
+                frame=ours_only,
+                method_column="method",
+                query=source.command("perplexity"),
+                headings=["scale", "method", "ours", "± over seeds", "seeds"],
+            )
+        ]
         scales = ", ".join(sorted(set(published["scale"]), key=lambda s: (len(s), s)))
-        blocks.append(Note(text=f"No scale of this study is a published one ({scales or 'none loaded'}), so there is nothing to compare with."))
+        blocks.append(
+            Note(
+                text=f"No scale of this study is a published one ({scales or 'none loaded'}), so there is nothing to compare with."
+            )
+        )
         blocks += reference(published)
     return blocks
 
@@ -86,21 +110,34 @@ def reference(published: pd.DataFrame) -> list[Block]:
     if published.empty:
         return []
     wide = published.pivot_table(index="method", columns="scale", values="value", sort=False).reset_index()
-    source = ", ".join(dict.fromkeys(f"{s}, table {t}" for s, t in zip(published["source"], published["source_table"], strict=True)))
+    source = ", ".join(
+        dict.fromkeys(f"{s}, table {t}" for s, t in zip(published["source"], published["source_table"], strict=True))
+    )
     wide.columns = [str(c) for c in wide.columns]
-    return [Table(
-        name="perplexity_published", title="Published perplexity, for orientation", frame=wide.astype(object), method_column="method",
-        query="lowrank query published --param quantity=validation_perplexity", note=f"Published, not ours: {source}.",
-    )]
+    return [
+        Table(
+            name="perplexity_published",
+            title="Published perplexity, for orientation",
+            frame=wide.astype(object),
+            method_column="method",
+            query="lowrank query published --param quantity=validation_perplexity",
+            note=f"Published, not ours: {source}.",
+        )
+    ]
 
 
 def evaluation(source: Source) -> str:
     """The sets behind the validation losses."""
     rows = source.query("evaluation_sets")
-    sets = [f"{row.name_} ({row.split}, {row.tokens} tokens, {str(row.sha256)[:8]})" for row in rows.rename(columns={"name": "name_"}).itertuples()]
+    sets = [
+        f"{row.name_} ({row.split}, {row.tokens} tokens, {str(row.sha256)[:8]})"
+        for row in rows.rename(columns={"name": "name_"}).itertuples()
+    ]
     tokens = sorted({int(t) for t in source.checkpoints["validation_tokens"] if t})
     scored = " or ".join(f"{t:,}".replace(",", "\u2009") for t in tokens)
-    return "validation loss" + (f" over {scored} tokens" if scored else "") + (f"; evaluation sets: {', '.join(sets)}" if sets else "")
+    return (
+        "validation loss" + (f" over {scored} tokens" if scored else "") + (f"; evaluation sets: {', '.join(sets)}" if sets else "")
+    )
 
 
 def perplexity(loss: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
@@ -23,8 +24,10 @@ SHOWN = ("loss_only", "geometry_only", "loss_plus_geometry")
 def build(source: Source) -> Section:
     """Correlation table, fits beside the published ones, predictions against scores."""
     section = Section(
-        name="predictor", title="Predictor",
-        lead="The mean downstream score of a checkpoint, predicted from its loss and its geometry. Every prediction is out of fold: made by a fit "
+        name="predictor",
+        title="Predictor",
+        lead="The mean downstream score of a checkpoint, predicted from its loss and its geometry. Every "
+        "prediction is out of fold: made by a fit "
         "that has seen no row of the size, method, run or seed that was left out. Figures are pooled over folds.",
     )
     fits = source.query("predictor_fits").drop_duplicates(KEY, keep="last")
@@ -50,13 +53,20 @@ def summary_figure(source: Source, fits: pd.DataFrame) -> Figure:
     for scheme in [s for s in SCHEMES if s in set(fits["scheme"])]:
         rows = []
         of_scheme = fits[(fits["scheme"] == scheme) & (fits["model"] == "linear")]
-        for place, (feature_set, selection) in enumerate(dict.fromkeys(zip(of_scheme["feature_set"], of_scheme["selection"], strict=True))):
+        for place, (feature_set, selection) in enumerate(
+            dict.fromkeys(zip(of_scheme["feature_set"], of_scheme["selection"], strict=True))
+        ):
             found = of_scheme[(of_scheme["feature_set"] == feature_set) & (of_scheme["selection"] == selection)].iloc[0]
             rows.append((name(feature_set, selection), [pearson(found, place)]))
         panels.append(Forest(title=title(scheme), rows=rows, x_label="pooled out-of-fold Pearson correlation"))
     return Figure(
-        name="predictor", title="How well the score is predicted", panels=panels, columns=2, query=source.command("predictor_fits"),
-        caption="Linear regression on standardised features. Bars are 95% bootstrap intervals in which whole runs are drawn, since the rows of one run are not independent.",
+        name="predictor",
+        title="How well the score is predicted",
+        panels=panels,
+        columns=2,
+        query=source.command("predictor_fits"),
+        caption="Linear regression on standardised features. Bars are 95% bootstrap intervals in which whole "
+        "runs are drawn, since the rows of one run are not independent.",
         protocol=f"target {TARGET}: unweighted mean over tasks; feature {LOSS} is the validation loss",
     )
 
@@ -67,41 +77,93 @@ def name(feature_set: str, selection: str) -> str:
     return plain if selection == "fixed" else f"{plain}, {selection.replace('_', ' ')}"
 
 
-def pearson(fit: pd.Series[object], place: int) -> Estimate:
+def pearson(fit: pd.Series[Any], place: int) -> Estimate:
     """A fit's correlation and interval as an estimate, one colour a feature set."""
     value, low, high = (float(fit[c]) if not pd.isna(fit[c]) else math.nan for c in ("pearson", "pearson_low", "pearson_high"))  # type: ignore[arg-type, call-overload]
     base = str(fit["feature_set"]).replace(WITHOUT_REFERENCE, "")
     slot = SHOWN.index(base) if base in SHOWN else 3
-    style = Style(key=f"fit {place}", label=str(fit["feature_set"]), color=f"slot{slot}", marker=("circle", "square", "triangle", "diamond")[slot])
+    style = Style(
+        key=f"fit {place}",
+        label=str(fit["feature_set"]),
+        color=f"slot{slot}",
+        marker=("circle", "square", "triangle", "diamond")[slot],
+    )
     tip = f"{fit['feature_set']}, {fit['selection']}: {number(value, 3)} ({number(low, 3)} … {number(high, 3)}), n = {fit['n']}"
     return Estimate(style, value, low, high, tip)
 
 
 def fit_tables(source: Source, fits: pd.DataFrame) -> list[Block]:
     """Every fit, and the published figures."""
-    columns = ["scheme", "feature_set", "selection", "model", "n", "n_excluded", "pearson", "pearson_low", "pearson_high", "spearman", "r2", "r2_in_sample",
-               "ranking_accuracy", "permutation_p"]
+    columns = [
+        "scheme",
+        "feature_set",
+        "selection",
+        "model",
+        "n",
+        "n_excluded",
+        "pearson",
+        "pearson_low",
+        "pearson_high",
+        "spearman",
+        "r2",
+        "r2_in_sample",
+        "ranking_accuracy",
+        "permutation_p",
+    ]
     order = {s: i for i, s in enumerate(SCHEMES)}
-    fits = fits.assign(order=fits["scheme"].map(order), used=[", ".join(json_value(f).get("names", [])) for f in fits["features"]]).sort_values(
-        ["order", "feature_set", "selection", "model"], kind="stable")
+    place = {name: i for i, name in enumerate(SHOWN)}
+    sets = fits["feature_set"].str.replace(WITHOUT_REFERENCE, "").map(place).fillna(len(place))
+    fits = fits.assign(
+        order=fits["scheme"].map(order), place=sets, used=[", ".join(json_value(f).get("names", [])) for f in fits["features"]]
+    ).sort_values(["order", "place", "feature_set", "selection", "model"], kind="stable")
     frame = fits[[*columns, "used"]].astype(object).where(fits[[*columns, "used"]].notna(), None)
-    headings = ["scheme", "features", "selection", "model", "rows", "left out", "Pearson", "low", "high", "Spearman", "R²", "R² in sample", "ranking", "p", "feature names"]
+    headings = [
+        "scheme",
+        "features",
+        "selection",
+        "model",
+        "rows",
+        "left out",
+        "Pearson",
+        "low",
+        "high",
+        "Spearman",
+        "R²",
+        "R² in sample",
+        "ranking",
+        "p",
+        "feature names",
+    ]
     legend = "; ".join(f"{key}: {text}" for key, text in SELECTIONS.items())
-    blocks: list[Block] = [Table(
-        name="predictor", title="Cross-validated fits", frame=frame, headings=headings, digits=3, query=source.command("predictor_fits"),
-        note=f"Selection: {legend}. p: permutation test of what geometry adds to the loss, whole runs exchanged. "
-        "ranking: share of pairs of checkpoints put in the right order. without_reference: rows left out whose activations are compared with themselves.",
-    )]
+    blocks: list[Block] = [
+        Table(
+            name="predictor",
+            title="Cross-validated fits",
+            frame=frame,
+            headings=headings,
+            digits=3,
+            query=source.command("predictor_fits"),
+            note=f"Selection: {legend}. p: permutation test of what geometry adds to the loss, whole runs exchanged. "
+            "ranking: share of pairs of checkpoints put in the right order. without_reference: rows left out "
+            "whose activations are compared with themselves.",
+        )
+    ]
     published = pd.concat([source.query("published", quantity=q) for q in ("loso_pearson", "lomo_pearson", "in_sample_r2")])
     if len(published):
         wide = published.pivot_table(index="item", columns="quantity", values="value", sort=False).reset_index()
         wide.columns = [str(c) for c in wide.columns]
         cited = f"{published['source'].iloc[0]}, table {published['source_table'].iloc[0]}"
-        blocks.append(Table(
-            name="predictor_published", title="Published predictor, for comparison", frame=wide.astype(object), digits=3,
-            headings=[{"item": "features"}.get(c, c.replace("_", " ")) for c in wide.columns], note=f"Published, not ours: {cited}; 90 checkpoints, features chosen on all rows.",
-            query="lowrank query published",
-        ))
+        blocks.append(
+            Table(
+                name="predictor_published",
+                title="Published predictor, for comparison",
+                frame=wide.astype(object),
+                digits=3,
+                headings=[{"item": "features"}.get(c, c.replace("_", " ")) for c in wide.columns],
+                note=f"Published, not ours: {cited}; 90 checkpoints, features chosen on all rows.",
+                query="lowrank query published",
+            )
+        )
     return blocks
 
 
@@ -109,21 +171,40 @@ def scatter(source: Source, fits: pd.DataFrame) -> Figure:
     """Predicted against stored score for the three sets of the study, by method."""
     rows = source.query("predictions")
     schemes = [s for s in SCHEMES if s in set(fits["scheme"])][:2]
-    chosen = fits[fits["scheme"].isin(schemes) & (fits["model"] == "linear") & (fits["selection"] == "fixed") & fits["feature_set"].isin(SHOWN)]
+    chosen = fits[
+        fits["scheme"].isin(schemes)
+        & (fits["model"] == "linear")
+        & (fits["selection"] == "fixed")
+        & fits["feature_set"].isin(SHOWN)
+    ]
     panels = []
     for scheme in schemes:
         for feature_set in SHOWN:
             ids = chosen[(chosen["scheme"] == scheme) & (chosen["feature_set"] == feature_set)]["fit_id"]
             part = rows[rows["fit_id"].isin(ids)]
             if len(part):
-                panels.append(XY(
-                    title=f"{feature_set.replace('_', ' ')} · {title(scheme)}", series=points(source, part), x_label="stored score", y_label="predicted, out of fold",
-                    diagonal=True, height=280,
-                ))
-    frame = rows[rows["fit_id"].isin(chosen["fit_id"])][["scheme", "feature_set", "row_label", "fold", "target", "predicted"]].astype(object)
+                panels.append(
+                    XY(
+                        title=f"{feature_set.replace('_', ' ')} · {title(scheme)}",
+                        series=points(source, part),
+                        x_label="stored score",
+                        y_label="predicted, out of fold",
+                        diagonal=True,
+                        height=280,
+                    )
+                )
+    frame = rows[rows["fit_id"].isin(chosen["fit_id"])][
+        ["scheme", "feature_set", "row_label", "fold", "target", "predicted"]
+    ].astype(object)
     return Figure(
-        name="predictions", title="Predicted and stored scores", panels=panels, legend=source.styles(rows["series"]), columns=3, query=source.command("predictions"),
-        caption="One marker a checkpoint; on the dashed line the prediction is exact.", protocol="linear regression, the features of the set",
+        name="predictions",
+        title="Predicted and stored scores",
+        panels=panels,
+        legend=source.styles(rows["series"]),
+        columns=3,
+        query=source.command("predictions"),
+        caption="One marker a checkpoint; on the dashed line the prediction is exact.",
+        protocol="linear regression, the features of the set",
         table=Table(name="predictions", title="Predictions", frame=frame, query=source.command("predictions")),
     )
 
@@ -133,8 +214,15 @@ def points(source: Source, rows: pd.DataFrame) -> list[Series]:
     found = []
     for style in source.styles(rows["series"]):
         part = rows[rows["series"] == style.key]
-        tips = [f"{label}: stored {number(t)}, predicted {number(p)}" for label, t, p in zip(part["row_label"], part["target"], part["predicted"], strict=True)]
-        found.append(Series(style=style, x=[float(v) for v in part["target"]], y=[float(v) for v in part["predicted"]], tips=tips, line=False))
+        tips = [
+            f"{label}: stored {number(t)}, predicted {number(p)}"
+            for label, t, p in zip(part["row_label"], part["target"], part["predicted"], strict=True)
+        ]
+        found.append(
+            Series(
+                style=style, x=[float(v) for v in part["target"]], y=[float(v) for v in part["predicted"]], tips=tips, line=False
+            )
+        )
     return found
 
 
@@ -149,12 +237,26 @@ def correlation_table(source: Source) -> Table:
         part = rows.complete([feature])
         if len(part.frame) > 2:
             found = correlations(part.frame[[feature]], part.frame[TARGET].to_numpy(dtype=float), part.frame["scale"]).iloc[0]
-            lines.append((feature, *(absent(found.get(s)) for s in source.scales), absent(found["pooled"]), bool(found["consistent"]), len(part.frame), known(source, feature)))
-    lines.sort(key=lambda line: -abs(line[len(source.scales) + 1] or 0.0))
+            lines.append(
+                (
+                    feature,
+                    *(absent(found.get(s)) for s in source.scales),
+                    absent(found["pooled"]),
+                    bool(found["consistent"]),
+                    len(part.frame),
+                    known(source, feature),
+                )
+            )
+    lines.sort(key=lambda line: -abs(float(line[len(source.scales) + 1] or 0.0)))
     frame = pd.DataFrame(lines, columns=["feature", *source.scales, "pooled", "consistent", "rows", "published"], dtype=object)
     note = f"Pearson correlation with {TARGET} over checkpoints after step 0. Published: mean |r| of the features chosen there."
     return Table(
-        name="correlations", title="Correlation with the downstream score", frame=frame, digits=3, query=source.command("feature_values"), note=note,
+        name="correlations",
+        title="Correlation with the downstream score",
+        frame=frame,
+        digits=3,
+        query=source.command("feature_values"),
+        note=note,
         headings=["feature", *source.scales, "pooled", "one sign", "rows", "published |r|"],
     )
 

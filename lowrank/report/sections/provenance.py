@@ -11,7 +11,11 @@ from lowrank.report.tables import Table
 
 def build(source: Source) -> Section:
     """Everything needed to judge whether two reports may be compared."""
-    section = Section(name="provenance", title="Provenance", lead="What made these numbers. Two values are comparable where their protocol hashes agree.")
+    section = Section(
+        name="provenance",
+        title="Provenance",
+        lead="What made these numbers. Two values are comparable where their protocol hashes agree.",
+    )
     section.blocks.append(Note(text=f"Study {source.name}, configuration {source.study.config_hash[:12]}, preset {source.preset}."))
     section.blocks += [machines(source), protocols(source), evaluation_sets(source), runs(source)]
     section.blocks = [b for b in section.blocks if not (isinstance(b, Table) and b.frame.empty)]
@@ -28,7 +32,12 @@ def machines(source: Source) -> Table:
         made = ", ".join(f"{number} {what.replace('_', ' ')}{'s' if number != 1 else ''}" for what, number in counts)
         lines.append((row["lowrank_version"], str(row["git_commit"])[:10], row["device"], int(row["threads"]), versions, made))
     columns = ["lowrank", "commit", "device", "threads", "libraries", "made"]
-    return Table(name="provenance", title="Code and machines", frame=pd.DataFrame(lines, columns=columns, dtype=object), query=source.command("provenance"))
+    return Table(
+        name="provenance",
+        title="Code and machines",
+        frame=pd.DataFrame(lines, columns=columns, dtype=object),
+        query=source.command("provenance"),
+    )
 
 
 def protocols(source: Source) -> Table:
@@ -36,12 +45,38 @@ def protocols(source: Source) -> Table:
     rows, lines = source.query("protocols"), []
     for row in rows.to_dict("records"):
         parameters = ", ".join(f"{k}={v}" for k, v in sorted(json_value(row["parameters"]).items()))
-        lines.append((
-            row["lens"], row["name"], int(row["metric_revision"]), row["space"], row["normalization"], whole(row["direction_seed"]), row["precision"],
-            row["evaluation_set"], parameters, str(row["parameters_hash"])[:12],
-        ))
-    columns = ["lens", "protocol", "revision", "space", "normalization", "direction_seed", "precision", "evaluation_set", "parameters", "hash"]
-    return Table(name="protocols", title="Protocols", frame=pd.DataFrame(lines, columns=columns, dtype=object), query=source.command("protocols"))
+        lines.append(
+            (
+                row["lens"],
+                row["name"],
+                int(row["metric_revision"]),
+                row["space"],
+                row["normalization"],
+                whole(row["direction_seed"]),
+                row["precision"],
+                row["evaluation_set"],
+                parameters,
+                str(row["parameters_hash"])[:12],
+            )
+        )
+    columns = [
+        "lens",
+        "protocol",
+        "revision",
+        "space",
+        "normalization",
+        "direction_seed",
+        "precision",
+        "evaluation_set",
+        "parameters",
+        "hash",
+    ]
+    return Table(
+        name="protocols",
+        title="Protocols",
+        frame=pd.DataFrame(lines, columns=columns, dtype=object),
+        query=source.command("protocols"),
+    )
 
 
 def whole(value: object) -> int | None:
@@ -63,12 +98,46 @@ def evaluation_sets(source: Source) -> Table:
 def runs(source: Source) -> Table:
     """Every run with its hashes."""
     rows = source.runs
-    columns = ["scale", "series", "seed", "kind", "status", "total_steps", "base_learning_rate", "effective_learning_rate", "precision", "world_size", "attempts"]
+    columns = [
+        "scale",
+        "series",
+        "seed",
+        "kind",
+        "status",
+        "total_steps",
+        "base_learning_rate",
+        "effective_learning_rate",
+        "precision",
+        "world_size",
+        "attempts",
+    ]
     frame = rows[columns].astype(object).where(rows[columns].notna(), None)
     for column in ("config_hash", "init_hash", "dataset_fingerprint", "tokenizer_hash"):
         frame[column] = [str(v)[:8] for v in rows[column]]
-    headings = ["scale", "method", "seed", "kind", "status", "steps", "learning rate", "effective", "precision", "processes", "attempts", "recipe", "start", "data", "tokenizer"]
+    headings = [
+        "scale",
+        "method",
+        "seed",
+        "kind",
+        "status",
+        "steps",
+        "learning rate",
+        "effective",
+        "precision",
+        "processes",
+        "attempts",
+        "recipe",
+        "start",
+        "data",
+        "tokenizer",
+    ]
     return Table(
-        name="runs", title="Runs", frame=frame, headings=headings, method_column="series", query=source.command("run_costs"),
-        note="recipe, start, data and tokenizer are the first digits of their hashes; equal starts are equal effective weights at step 0.",
+        name="runs",
+        title="Runs",
+        frame=frame,
+        headings=headings,
+        method_column="series",
+        query=source.command("run_costs"),
+        note="recipe, start, data and tokenizer are the first digits of their hashes; equal starts are equal "
+        "effective weights at step 0.",
     )

@@ -12,15 +12,19 @@ from lowrank.report.tables import Table
 
 MIB = 2.0**20
 SHOWN = (
-    ("optimizer_state_bytes", "optimizer state, MiB", MIB), ("peak_memory_bytes", "peak memory, MiB", MIB), ("tokens_per_second", "tokens a second", 1.0),
+    ("optimizer_state_bytes", "optimizer state, MiB", MIB),
+    ("peak_memory_bytes", "peak memory, MiB", MIB),
+    ("tokens_per_second", "tokens a second", 1.0),
 )
 
 
 def build(source: Source) -> Section:
     """What each method costs."""
     section = Section(
-        name="resources", title="Memory and throughput",
-        lead="Weights, gradients and optimizer state are counted from the tensors; peak memory and throughput are measured, and depend on the machine.",
+        name="resources",
+        title="Memory and throughput",
+        lead="Weights, gradients and optimizer state are counted from the tensors; peak memory and throughput "
+        "are measured, and depend on the machine.",
     )
     runs = source.runs
     panels = []
@@ -30,12 +34,21 @@ def build(source: Source) -> Section:
             if panel:
                 panels.append(panel)
     if not panels:
-        section.blocks.append(Missing(reason="no run has recorded its memory or throughput", command="lowrank study run FILE --only train"))
+        section.blocks.append(
+            Missing(reason="no run has recorded its memory or throughput", command="lowrank study run FILE --only train")
+        )
         return section
-    section.blocks.append(Figure(
-        name="resources", title="Memory and throughput", panels=panels, caption="Mean over seeds; bars span the seeds.",
-        protocol="recorded during training", query=source.command("run_costs"), table=table(source),
-    ))
+    section.blocks.append(
+        Figure(
+            name="resources",
+            title="Memory and throughput",
+            panels=panels,
+            caption="Mean over seeds; bars span the seeds.",
+            protocol="recorded during training",
+            query=source.command("run_costs"),
+            table=table(source),
+        )
+    )
     return section
 
 
@@ -45,15 +58,23 @@ def forest(source: Source, rows: pd.DataFrame, column: str, label: str, unit: fl
     for style in source.styles(rows["series"]):
         found = spread(pd.to_numeric(rows[rows["series"] == style.key][column]) / unit)
         if found.n:
-            lines.append((style.label, [Estimate(style, found.mean, found.low, found.high, f"{style.label} at {scale}: {found} {label}")]))
+            lines.append(
+                (style.label, [Estimate(style, found.mean, found.low, found.high, f"{style.label} at {scale}: {found} {label}")])
+            )
     return Forest(title=f"{label} · {scale}", rows=lines, x_label=label, limits=(0.0, 0.0)) if lines else None
 
 
 def table(source: Source) -> Table:
     """Means over seeds of everything that is counted or measured."""
     columns = {
-        "parameters_total": "parameters", "parameters_trainable": "trainable", "parameter_bytes": "weights, MiB", "gradient_bytes": "gradients, MiB",
-        "optimizer_state_bytes": "optimizer state, MiB", "peak_memory_bytes": "peak memory, MiB", "tokens_per_second": "tokens a second", "train_seconds": "training, s",
+        "parameters_total": "parameters",
+        "parameters_trainable": "trainable",
+        "parameter_bytes": "weights, MiB",
+        "gradient_bytes": "gradients, MiB",
+        "optimizer_state_bytes": "optimizer state, MiB",
+        "peak_memory_bytes": "peak memory, MiB",
+        "tokens_per_second": "tokens a second",
+        "train_seconds": "training, s",
     }
     lines = []
     for scale in source.scales:
@@ -65,7 +86,14 @@ def table(source: Source) -> Table:
                 lines.append((scale, style.key, int(rank.iloc[0]) if len(rank) else None, rows["precision"].iloc[0], *values))
     frame = pd.DataFrame(lines, columns=["scale", "method", "rank", "precision", *columns], dtype=object)
     headings = ["scale", "method", "rank", "precision", *columns.values()]
-    return Table(name="resources", title="What each method costs", frame=frame, headings=headings, query=source.command("run_costs"), method_column="method")
+    return Table(
+        name="resources",
+        title="What each method costs",
+        frame=frame,
+        headings=headings,
+        query=source.command("run_costs"),
+        method_column="method",
+    )
 
 
 def cell(rows: pd.DataFrame, column: str) -> float | int | None:

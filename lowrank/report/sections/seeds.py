@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lowrank.report.charts import Estimate, Forest
 from lowrank.report.axes import number
+from lowrank.report.charts import Estimate, Forest, Style
 from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.sections.overview import final_rows
 from lowrank.report.sections.perplexity import evaluation
@@ -17,12 +17,19 @@ from lowrank.report.trajectories import finite
 
 def build(source: Source) -> Section:
     """Each seed's final loss, and the spread of every metric."""
-    section = Section(name="seeds", title="Variability over seeds", lead="How much of a difference between methods a second training run would explain.")
+    section = Section(
+        name="seeds",
+        title="Variability over seeds",
+        lead="How much of a difference between methods a second training run would explain.",
+    )
     final = finite(final_rows(source), "validation_loss") if len(source.checkpoints) else source.checkpoints
     if source.runs["seed"].nunique() < 2:
-        section.blocks.append(Missing(
-            reason="the study has one seed, so nothing says how much another would differ", command="lowrank study run FILE   (after seeds: [0, 1, 2] in the study file)",
-        ))
+        section.blocks.append(
+            Missing(
+                reason="the study has one seed, so nothing says how much another would differ",
+                command="lowrank study run FILE   (after seeds: [0, 1, 2] in the study file)",
+            )
+        )
         return section
     panels = []
     for scale in source.scales:
@@ -30,27 +37,36 @@ def build(source: Source) -> Section:
         lines = [(s.label, estimates(rows[rows["series"] == s.key], s)) for s in source.styles(rows["series"])]
         if lines:
             panels.append(Forest(title=scale, rows=lines, x_label="final validation loss, nats a token"))
-    section.blocks.append(Figure(
-        name="seeds", title="Final validation loss, seed by seed", panels=panels, protocol=evaluation(source), query=source.command("checkpoints"),
-        caption="One marker a seed.", table=table(source, final),
-    ))
+    section.blocks.append(
+        Figure(
+            name="seeds",
+            title="Final validation loss, seed by seed",
+            panels=panels,
+            protocol=evaluation(source),
+            query=source.command("checkpoints"),
+            caption="One marker a seed.",
+            table=table(source, final),
+        )
+    )
     return section
 
 
-def estimates(rows: pd.DataFrame, style: object) -> list[Estimate]:
+def estimates(rows: pd.DataFrame, style: Style) -> list[Estimate]:
     """One estimate for each seed, without an interval."""
     found = []
     for seed, value in zip(rows["seed"], rows["validation_loss"], strict=True):
-        found.append(Estimate(style, float(value), float(value), float(value), f"{style.label}, seed {seed}: {number(float(value), 5)}"))  # type: ignore[arg-type,attr-defined]
+        found.append(
+            Estimate(style, float(value), float(value), float(value), f"{style.label}, seed {seed}: {number(float(value), 5)}")
+        )
     return found
 
 
 def table(source: Source, final: pd.DataFrame) -> Table:
     """Mean, deviation, lowest and highest over seeds of the final loss and of every metric at the last step."""
-    rows = source.aggregates
-    # a metric against another run has one value for each reference; pairs are the barriers' own matter
-    rows = rows[rows["protocol"].eq(source.preset) & (rows["reference_method"].isna() | rows["reference_method"].ne(rows["method"]).eq(False) | rows["metric"].str.startswith("activation"))]
-    last = rows[rows["step"] == rows.groupby("run_id")["step"].transform("max")]
+    rows, ends = source.aggregates, dict(zip(final["run_id"], final["step"], strict=True))
+    # a barrier between two runs belongs to the pair
+    rows = rows[rows["protocol"].eq(source.preset) & ~rows["metric"].str.startswith("imbh")]
+    last = rows[rows["step"] == rows["run_id"].map(ends)]
     losses = final.assign(metric="validation_loss", value=final["validation_loss"])
     both = pd.concat([losses[["metric", "scale", "series", "value"]], last[["metric", "scale", "series", "value"]]])
     lines = []
@@ -58,5 +74,13 @@ def table(source: Source, final: pd.DataFrame) -> Table:
         found = spread(group["value"])
         if found.n > 1:
             lines.append((metric, scale, series, found.mean, found.deviation, found.low, found.high, found.n))
-    frame = pd.DataFrame(lines, columns=["metric", "scale", "method", "mean", "standard_deviation", "lowest", "highest", "seeds"], dtype=object)
-    return Table(name="seeds", title="Spread over seeds at the last checkpoint", frame=frame, query=source.command("aggregates"), method_column="method")
+    frame = pd.DataFrame(
+        lines, columns=["metric", "scale", "method", "mean", "standard_deviation", "lowest", "highest", "seeds"], dtype=object
+    )
+    return Table(
+        name="seeds",
+        title="Spread over seeds at the last checkpoint",
+        frame=frame,
+        query=source.command("aggregates"),
+        method_column="method",
+    )

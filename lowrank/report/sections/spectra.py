@@ -11,23 +11,29 @@ from lowrank.report.tables import Table
 from lowrank.report.trajectories import Quantity, seed_series, slug, trajectory_figures
 
 SHAPES = ("effective_rank", "stable_rank", "spectral_gap", "threshold_rank")
-MODULES = ("q", "k", "v", "o", "gate", "up", "down")   # the order of the model; others follow
+MODULES = ("q", "k", "v", "o", "gate", "up", "down")  # the order of the model; others follow
 NAMES = {"w": "W at the last checkpoint", "dw": "ΔW, last minus first checkpoint"}
 
 
 def build(source: Source) -> Section:
     """Trajectories of the shape metrics, then the distributions."""
     section = Section(
-        name="spectra", title="Spectra",
-        lead="Shape of the singular values of the attention and MLP matrices, mean over matrices: of the weights W and of their change ΔW since the checkpoint before.",
+        name="spectra",
+        title="Spectra",
+        lead="Shape of the singular values of the attention and MLP matrices, mean over matrices: of the "
+        "weights W and of their change ΔW since the checkpoint before.",
     )
     weights = [Quantity(f"{shape}_w", shape.replace("_", " ") + " of W") for shape in SHAPES]
     updates = [Quantity(f"{shape}_dw", shape.replace("_", " ") + " of ΔW") for shape in SHAPES]
     norms = [Quantity("delta_norm", "‖ΔW‖", log=True), Quantity("delta_norm_relative", "‖ΔW‖ / ‖W‖", log=True)]
     for name, title, quantities in (
-        ("spectra_w", "Spectra of W over training", weights), ("spectra_dw", "Spectra of ΔW over training", updates), ("delta_norm", "Size of ΔW over training", norms),
+        ("spectra_w", "Spectra of W over training", weights),
+        ("spectra_dw", "Spectra of ΔW over training", updates),
+        ("delta_norm", "Size of ΔW over training", norms),
     ):
-        section.blocks += trajectory_figures(source, source.aggregates, quantities, name=name, title=title, caption="Mean over seeds; the band spans the seeds.")
+        section.blocks += trajectory_figures(
+            source, source.aggregates, quantities, name=name, title=title, caption="Mean over seeds; the band spans the seeds."
+        )
     rows = source.query("spectrum_shapes")
     for matrix in ("dw", "w"):
         section.blocks += distributions(source, rows[rows["matrix"] == matrix], matrix)
@@ -47,16 +53,24 @@ def distributions(source: Source, rows: pd.DataFrame, matrix: str) -> list[Figur
             part = part[part["step"] == part.groupby("series")["step"].transform("max")].assign(index=lambda r: r["position"] + 1)
             panels = [
                 XY(title=module, series=series, x_label="index", y_label="singular value", log_y=True, height=200)
-                for module in sorted(set(part["module"]), key=lambda m: (MODULES.index(m) if m in MODULES else len(MODULES), m)) if (series := seed_series(source, part[part["module"] == module], "index", "mean"))
+                for module in sorted(set(part["module"]), key=lambda m: (MODULES.index(m) if m in MODULES else len(MODULES), m))
+                if (series := seed_series(source, part[part["module"] == module], "index", "mean"))
             ]
             if panels:
                 label = f" ({way})" if place else ""
-                figures.append(Figure(
-                    name=f"singular_values_{matrix}_{slug(scale)}" + (f"-{slug(way)}" if place else ""), panels=panels,
-                    title=f"Singular values by projection type, {scale}: {NAMES[matrix]}{label}", legend=source.styles(part["series"]),
-                    caption="Mean over layers and seeds; the band spans the seeds.", protocol=source.describe(part),
-                    query=source.command("spectrum_shapes"), folded=place > 0 or matrix == "w", table=table(source, part, matrix, scale),
-                ))
+                figures.append(
+                    Figure(
+                        name=f"singular_values_{matrix}_{slug(scale)}" + (f"-{slug(way)}" if place else ""),
+                        panels=panels,
+                        title=f"Singular values by projection type, {scale}: {NAMES[matrix]}{label}",
+                        legend=source.styles(part["series"]),
+                        caption="Mean over layers and seeds; the band spans the seeds.",
+                        protocol=source.describe(part),
+                        query=source.command("spectrum_shapes"),
+                        folded=place > 0 or matrix == "w",
+                        table=table(source, part, matrix, scale),
+                    )
+                )
     return figures
 
 
@@ -68,6 +82,10 @@ def table(source: Source, rows: pd.DataFrame, matrix: str, scale: str) -> Table:
         lines.append((series, module, float(means.iloc[0]), float(means.iloc[len(means) // 2]), float(means.iloc[-1]), len(means)))
     frame = pd.DataFrame(lines, columns=["method", "module", "largest", "median", "smallest", "count"], dtype=object)
     return Table(
-        name=f"singular_values_{matrix}_{slug(scale)}", title=f"Singular values, {scale}", frame=frame, method_column="method",
-        query=source.command("spectrum_shapes"), note="Means over layers and seeds; every value is in the store.",
+        name=f"singular_values_{matrix}_{slug(scale)}",
+        title=f"Singular values, {scale}",
+        frame=frame,
+        method_column="method",
+        query=source.command("spectrum_shapes"),
+        note="Means over layers and seeds; every value is in the store.",
     )

@@ -14,8 +14,8 @@ from lowrank.report.source import Source
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite, seed_series
 
-POINTS = 240       # a longer curve is drawn as the means of this many bins
-SMOOTHING = 0.9    # of the exponential average behind the batch loss
+POINTS = 240  # a longer curve is drawn as the means of this many bins
+SMOOTHING = 0.9  # of the exponential average behind the batch loss
 
 
 def build(source: Source) -> Section:
@@ -43,12 +43,22 @@ def validation_figure(source: Source, rows: pd.DataFrame) -> Figure:
             panels.append(XY(title=scale, series=series, x_label="step", y_label="validation loss, nats a token"))
     columns = ["scale", "series", "seed", "step", "tokens_seen", "validation_loss", "validation_tokens"]
     table = Table(
-        name="validation_loss", title="Validation loss", frame=rows[columns].astype(object), method_column="series",
-        headings=["scale", "method", "seed", "step", "tokens seen", "validation loss", "tokens scored"], query=source.command("checkpoints"),
+        name="validation_loss",
+        title="Validation loss",
+        frame=rows[columns].astype(object),
+        method_column="series",
+        headings=["scale", "method", "seed", "step", "tokens seen", "validation loss", "tokens scored"],
+        query=source.command("checkpoints"),
     )
     return Figure(
-        name="validation_loss", title="Validation loss", panels=panels, legend=source.styles(rows["series"]), table=table,
-        caption="Mean over seeds; the band spans the seeds.", protocol=evaluation(source), query=source.command("checkpoints"),
+        name="validation_loss",
+        title="Validation loss",
+        panels=panels,
+        legend=source.styles(rows["series"]),
+        table=table,
+        caption="Mean over seeds; the band spans the seeds.",
+        protocol=evaluation(source),
+        query=source.command("checkpoints"),
     )
 
 
@@ -56,12 +66,19 @@ def loss_figure(source: Source, log: pd.DataFrame) -> Figure:
     """Loss of the training batches, smoothed, one line a method."""
     panels = [
         XY(title=scale, series=series, x_label="step", y_label="training loss, nats a token")
-        for scale in source.scales if (series := curve(source, log[log["scale"] == scale], "loss", smooth=True))
+        for scale in source.scales
+        if (series := curve(source, log[log["scale"] == scale], "loss", smooth=True))
     ]
     return Figure(
-        name="training_loss", title="Training loss", panels=panels, legend=source.styles(log["series"]), query=source.command("training_curve"),
-        caption=f"Loss of the update's own batch, exponential average (factor {SMOOTHING} a step), mean over seeds; the band spans the seeds.",
-        protocol="recorded during training", table=log_table(source, log),
+        name="training_loss",
+        title="Training loss",
+        panels=panels,
+        legend=source.styles(log["series"]),
+        query=source.command("training_curve"),
+        caption=f"Loss of the update's own batch, exponential average (factor {SMOOTHING} a step), mean over "
+        f"seeds; the band spans the seeds.",
+        protocol="recorded during training",
+        table=log_table(source, log),
     )
 
 
@@ -72,10 +89,17 @@ def drive_figure(source: Source, log: pd.DataFrame) -> Figure:
         for scale in source.scales:
             series = curve(source, log[log["scale"] == scale], column)
             if series:
-                panels.append(XY(title=f"{label} · {scale}", series=series, x_label="step", y_label=label, log_y=column == "gradient_norm"))
+                panels.append(
+                    XY(title=f"{label} · {scale}", series=series, x_label="step", y_label=label, log_y=column == "gradient_norm")
+                )
     return Figure(
-        name="training_drive", title="Learning rate and gradient norm", panels=panels, legend=source.styles(log["series"]), folded=True,
-        protocol="recorded during training; the gradient norm is that before clipping", query=source.command("training_curve"),
+        name="training_drive",
+        title="Learning rate and gradient norm",
+        panels=panels,
+        legend=source.styles(log["series"]),
+        folded=True,
+        protocol="recorded during training; the gradient norm is that before clipping",
+        query=source.command("training_curve"),
     )
 
 
@@ -104,7 +128,11 @@ def log_table(source: Source, log: pd.DataFrame) -> Table:
     kept = {steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(20, len(steps)))}
     columns = ["scale", "series", "seed", "step", "loss", "learning_rate", "gradient_norm"]
     return Table(
-        name="training_loss", title="Training log, thinned", frame=log[log["step"].isin(kept)][columns].astype(object), method_column="series",
-        headings=["scale", "method", "seed", "step", "loss", "learning rate", "gradient norm"], query=source.command("training_curve"),
+        name="training_loss",
+        title="Training log, thinned",
+        frame=log[log["step"].isin(kept)][columns].astype(object),
+        method_column="series",
+        headings=["scale", "method", "seed", "step", "loss", "learning rate", "gradient norm"],
+        query=source.command("training_curve"),
         note="Every logged step is in the store.",
     )
