@@ -27,7 +27,8 @@ COLUMNS = ("lens", "protocol", "method", "variant", "scale", "seed", "step", "re
 @database_option
 def measure(
     file: Path, methods: tuple[str, ...], scales: tuple[str, ...], seeds: tuple[int, ...], steps: tuple[int, ...],
-    runs: tuple[int, ...], checkpoints: tuple[int, ...], lenses: tuple[str, ...], plan_only: bool, retry_failed: bool, as_json: bool,
+    runs: tuple[int, ...], checkpoints: tuple[int, ...], lenses: tuple[str, ...], plan_only: bool, retry_failed: bool,
+    as_json: bool,
 ) -> int:
     """Compute and store the metrics of a study's checkpoints that are missing; what is there is left alone.
 

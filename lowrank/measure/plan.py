@@ -201,7 +201,7 @@ def missing_tasks(
     grouped: dict[str, list[Unit]] = {}
     opened: dict[str, Opened | None] = {}
     for unit in units:
-        evaluation = sets.open(unit.checkpoint.run_id, variant.settings.examples) if variant.lens.needs_data else None
+        evaluation = sets.open(unit.checkpoint.run_id, variant.settings.examples, variant.settings.split) if variant.lens.needs_data else None
         sha = evaluation.record.sha256 if evaluation else ""
         opened[sha] = evaluation
         grouped.setdefault(sha, []).append(unit)

@@ -31,22 +31,22 @@ class EvaluationSets:
     def __init__(self, store: Store, study: Study) -> None:
         self.store, self.study = store, study
         self._data: dict[int, Data] = {}
-        self._opened: dict[tuple[str, int], Opened] = {}
+        self._opened: dict[tuple[str, int, str], Opened] = {}
 
-    def open(self, run_id: int, examples: int | None) -> Opened:
-        """The evaluation set of a run; raises :class:`MetricError` where it scores no token."""
+    def open(self, run_id: int, examples: int | None, split: str = "validation") -> Opened:
+        """The evaluation set of a run, drawn from a held-out split; raises :class:`MetricError` where it scores no token."""
         data = self._data_of(run_id)
         count = data.evaluation_examples if examples is None else examples
-        key = (data.model_dump_json(), count)
+        key = (data.model_dump_json(), count, split)
         if key not in self._opened:
-            self._opened[key] = self._open(data, count)
+            self._opened[key] = self._open(data, count, split)
         return self._opened[key]
 
-    def _open(self, data: Data, examples: int) -> Opened:
+    def _open(self, data: Data, examples: int, split: str) -> Opened:
         from lowrank.data import open_data
 
         seed = data.evaluation_seed
-        content = open_data(data, seed).evaluation_set(SET_NAME, split="validation", examples=examples, seed=seed)
+        content = open_data(data, seed).evaluation_set(SET_NAME, split=split, examples=examples, seed=seed)
         if content.record.tokens == 0:
             raise MetricError(f"the evaluation set of source '{data.source}' scores no token; give documents of two tokens or more")
         known = self.store.first(records.EvaluationSet, sha256=content.record.sha256)

@@ -81,6 +81,8 @@ def _whole(offsets: tuple[float, ...]) -> Rule:
     """
     centre = min(range(len(offsets)), key=lambda i: (round(abs(offsets[i]), 12), -offsets[i]))
     reach = min(centre, len(offsets) - 1 - centre)
+    if reach == 0:
+        raise ValueError(f"a grid needs offsets on both sides of 0, this one goes from {offsets[0]:g} to {offsets[-1]:g}")
     pairs = tuple((centre - i, centre + i, 1.0 / reach) for i in range(1, reach + 1))
     return Rule(offsets, centre, pairs, len(offsets))
 

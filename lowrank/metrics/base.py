@@ -251,6 +251,7 @@ class LensSettings(Config):
     """What every lens may be told."""
 
     examples: PositiveInt | None = None       # rows of the evaluation set; None: as the study's data say
+    split: Literal["validation", "selection"] = "validation"  # that the rows are drawn from
     batch_rows: PositiveInt = 16              # rows of one forward pass
     precision: str = "float32"                # of the arithmetic
 

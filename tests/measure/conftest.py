@@ -30,6 +30,8 @@ metrics: {metrics}
 """
 EXTRA = {"relora": "{settings: {merge_every: 10, restart_warmup: 2}}"}
 
+torch.set_num_threads(1)  # tiny matrices: threads would only wait for one another
+
 
 @dataclass
 class TinyStudy:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from lowrank.cli.main import run
+from safetensors.torch import load_file
 
+from lowrank import checkpoint
+from lowrank.config import load_study
+from lowrank.errors import ConfigError, UnknownNameError, UsageError
 from lowrank.measure import Selection, measure, plan
+from lowrank.measure.bench import Workbench
 from lowrank.store import records
 
 SPECTRA = "[{lens: spectra, variants: [main]}]"
@@ -80,14 +90,214 @@ EVERYTHING = """
 
 def test_all_lenses_end_to_end(make_study: Make) -> None:
     tiny = make_study("full_rank", "galore", "cola", "relora", metrics=EVERYTHING)
-    import time
-    s=time.time()
     tasks = plan(tiny.store, tiny.study, tiny.root)
-    print(time.time()-s, len(tasks))
     first = measure(tiny.store, tiny.study, tiny.root, progress=False)
-    print(time.time()-s)
     assert first.failed == []
     assert first.blocked == []
     assert first.units == len(tasks)
     assert first.loads == 4 * 3, "every checkpoint is loaded once"
     assert plan(tiny.store, tiny.study, tiny.root) == []
+
+
+def damage(study: Any, method: str, step: int, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Rewrite a checkpoint's weights on disk with a manifest that agrees, and its row with it."""
+    row = checkpoint_row(study, method, step)
+    folder = study.root / row.path
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    loaded = checkpoint.load(folder)
+    shutil.rmtree(folder)
+    saved = checkpoint.save(folder, loaded.model, replace(loaded.manifest, files={}), state=state)
+    with sqlite3.connect(str(study.store.url_masked).removeprefix("sqlite:///")) as connection:
+        connection.execute("UPDATE checkpoint SET sha256 = ? WHERE id = ?", (saved.weights_sha256, row.id))
+    connection.close()
+
+
+def checkpoint_row(study: Any, method: str, step: int) -> records.Checkpoint:
+    trained = study.store.first(records.Run, method=method)
+    found = study.store.first(records.Checkpoint, run_id=trained.id, step=step)
+    assert found is not None
+    return found
+
+
+def test_a_weight_that_is_not_finite_fails_its_units_and_no_others(make_study: Make) -> None:
+    tiny = make_study("full_rank", "galore", metrics=SPECTRA)
+    damage(tiny, "galore", 10, lambda state: state["model.layers.0.mlp.up_proj.weight"].fill_(float("nan")))
+    outcome = measure(tiny.store, tiny.study, tiny.root, progress=False)
+    assert len(outcome.failed) == 3, "its W, and ΔW to both neighbours"
+    assert all("model.layers.0.mlp.up_proj.weight' is not finite" in sentence for sentence in outcome.failed)
+    assert outcome.units == 6 + 3
+    assert tiny.store.count(records.WorkUnit, kind="measure", status="failed") == 3
+    again = measure(tiny.store, tiny.study, tiny.root, progress=False)
+    assert (again.units, len(again.failed), len(again.left_alone)) == (0, 0, 3)
+    assert "--retry-failed" in again.left_alone[0]
+    damage(tiny, "galore", 10, lambda state: state["model.layers.0.mlp.up_proj.weight"].fill_(0.5))
+    mended = measure(tiny.store, tiny.study, tiny.root, progress=False, retry_failed=True)
+    assert (mended.units, mended.failed) == (3, [])
+    assert tiny.store.count(records.WorkUnit) == 0, "a unit that succeeded leaves only its results"
+
+
+def test_a_damaged_file_is_one_sentence(make_study: Make) -> None:
+    tiny = make_study("full_rank", metrics=SPECTRA)
+    path = tiny.root / checkpoint_row(tiny, "full_rank", 20).path / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    outcome = measure(tiny.store, tiny.study, tiny.root, progress=False)
+    assert len(outcome.failed) == 3
+    assert all("SHA-256 differs" in sentence for sentence in outcome.failed)
+    assert outcome.units == 3
+
+
+def test_checkpoints_never_lie_outside_the_study(make_study: Make) -> None:
+    tiny = make_study("full_rank", metrics=SPECTRA)
+    with sqlite3.connect(str(tiny.store.url_masked).removeprefix("sqlite:///")) as connection:
+        connection.execute("UPDATE checkpoint SET path = '../elsewhere' WHERE step = 20")
+    connection.close()
+    outcome = measure(tiny.store, tiny.study, tiny.root, progress=False)
+    assert any("leads outside the study's folder" in sentence for sentence in outcome.failed)
+
+
+def test_a_missing_reference_run_is_told_and_stored_nowhere(make_study: Make) -> None:
+    tiny = make_study("galore", metrics="[activations, {lens: spectra, variants: [main]}]")
+    outcome = measure(tiny.store, tiny.study, tiny.root, progress=False)
+    assert len(outcome.blocked) == 3
+    assert "no full_rank checkpoint of scale tiny, seed 0" in outcome.blocked[0]
+    assert not outcome.complete
+    assert outcome.units == 6
+    assert {task.row()["detail"] for task in plan(tiny.store, tiny.study, tiny.root)} == {
+        f"there is no full_rank checkpoint of scale tiny, seed 0, step {step}" for step in (0, 10, 20)
+    }
+
+
+def test_another_tokenizer_is_refused(make_study: Make) -> None:
+    lines = "[{lens: interpolation, settings: {points: 3, kinds: [methods], align: false}}]"
+    tiny = make_study("full_rank", "galore", metrics=lines)
+    trained = tiny.store.first(records.Run, method="galore")
+    tiny.store.update(records.Run, trained.id, tokenizer_hash="another")
+    outcome = measure(tiny.store, tiny.study, tiny.root, progress=False)
+    assert len(outcome.failed) == 2
+    assert "its tokenizer is not that of the evaluation set" in outcome.failed[0]
+
+
+def test_cola_against_others_is_explained(make_study: Make) -> None:
+    tiny = make_study("full_rank", "cola", metrics="[{lens: interpolation, settings: {points: 3, kinds: [methods]}}]")
+    measure(tiny.store, tiny.study, tiny.root, progress=False)
+    found = tiny.store.find(records.MetricValue, metric="imbh")
+    assert [(row.value, row.note) for row in found] == [
+        (None, "cola has no dense equivalent: no line leads to another method's weights")
+    ] * 2
+    assert plan(tiny.store, tiny.study, tiny.root) == []
+
+
+def test_every_nth_checkpoint_counts_back_from_the_last(make_study: Make) -> None:
+    tiny = make_study("full_rank", metrics="[{lens: spectra, variants: [main], every: 2}]")
+    units = [task.unit for task in plan(tiny.store, tiny.study, tiny.root)]
+    steps = [(unit.checkpoint.step, unit.reference.step if unit.reference else None) for unit in units]
+    assert sorted(steps, key=str) == [(0, None), (20, 0), (20, 10), (20, None)], "ΔW stays that of neighbours"
+
+
+def test_a_small_memory_loads_again_and_gives_the_same(make_study: Make) -> None:
+    tiny = make_study("full_rank", "galore", metrics="[{lens: interpolation, settings: {points: 3, align: false}}]")
+    tasks = plan(tiny.store, tiny.study, tiny.root)
+    bench = Workbench(tiny.store, tiny.root, torch.device("cpu"), budget=1)
+    bench.schedule(tasks)
+    values = {}
+    for index, task in enumerate(tasks):
+        bench.begin(task)
+        values[task.label] = list(task.variant.lens.compute(task.unit, bench, task.variant.settings))
+        bench.end(index)
+        assert len(bench._held) <= 2
+    assert sum(bench.loads.values()) > 6
+    roomy = Workbench(tiny.store, tiny.root, torch.device("cpu"))
+    roomy.schedule(tasks)
+    for index, task in enumerate(tasks):
+        roomy.begin(task)
+        assert list(task.variant.lens.compute(task.unit, roomy, task.variant.settings)) == values[task.label]
+        roomy.end(index)
+    assert set(roomy.loads.values()) == {1}
+    assert roomy._held == {}, "nothing is held that nobody needs"
+
+
+def test_shares_of_several_processes_cover_everything_once(make_study: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    landscape = "[{lens: landscape, variants: [main], settings: {directions: 2, components: [1]}}]"
+    tiny = make_study("full_rank", "galore", metrics=landscape)
+    everything = {task.unit_key for task in plan(tiny.store, tiny.study, tiny.root)}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    units = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        units.append(measure(tiny.store, tiny.study, tiny.root, progress=False).units)
+    assert sum(units) == len(everything)
+    assert min(units) > 0
+    split = rows(tiny)
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    with sqlite3.connect(str(tiny.store.url_masked).removeprefix("sqlite:///")) as connection:
+        connection.execute("DELETE FROM metric_value")
+        connection.execute("DELETE FROM curve_point")
+    connection.close()
+    measure(tiny.store, tiny.study, tiny.root, progress=False)
+    assert rows(tiny) == split, "the same directions, whichever process draws them"
+
+
+def test_settings_that_select_do_not_measure_again(make_study: Make) -> None:
+    tiny = make_study("full_rank", "galore", metrics="[{lens: interpolation, settings: {points: 3, align: false}}]")
+    measure(tiny.store, tiny.study, tiny.root, progress=False)
+    before = rows(tiny)
+    wider = load_study(tiny.file, ["metrics=[{lens: interpolation, settings: {points: 3, align: true}}]"])
+    tasks = plan(tiny.store, wider, tiny.root)
+    assert {key[0] for task in tasks for key in task.missing.values} == {"imbh_folded", "imbh_aligned"}
+    measure(tiny.store, wider, tiny.root, progress=False)
+    assert set(before) < set(rows(tiny))
+    assert tiny.store.count(records.Protocol) == 1
+
+
+def test_selections_that_do_not_exist_are_usage_errors(make_study: Make) -> None:
+    tiny = make_study("full_rank", metrics=SPECTRA)
+    for selection, words in (
+        (Selection(methods=("cola",)), "no checkpoint of method cola; it has: full_rank"),
+        (Selection(steps=(7,)), "no checkpoint of step 7; it has: 0, 10, 20"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            selection.check(tiny.store, tiny.study)
+    with pytest.raises(UsageError, match="does not ask for the lens 'landscape'"):
+        plan(tiny.store, tiny.study, tiny.root, Selection(lenses=("landscape",)))
+    with pytest.raises(UnknownNameError, match="did you mean 'landscape'"):
+        plan(tiny.store, tiny.study, tiny.root, Selection(lenses=("landscap",)))
+
+
+@pytest.mark.parametrize(("metrics", "words"), [
+    ("[{lens: spectra, settings: {treshold: 0.2}}]", r"unknown key 'metrics\[0\].settings.treshold'; did you mean 'threshold'"),
+    ("[{lens: spectra, variants: [dense]}]", "no variant 'dense'; known: main, factor"),
+    ("[{lens: landscape, settings: {directions: many}}]", r"metrics\[0\].settings.directions"),
+])
+def test_metric_settings_are_checked(make_study: Make, metrics: str, words: str) -> None:
+    tiny = make_study("full_rank", metrics=metrics)
+    with pytest.raises(ConfigError, match=words):
+        plan(tiny.store, tiny.study, tiny.root)
+
+
+def test_the_command_line_measures_plans_and_lists(make_study: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = make_study("full_rank", metrics=SPECTRA)
+    file = tiny.file.with_name("cli.yaml")
+    file.write_text(tiny.file.read_text() + f"output: {tiny.root}\n")
+    url = str(tiny.store.url_masked)
+
+    def call(*arguments: str) -> tuple[int, list[dict[str, Any]]]:
+        status = run(["measure", str(file), "--db", url, "--json", *arguments])
+        return status, json.loads(capsys.readouterr().out or "[]")
+
+    status, planned = call("--plan")
+    assert (status, len(planned)) == (0, 6)
+    assert rows(tiny) == []
+    status, done = call("--step", "20")
+    assert status == 0
+    assert (done[0]["units"], done[0]["failed"]) == (3, 0)
+    assert call("--plan", "--step", "20") == (0, [])
+    assert call("--method", "cola")[0] == 2
+    assert run(["metrics", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert {"metric", "definition", "unit", "range", "source", "defaults", "presets"} <= set(listed[0])
+    assert run(["methods"]) == run(["scales"]) == 0
+    assert "full_rank" in capsys.readouterr().out

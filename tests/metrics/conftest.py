@@ -25,6 +25,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sltrain": {"rank": 4, "sparsity": 0.05, "alpha": 8.0}, "galore": {"rank": 4}, "fira": {"rank": 4},
 }
 
+torch.set_num_threads(1)  # tiny matrices: threads would only wait for one another
+
 
 @dataclass
 class MemoryBench:

@@ -131,6 +131,8 @@ def test_the_published_grid_without_zero_is_repeated_as_it_was() -> None:
     assert rule.sharpness(curve).value == pytest.approx(400 * np.square(steps).mean()), "around +0.002 instead of 0"
     with pytest.raises(ValueError, match="symmetric around 0"):
         rule_for(grid.offsets(), 2)
+    with pytest.raises(ValueError, match="both sides"):
+        rule_for([0.0, 0.1, 0.2], 0)
 
 
 def test_the_grids_of_the_presets_have_25_points_with_zero() -> None:

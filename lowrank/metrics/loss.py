@@ -1,0 +1,51 @@
+"""Loss of a checkpoint on a held-out split, with its error bar.
+
+Training stores the loss on the validation split; this lens gives it on any held-out split, so that a recipe can be
+chosen on rows that no report shows (``split: selection``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from lowrank.metrics._probe import row_losses, standard_error
+from lowrank.metrics.base import Bench, Expected, Lens, LensSettings, MetricInfo, Panel, Result, Unit, Value, selection
+
+
+class LossSettings(LensSettings):
+    """Which rows, and of which checkpoints."""
+
+    split: Literal["validation", "selection"] = "selection"
+    final_only: bool = selection(True)
+
+
+class Loss(Lens):
+    """Mean negative log-likelihood of the next token on a held-out split."""
+
+    title = "Held-out loss"
+    metrics = (
+        MetricInfo(
+            "held_out_loss", "mean next-token negative log-likelihood on the split that the protocol names, over all scored tokens",
+            "nats per token", "[0, ∞)", "metrics of the study: L(θ)", "lower",
+        ),
+    )
+    Settings = LossSettings
+    presets = {"exact": {"main": {}}, "published": {"main": {}}}
+
+    def units(self, panel: Panel, settings: LossSettings) -> list[Unit]:
+        return [Unit(point) for run in panel.runs() for point in run if point.last or not settings.final_only]
+
+    def expected(self, unit: Unit, settings: LossSettings) -> Expected:
+        return Expected(values=frozenset({("held_out_loss", -2, "")}))
+
+    def compute(self, unit: Unit, bench: Bench, settings: LossSettings) -> Iterable[Result]:
+        network = bench.network(unit.checkpoint, "trained")
+        assert network is not None  # every method has the network that it trained
+        losses = row_losses(network, bench.batches(unit, settings.batch_rows))
+        mean = losses.mean()
+        error = standard_error(losses.nats, losses.tokens)
+        yield Value("held_out_loss", mean, standard_error=error, n=int(losses.tokens.sum()))
+
+
+LENS = Loss
