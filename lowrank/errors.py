@@ -46,8 +46,20 @@ class StoreError(LowrankError):
     """A database that cannot be reached, has another schema, or refuses a row."""
 
 
+class StoreAwayError(StoreError):
+    """A database that does not answer for now: stopped, unreachable, locked by others, or on a full disk."""
+
+
 class ConflictError(StoreError):
     """A different value for a row that already exists; nothing is overwritten."""
+
+
+class BusyError(LowrankError):
+    """A unit of work that another process is doing."""
+
+
+class ClaimLostError(LowrankError):
+    """A unit of work whose lease lapsed and that another process may have taken over: stop, store nothing."""
 
 
 class DivergedError(LowrankError):

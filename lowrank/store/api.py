@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from itertools import groupby, islice
@@ -222,6 +222,10 @@ class Store:
             return list(result.keys()), [tuple(map(_plain, row)) for row in result]
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def connection(self, *, writes: bool = False) -> AbstractContextManager[Connection]:
+        """The connection of this thread's transaction, or a new one: for the modules of this package alone."""
+        return self._writing() if writes else self._reading()
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:

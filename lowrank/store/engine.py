@@ -23,12 +23,13 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from lowrank.errors import StoreError
+from lowrank.errors import StoreAwayError, StoreError
 
 LOCK_TIMEOUT = 30.0      # seconds that a writer waits for another one on SQLite
 CONNECT_TIMEOUT = 10     # seconds that PostgreSQL has to answer
 SECRET_PARAMETERS = ("password", "sslpassword", "passfile")
 MASK = "***"
+PASSING = ("database is locked", "disk is full", "disk I/O error", "No space left on device")  # what may be mended meanwhile
 to_json = partial(json.dumps, allow_nan=False, sort_keys=True)  # PostgreSQL's JSON knows no nan
 _READABLE = {
     sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION,
@@ -77,8 +78,10 @@ def translated(url: URL) -> Iterator[None]:
             reason = reason.replace(secret, MASK)
         if "database is locked" in reason:
             reason += f" (others wrote for {LOCK_TIMEOUT:.0f} seconds; for many writers use PostgreSQL)"
-        what = "cannot reach" if _is_unreachable(error) else "refused by"
-        raise StoreError(f"{what} the database {mask(url)}: {reason}") from (None if secrets(url) else error)
+        unreachable = _is_unreachable(error)
+        kind = StoreAwayError if unreachable or any(sign in reason for sign in PASSING) else StoreError
+        what = "cannot reach" if unreachable else "refused by"
+        raise kind(f"{what} the database {mask(url)}: {reason}") from (None if secrets(url) else error)
 
 
 def one_line(error: BaseException | None) -> str:

@@ -1,0 +1,257 @@
+"""Claiming units of work, so that any number of processes on any number of machines share them.
+
+There is no queue: the plan is what is missing, and a unit is claimed by one atomic statement that inserts its row, or
+takes over a row whose lease is over by the database's own clock. A heartbeat renews the lease while the work goes on.
+The row goes when the work is done; it stays, with error and attempts, when the work failed. A claim says that nobody
+else *is doing* a unit, not that nobody *has done* it: look after claiming whether the work is still missing.
+
+A lease outlives a dead process by up to ``lease`` seconds. On the machine of the dead its successor need not wait:
+the owner's name says which process it was.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from lowrank.errors import BusyError, ClaimLostError, StoreError
+from lowrank.store.api import Store
+from lowrank.store.owner import describe, is_dead, new_owner
+from lowrank.store.schema import WorkUnit
+
+T = TypeVar("T")
+LEASE = 120.0            # seconds; longer than a store may be away from a training run
+HEARTBEATS_A_LEASE = 4
+UNITS: Any = WorkUnit.__table__
+_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+class database_now(FunctionElement[float]):  # noqa: N801  (a function of SQL)
+    """Seconds since the epoch by the database's clock, at this statement."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(database_now, "sqlite")
+def _now_of_sqlite(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(database_now, "postgresql")
+def _now_of_postgresql(*_: Any, **__: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+class Claim:
+    """One unit of work that this process holds."""
+
+    def __init__(self, claims: Claims, unit_key: str, owner: str, attempts: int) -> None:
+        self.unit_key, self.owner, self.attempts = unit_key, owner, attempts
+        self._claims, self._lost, self._failed = claims, threading.Event(), False
+
+    @property
+    def lost(self) -> bool:
+        """Whether somebody else has the unit now, as far as the last heartbeat knows."""
+        return self._lost.is_set()
+
+    def check(self) -> None:
+        """Raise :class:`ClaimLostError` where the claim is known to be lost; costs nothing, asks nobody."""
+        if self.lost:
+            raise ClaimLostError(f"the claim on '{self.unit_key}' was lost: its lease lapsed and another process took it over")
+
+    def confirm(self) -> None:
+        """Renew the lease, or raise :class:`ClaimLostError`.
+
+        In a transaction with the results it makes storing them and holding the claim one: until the transaction ends,
+        nobody can take the unit over.
+        """
+        if not self._claims.renew(self):
+            self._lost.set()
+        self.check()
+
+    def fail(self, error: str) -> None:
+        """The work failed: the row stays and says why."""
+        self._claims.fail(self, error)
+        self._failed = True
+
+
+class Claims:
+    """Claims of one kind of work in one store; may be shared by threads."""
+
+    def __init__(self, store: Store, kind: str, *, study_id: int | None = None, lease: float = LEASE) -> None:
+        self.store, self.kind, self.study_id, self.lease = store, kind, study_id, lease
+
+    def claim(self, unit_key: str) -> Claim | None:
+        """The unit, claimed for this process; None where another process has it or where it has failed."""
+        claim = self._take(unit_key, "")
+        if claim is None:
+            holder = self.holder(unit_key)
+            if is_dead(holder):
+                claim = self._take(unit_key, holder)
+        return claim
+
+    def _take(self, unit_key: str, from_dead: str) -> Claim | None:
+        """One statement: insert the row, or take over one whose lease is over or whose owner is ``from_dead``."""
+        owner, now = new_owner(), database_now()
+        fresh = {
+            "unit_key": unit_key, "kind": self.kind, "status": "claimed", "owner": owner, "lease_until": now + self.lease,
+            "heartbeat_at": now, "attempts": 1, "error": "", "study_id": self.study_id,
+        }
+        over = sa.or_(UNITS.c.lease_until <= now, UNITS.c.owner == from_dead) if from_dead else UNITS.c.lease_until <= now
+        statement = _INSERT[self.store.dialect](UNITS).values(fresh).on_conflict_do_update(
+            index_elements=[UNITS.c.unit_key],
+            set_={
+                "owner": owner, "lease_until": now + self.lease, "heartbeat_at": now, "attempts": UNITS.c.attempts + 1,
+                "error": "", "kind": self.kind,
+            },
+            where=sa.and_(UNITS.c.status == "claimed", over),
+        ).returning(UNITS.c.attempts)
+        with self.store.connection(writes=True) as connection:
+            attempts = connection.execute(statement).scalar_one_or_none()
+        return None if attempts is None else Claim(self, unit_key, owner, attempts)
+
+    def holder(self, unit_key: str) -> str:
+        """The owner of a unit's row, '' where there is none."""
+        with self.store.connection() as connection:
+            found = connection.execute(sa.select(UNITS.c.owner).where(UNITS.c.unit_key == unit_key)).scalar_one_or_none()
+        return found or ""
+
+    def taken(self) -> set[str]:
+        """Keys of the units of this kind whose lease runs, of owners not known to be dead, in one look."""
+        running = (UNITS.c.kind == self.kind, UNITS.c.status == "claimed", UNITS.c.lease_until > database_now())
+        with self.store.connection() as connection:
+            rows = connection.execute(sa.select(UNITS.c.unit_key, UNITS.c.owner).where(*running)).all()
+        return {key for key, owner in rows if not is_dead(owner)}
+
+    def renew(self, claim: Claim) -> bool:
+        """Begin the lease anew; False where the claim is not this one's any more."""
+        now = database_now()
+        return self._change(claim, sa.update(UNITS).values(lease_until=now + self.lease, heartbeat_at=now))
+
+    def release(self, claim: Claim) -> bool:
+        """Take the row away: the work is done, or somebody else may do it."""
+        return self._change(claim, sa.delete(UNITS))
+
+    def fail(self, claim: Claim, error: str) -> bool:
+        """Leave the row with the error; the unit is not claimed again until :meth:`reopen`."""
+        return self._change(claim, sa.update(UNITS).values(status="failed", owner="", lease_until=None, error=error))
+
+    def _change(self, claim: Claim, statement: Any) -> bool:
+        own = (UNITS.c.unit_key == claim.unit_key, UNITS.c.owner == claim.owner, UNITS.c.status == "claimed")
+        with self.store.connection(writes=True) as connection:
+            return bool(connection.execute(statement.where(*own)).rowcount)
+
+    def reopen(self) -> int:
+        """Let the failed units of this kind (and study) be claimed again, their attempts kept; their number."""
+        failed = [UNITS.c.kind == self.kind, UNITS.c.status == "failed"]
+        if self.study_id is not None:
+            failed.append(UNITS.c.study_id == self.study_id)
+        change = sa.update(UNITS).values(status="claimed", owner="", lease_until=0.0).where(*failed)
+        with self.store.connection(writes=True) as connection:
+            return int(connection.execute(change).rowcount)
+
+    @contextmanager
+    def hold(self, unit_key: str) -> Iterator[Claim | None]:
+        """The unit with a heartbeat while the block runs, None where it cannot be had; released at the end of the block."""
+        claim = self.claim(unit_key)
+        if claim is None:
+            yield None
+            return
+        stop = threading.Event()
+        beat = threading.Thread(target=self._beat, args=(claim, stop), name=f"heartbeat {unit_key}", daemon=True)
+        beat.start()
+        try:
+            yield claim
+        finally:
+            stop.set()
+            beat.join()
+            if not claim._failed:
+                with suppress(StoreError):  # a store that is away: the lease ends by itself
+                    self.release(claim)
+
+    @contextmanager
+    def require(self, unit_key: str, what: str) -> Iterator[Claim]:
+        """As :meth:`hold`; raises :class:`BusyError` where another process has the unit."""
+        with self.hold(unit_key) as claim:
+            if claim is None:
+                raise BusyError(f"{what}: {describe(self.holder(unit_key))} is at it; wait for it or stop it")
+            yield claim
+
+    def _beat(self, claim: Claim, stop: threading.Event) -> None:
+        while not stop.wait(self.lease / HEARTBEATS_A_LEASE):
+            with suppress(StoreError):  # away for now: the next beat may reach it, and whoever stores results asks again
+                if not self.renew(claim) and not stop.is_set():
+                    claim._lost.set()
+                    return
+
+
+class Waiting(Protocol):
+    """Told how many units others are doing while this process has nothing to do; 0 when it is over."""
+
+    def __call__(self, units: int) -> None: ...
+
+
+def share(
+    claims: Claims, missing: Callable[[], Sequence[T]], key: Callable[[T], str], work: Callable[[T, Claim], bool], *,
+    poll: float = 2.0, waiting: Waiting = lambda units: None,
+) -> int:
+    """Do what is missing together with every other process that calls this; returns when nothing is missing.
+
+    ``missing()`` gives the units that nobody has done or failed, best order first. ``work(unit, claim)`` does one and returns
+    True, or finds it done by another since then and returns False. A unit that others hold is waited for (asking every ``poll``
+    seconds) and taken over if they die. Returns the number of units done here.
+    """
+    done: set[str] = set()
+    settled: set[str] = set()  # done here, or found done: never looked at again
+    while True:
+        begun = time.monotonic()
+        todo = [unit for unit in missing() if key(unit) not in settled]
+        if not todo:
+            waiting(0)
+            return len(done)
+        taken = claims.taken()
+        free = [unit for unit in todo if key(unit) not in taken]
+        cost = time.monotonic() - begun
+        worked = _round(claims, _from_random(free) if taken else free, key, work, (done, settled), 20 * cost)
+        waiting(0 if worked else len(todo))
+        if not worked:
+            time.sleep(max(poll, 10 * cost) * random.uniform(0.75, 1.25))
+
+
+def _round(
+    claims: Claims, units: list[T], key: Callable[[T], str], work: Callable[[T, Claim], bool],
+    kept: tuple[set[str], set[str]], patience: float,
+) -> bool:
+    """Work through ``units``; whether any was had. It ends early where others are quicker and ``units`` is too old."""
+    begun, had = time.monotonic(), False
+    done, settled = kept
+    while units:
+        unit, *units = units
+        with claims.hold(key(unit)) as claim:
+            did = claim is not None and work(unit, claim)
+        if claim is not None:
+            had = True
+            settled.add(key(unit))
+        if did:
+            done.add(key(unit))
+        elif time.monotonic() - begun > patience:
+            return True
+        else:
+            units = _from_random(units)
+    return had
+
+
+def _from_random(units: list[T]) -> list[T]:
+    """The same units in the same cyclic order from a random one on: among others, all would want the first."""
+    start = random.randrange(len(units)) if units else 0
+    return units[start:] + units[:start]

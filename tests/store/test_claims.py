@@ -1,0 +1,198 @@
+"""Claims on both databases: one holder at a time, the dead are succeeded, a lost lease is noticed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from lowrank.errors import BusyError, ClaimLostError
+from lowrank.store import Store, owner, records
+from lowrank.store.claims import UNITS, Claims, database_now, share
+
+
+def row(store: Store, key: str) -> records.WorkUnit | None:
+    return store.first(records.WorkUnit, unit_key=key)
+
+
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claims from here on are of another machine, whose processes nobody can look at."""
+    monkeypatch.setattr(owner, "machine", lambda: "elsewhere@0")
+
+
+def test_a_unit_has_one_holder_and_leaves_no_row(store: Store) -> None:
+    claims = Claims(store, "test")
+    with claims.hold("a") as claim:
+        assert claim is not None
+        found = row(store, "a")
+        assert found is not None
+        assert (found.status, found.kind, found.attempts) == ("claimed", "test", 1)
+        assert (found.lease_until or 0) - (found.heartbeat_at or 0) == pytest.approx(claims.lease, abs=5)
+        assert claims.claim("a") is None
+        assert claims.taken() == {"a"}
+        with pytest.raises(BusyError, match=rf"run x: process {os.getpid()} on .* wait for it"), claims.require("a", "run x"):
+            pass
+    assert row(store, "a") is None
+    with pytest.raises(RuntimeError), claims.hold("a"):
+        raise RuntimeError
+    assert row(store, "a") is None  # it did not say that the work failed: anybody may try
+
+
+def test_the_clock_is_the_databases(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with store.connection() as connection:
+        now = connection.execute(sa.select(database_now())).scalar_one()
+    assert now == pytest.approx(time.time(), abs=5)
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # a worker whose own clock is wrong
+    assert Claims(store, "test").claim("a") is not None
+    assert Claims(store, "test").claim("a") is None
+
+
+def test_a_failed_unit_stays_with_its_error(store: Store) -> None:
+    claims = Claims(store, "test")
+    for attempt in (1, 2):
+        with claims.hold("a") as claim:
+            assert claim is not None
+            claim.fail("no such thing")
+        found = row(store, "a")
+        assert found is not None
+        assert (found.status, found.error, found.attempts, found.owner) == ("failed", "no such thing", attempt, "")
+        assert claims.claim("a") is None
+        assert claims.reopen() == 1
+    assert Claims(store, "other").reopen() == 0
+
+
+def test_a_lease_of_another_machine_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        elsewhere(patch)
+        dead = Claims(store, "test", lease=0.5).claim("a")
+    assert dead is not None
+    claims = Claims(store, "test")
+    assert claims.claim("a") is None
+    time.sleep(0.6)
+    taken = claims.claim("a")
+    assert taken is not None
+    assert taken.attempts == 2
+    with pytest.raises(ClaimLostError, match="'a' was lost"):
+        dead.confirm()
+    assert dead.lost
+    assert not claims.release(dead)  # what is another's now stays
+    taken.confirm()
+
+
+def test_a_dead_process_of_this_machine_is_succeeded_at_once(store: Store, store_url: str) -> None:
+    code = (
+        "import os, sys; from lowrank.store import Store; from lowrank.store.claims import Claims; "
+        f"Claims(Store.open({store_url!r}), 'test').claim('a'); os.kill(os.getpid(), 9)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while process.poll() is None and row(store, "a") is None:
+        time.sleep(0.05)
+    time.sleep(0.2)  # dead but not yet waited for: a zombie is dead, too
+    claim = Claims(store, "test").claim("a")
+    assert claim is not None
+    assert claim.attempts == 2
+    process.wait()
+
+
+def test_the_heartbeat_keeps_a_lease_and_notices_its_loss(store: Store) -> None:
+    claims = Claims(store, "test", lease=0.4)
+    with claims.hold("a") as claim:
+        assert claim is not None
+        time.sleep(0.8)
+        assert Claims(store, "test").claim("a") is None
+        claim.check()
+        with store.connection(writes=True) as connection:  # as if it had slept through its lease and another took over
+            connection.execute(sa.update(UNITS).values(owner="elsewhere@0/1/2/3", lease_until=database_now() + 60))
+        deadline = time.monotonic() + 5
+        while not claim.lost and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with pytest.raises(ClaimLostError):
+            claim.check()
+    assert row(store, "a") is not None
+
+
+def test_the_end_of_work_does_not_wait_for_the_heartbeat(sqlite_store: Store) -> None:
+    begun = time.monotonic()
+    for _ in range(5):
+        with Claims(sqlite_store, "test", lease=60).hold("a"):
+            pass
+    assert time.monotonic() - begun < 5
+
+
+def test_results_and_claim_are_stored_together_or_not_at_all(store: Store) -> None:
+    claim = Claims(store, "test").claim("a")
+    assert claim is not None
+    with store.connection(writes=True) as connection:
+        connection.execute(sa.update(UNITS).values(owner="elsewhere@0/1/2/3"))
+    with pytest.raises(ClaimLostError), store.transaction():
+        store.add(records.Study(name="mine", config={}, config_hash="x"))
+        claim.confirm()
+    assert store.first(records.Study, name="mine") is None
+
+
+def results(store: Store) -> set[str]:
+    return {study.name for study in store.find(records.Study)}
+
+
+def worker(url: str, units: int, log: str) -> None:
+    """Share ``units`` units; each execution is a line of ``log``, each result a row."""
+    with Store.open(url) as store:
+
+        def work(unit: str, claim: Any) -> bool:
+            if unit in results(store):
+                return False
+            with open(log, "a") as handle:
+                handle.write(f"{unit}\n")
+            with store.transaction():
+                store.add(records.Study(name=unit, config={}, config_hash="x"))
+                claim.confirm()
+            return True
+
+        everything = {f"u{i}" for i in range(units)}
+        share(Claims(store, "test"), lambda: sorted(everything - results(store)), lambda unit: unit, work, poll=0.05)
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_every_unit_exactly_once(store: Store, store_url: str, tmp_path: Any, kind: str) -> None:
+    log, units = tmp_path / "log", 40
+    log.touch()
+    make: Any = threading.Thread if kind == "threads" else multiprocessing.get_context("fork").Process
+    workers = [make(target=worker, args=(store_url, units, str(log))) for _ in range(6)]
+    for one in workers:
+        one.start()
+    for one in workers:
+        one.join()
+    assert sorted(log.read_text().split()) == sorted(f"u{i}" for i in range(units))
+    assert results(store) >= {f"u{i}" for i in range(units)}
+    assert store.count(records.WorkUnit) == 0
+
+
+def test_the_units_of_a_worker_that_dies_are_done_by_the_others(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        elsewhere(patch)
+        assert Claims(store, "test", lease=0.5).claim("a") is not None
+    seen: list[int] = []
+    done: list[str] = []
+    count = share(
+        Claims(store, "test"), lambda: ["a", "b"], lambda unit: unit, lambda unit, claim: done.append(unit) is None,
+        poll=0.1, waiting=seen.append,
+    )
+    assert (count, done) == (2, ["b", "a"])
+    assert 1 in seen  # it said that it waited
+
+
+def test_what_was_found_done_is_not_looked_at_for_ever(sqlite_store: Store) -> None:
+    assert share(Claims(sqlite_store, "test"), lambda: ["a"], lambda unit: unit, lambda unit, claim: False, poll=0.01) == 0
+
+
+def test_claiming_imports_no_torch() -> None:
+    code = "import sys, lowrank.store.claims; print([m for m in ('torch', 'transformers', 'pandas', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
