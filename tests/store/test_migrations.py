@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 
 from lowrank.errors import StoreError
 from lowrank.store import Store, migrate, schema
-from lowrank.store.engine import create_engine, parse_url, writing
+from lowrank.store.engine import create_engine, parse_url, translated, writing
 from lowrank.store.records import PublishedValue, Study
 from lowrank.store.rows import codec, record_types
 
@@ -171,6 +171,15 @@ def test_an_unreachable_server_keeps_the_password(url: str, create: bool) -> Non
     assert SECRET not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert SECRET not in shown
+
+
+def test_a_password_in_the_words_of_a_driver_is_masked() -> None:
+    url = parse_url(f"postgresql://me:{SECRET}@host/x")
+    with pytest.raises(StoreError) as caught, translated(url):
+        raise sa.exc.OperationalError("SELECT 1", {}, Exception(f"cannot use password={SECRET}"))
+    assert "password=***" in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__suppress_context__
 
 
 @pytest.mark.parametrize(("url", "message"), [

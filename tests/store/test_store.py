@@ -224,12 +224,18 @@ def test_a_resumed_run_forgets_the_end_of_its_curve(store: Store, run: Run) -> N
 @pytest.mark.parametrize("statement", [
     "DELETE FROM study", "INSERT INTO study (name) VALUES ('x')", "CREATE TABLE x (a INT)", "DROP TABLE study",
     "WITH gone AS (SELECT 1) UPDATE study SET name = 'x'", "SELECT 1; DELETE FROM study", "SELECT 1; SELECT 2",
-    "VACUUM", "COMMIT",
+    "VACUUM", "DELETE FROM study RETURNING id", "UPDATE study SET name = 'x' RETURNING id",
 ])
-def test_select_only_reads(store: Store, run: Run, statement: str) -> None:
-    with pytest.raises(StoreError):
+def test_select_is_refused_by_the_database_where_it_writes(store: Store, run: Run, statement: str) -> None:
+    with pytest.raises(StoreError, match="refused by the database"):
         store.select(statement)
     assert store.count(Study) == 1
+    assert store.select("SELECT count(*) FROM study")[1] == [(1,)]
+
+
+def test_select_wants_rows(store: Store, run: Run) -> None:
+    with pytest.raises(StoreError, match="gives no rows"):
+        store.select("COMMIT")
     assert store.select("SELECT count(*) FROM study")[1] == [(1,)]
 
 
