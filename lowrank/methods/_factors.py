@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.errors import ConfigError, LowrankError
+from lowrank.methods._sharding import beside
 from lowrank.methods.base import Draw, targets
 
 
@@ -56,7 +57,7 @@ def fill(parameter: Tensor, initialise: Callable[..., object], draw: Draw | None
     elif parameter.device.type != "meta":
         numbers = torch.empty(parameter.shape, dtype=torch.float32)
         initialise(numbers, generator=draw(label))
-        parameter.copy_(numbers)
+        parameter.copy_(beside(numbers, parameter))
 
 
 def kaiming(tensor: Tensor, generator: torch.Generator | None) -> None:

@@ -11,10 +11,10 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer
@@ -22,6 +22,8 @@ from torch.optim.optimizer import Optimizer
 from lowrank.config.schema import Config, Training
 from lowrank.errors import ConfigError, DivergedError, LowrankError
 from lowrank.methods import _projection as projection
+from lowrank.methods import _sharding as sharding
+from lowrank.methods._sharding import local, whole
 from lowrank.methods.base import Method, targets
 
 FUSED_DTYPES = (torch.float32, torch.float64)
@@ -84,6 +86,7 @@ class ProjectedAdamW(Optimizer):
         _require(group["update_proj_gap"] >= 1, f"update_proj_gap is {group['update_proj_gap']}; it must be at least 1")
         for index, parameter in enumerate(group["params"]):
             projection.check_rank(_name(group, index), parameter.shape, group["rank"])
+            sharding.check_layout(_name(group, index), parameter)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -103,14 +106,20 @@ class ProjectedAdamW(Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state; every tensor moves to its parameter's device and keeps its own dtype."""
+        """Restore a state; every tensor moves to its parameter's device and shards and keeps its own dtype."""
         super().load_state_dict(state_dict)  # would cast bases and moments to the parameter's dtype: put them back
         ids = [i for group in state_dict["param_groups"] for i in group["params"]]
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        for i, p in zip(ids, parameters, strict=True):
+        owners = [(p, _kind(p, group)) for group in self.param_groups for p in group["params"]]
+        for i, (p, kind) in zip(ids, owners, strict=True):
             for key, value in state_dict["state"].get(i, {}).items():
                 if torch.is_tensor(value):
-                    self.state[p][key] = value.detach().clone().to(p.device)
+                    self.state[p][key] = sharding.fit(value, key, kind, p)
+
+    def full_state_dict(self) -> dict[str, Any]:
+        """:meth:`state_dict` with every tensor whole, for any number of processes to load; under FSDP all have to call."""
+        found = super().state_dict()
+        states = {i: {key: _whole_value(value) for key, value in state.items()} for i, state in found["state"].items()}
+        return {**found, "state": states}
 
     def planned_state_bytes(self) -> int:
         """Bytes of the state's tensors once every parameter has been updated, from shapes alone."""
@@ -131,7 +140,7 @@ class ProjectedAdamW(Optimizer):
         """Raise before anything moves if a gradient that is about to be decomposed is not finite."""
         for group in self.param_groups:
             for index, p in enumerate(group["params"] if "rank" in group else ()):
-                if p.grad is not None and _due(self.state[p], group) and not torch.isfinite(p.grad).all():
+                if p.grad is not None and _due(self.state[p], group) and not torch.isfinite(whole(p.grad)).all():
                     update = self.state[p].get("step", 0) + 1
                     raise DivergedError(
                         f"the gradient of {_name(group, index)} is not finite at update {update}, where its subspace is due; "
@@ -143,9 +152,10 @@ class ProjectedAdamW(Optimizer):
         assert p.grad is not None
         G = p.grad.to(state["exp_avg"].dtype) if "exp_avg" in state else p.grad  # a loaded state keeps its precision
         if _due(state, group):
-            _set_bases(state, projection.decompose(G, group["rank"], group["proj_type"], group["svd"]))
+            bases = projection.decompose(whole(G), group["rank"], group["proj_type"], group["svd"])
+            _set_bases(state, sharding.spread(bases, kind, p))
         bases = _bases(state)
-        R = projection.project(G, bases, kind)
+        R = sharding.settle(projection.project(G, bases, kind), kind, p)
         step_size = _advance(state, R, group)
         N = _direction(R, state, group)
         self._move(p, G, Move(R, N, bases, kind, step_size, state, group))
@@ -159,7 +169,7 @@ class ProjectedAdamW(Optimizer):
                 raise ConfigError("sparse gradients are not supported; use dense ones (nn.Embedding(sparse=False))")
             state = self.state[p]
             step_size = _advance(state, p.grad, group)
-            if p.dtype == p.grad.dtype and _fusable(p.grad, state):
+            if p.dtype == p.grad.dtype and local(p).is_contiguous() and _fusable(p.grad, state):
                 together[state["step"], p.device].append(p)
             else:
                 p.add_(_direction(p.grad, state, group), alpha=-step_size)
@@ -170,8 +180,12 @@ class ProjectedAdamW(Optimizer):
 
 
 def _fusable(G: Tensor, state: State) -> bool:
-    """Half precision keeps the rounding of a chain of operations, as the published runs had it."""
-    return G.dtype in FUSED_DTYPES and G.dtype == state["exp_avg"].dtype and G.device.type in FUSED_DEVICES
+    """Whether PyTorch's fused Adam applies: it walks through memory, and all it walks through must lie alike.
+
+    Half precision keeps the rounding of a chain of operations, as the published runs had it.
+    """
+    same = G.dtype == state["exp_avg"].dtype and G.dtype in FUSED_DTYPES and G.device.type in FUSED_DEVICES
+    return same and all(local(tensor).is_contiguous() for tensor in (G, state["exp_avg"], state["exp_avg_sq"]))
 
 
 def _fused(parameters: list[Tensor], gradients: list[Tensor], states: list[State], group: Group, step_size: float) -> None:
@@ -180,11 +194,19 @@ def _fused(parameters: list[Tensor], gradients: list[Tensor], states: list[State
     All states are at the same step. PyTorch's AdamW divides by √v/√(1-β₂ᵗ) + eps and multiplies by lr/(1-β₁ᵗ): with its eps and
     lr stretched accordingly, that is the update wanted here.
     """
+    keep = [i for i, gradient in enumerate(gradients) if local(gradient).numel()]  # a process may hold no row at all
+    if not keep:
+        return
+
+    def mine(tensors: list[Tensor]) -> list[Tensor]:
+        return [local(tensors[i]) for i in keep]
+
     (beta1, beta2), step = group["betas"], states[0]["step"]
     root = math.sqrt(1.0 - beta2**step)
-    steps = torch.full((len(states),), step - 1.0, dtype=torch.float32, device=gradients[0].device).unbind()
+    steps = torch.full((len(keep),), step - 1.0, dtype=torch.float32, device=gradients[0].device).unbind()
+    m, v = ([s[key] for s in states] for key in ("exp_avg", "exp_avg_sq"))
     adamw(
-        parameters, gradients, [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states], [], list(steps),
+        mine(parameters), mine(gradients), mine(m), mine(v), [], list(steps),
         fused=True, amsgrad=False, maximize=False, beta1=beta1, beta2=beta2, weight_decay=0.0,
         lr=step_size * (1.0 - beta1**step) / root, eps=group["eps"] / root,
     )
@@ -193,7 +215,8 @@ def _fused(parameters: list[Tensor], gradients: list[Tensor], states: list[State
 def _advance(state: State, like: Tensor, group: Group) -> float:
     """Count one update, make the moments at the first, and return the step size."""
     if "exp_avg" not in state:
-        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(like), torch.zeros_like(like)
+        for key in ("exp_avg", "exp_avg_sq"):
+            state[key] = torch.zeros_like(like, memory_format=torch.contiguous_format)
     state["step"] = state.get("step", 0) + 1
     return _step_size(state["step"], group)
 
@@ -209,7 +232,7 @@ def _step_size(step: int, group: Group) -> float:
 def _direction(G: Tensor, state: State, group: Group) -> Tensor:
     """Put ``G`` into the moments and return N = m / (√v + eps)."""
     if _fusable(G, state):
-        N = torch.zeros_like(G)
+        N = torch.zeros_like(G, memory_format=torch.contiguous_format)
         _fused([N], [G], [state], group, step_size=-1.0)
         return N
     (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
@@ -221,7 +244,15 @@ def _direction(G: Tensor, state: State, group: Group) -> Tensor:
 
 def _decay(parameters: list[Tensor], group: Group) -> None:
     if group["weight_decay"] > 0.0:
-        torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
+        torch._foreach_mul_([local(p) for p in parameters], 1.0 - group["lr"] * group["weight_decay"])
+
+
+def _kind(p: Tensor, group: Group) -> str | None:
+    return projection.kind_of(p.shape, group["proj_type"]) if "rank" in group else None
+
+
+def _whole_value(value: Any) -> Any:
+    return whole(value) if torch.is_tensor(value) else value
 
 
 def _due(state: State, group: Group) -> bool:
@@ -247,13 +278,30 @@ def _require(condition: bool, sentence: str) -> None:
         raise ConfigError(sentence)
 
 
+def _one_update_at_a_time(value: bool) -> bool:
+    if value:
+        raise ValueError(
+            "updates within the backward pass are not built: clipping, gradient norms and accumulation need all gradients, one update at a "
+            "time; gradient_checkpointing and FSDP save memory here"
+        )
+    return value
+
+
+def _full_precision(value: int) -> int:
+    if value != 32:
+        raise ValueError("quantised moments are not built: the state has 32 bits (16 in pure_bfloat16)")
+    return value
+
+
 class ProjectionSettings(Config):
-    """Settings of a method whose moments live in gradient subspaces."""
+    """Settings of a method whose moments live in gradient subspaces. Savers of memory that are not built are refused by name."""
 
     rank: PositiveInt
     update_proj_gap: PositiveInt = 200                # updates between two decompositions of a gradient
     proj_type: projection.ProjType = "std"
     svd: projection.Svd = "exact"
+    per_layer_updates: Annotated[bool, AfterValidator(_one_update_at_a_time), Field(exclude=True)] = False
+    state_bits: Annotated[int, AfterValidator(_full_precision), Field(exclude=True)] = 32
 
 
 class ProjectedMethod(Method):

@@ -21,9 +21,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lowrank.errors import ConfigError
 from lowrank.methods._decomposition import exact_vectors, fast_vectors
+from lowrank.methods._sharding import local, whole
 
 OneSided = Literal["std", "reverse_std", "right", "left"]
 ProjType = Literal["std", "reverse_std", "right", "left", "full"]
@@ -99,6 +101,9 @@ def project(G: Tensor, bases: Bases, kind: str) -> Tensor:
 
 def add_back(target: Tensor, R: Tensor, bases: Bases, kind: str, alpha: float) -> Tensor:
     """``target + alpha · back(R)``, in place."""
+    if isinstance(target, DTensor):
+        add_back(local(target), whole(R) if kind == "left" else local(R), tuple(map(local, bases)), kind, alpha)
+        return target
     if kind == "full":
         R, bases, kind = bases[0] @ R, bases[1:], "right"
     first, second = (R, bases[0]) if kind == "right" else (bases[0], R)

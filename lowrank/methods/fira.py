@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lowrank.methods._optimizer import Group, Move, ProjectedAdamW, ProjectedMethod, ProjectionSettings
 from lowrank.methods._projection import ONE_SIDED, OneSided, add_back
+from lowrank.methods._sharding import norms, whole
 
 SHORTCUT = 0.5  # largest alpha for which the residual's norm is taken from a difference of squares
 
@@ -32,7 +33,7 @@ class FiraAdamW(ProjectedAdamW):
 
     def _move(self, p: Tensor, G: Tensor, move: Move) -> None:
         along = 1 if move.kind == "right" else 0
-        factors = move.N.norm(dim=along, keepdim=True) / (move.R.norm(dim=along, keepdim=True) + 1e-8)
+        factors = norms(move.N, along) / (norms(move.R, along) + 1e-8)
         if move.group["alpha"] <= SHORTCUT and G.dtype in (torch.float32, torch.float64) and p.dtype == G.dtype:
             self._move_by_shortcut(p, G, move, factors, along)
         else:
@@ -41,7 +42,7 @@ class FiraAdamW(ProjectedAdamW):
     def _move_by_residual(self, p: Tensor, G: Tensor, move: Move, factors: Tensor, along: int) -> None:
         alpha = move.group["alpha"]
         residual = add_back(G.clone(), move.R, move.bases, move.kind, -alpha)
-        factors = self._limited(factors, residual.norm(dim=along, keepdim=True), move)
+        factors = self._limited(factors, norms(residual, along), move)
         add_back(p, move.N, move.bases, move.kind, -move.step_size * alpha)
         p.sub_(residual.mul_(factors), alpha=move.step_size)
 
@@ -53,16 +54,15 @@ class FiraAdamW(ProjectedAdamW):
         as enough of the subspace's part stays in the residual: (1 - alpha)² of its square.
         """
         alpha = move.group["alpha"]
-        whole, within = (M.norm(dim=along, keepdim=True).square() for M in (G, move.R))
-        squares = whole - (1.0 - (1.0 - alpha) ** 2) * within
+        squares = norms(G, along).square() - (1.0 - (1.0 - alpha) ** 2) * norms(move.R, along).square()
         factors = self._limited(factors, squares.clamp(min=0.0).sqrt(), move)
         p.addcmul_(G, factors, value=-move.step_size)
         add_back(p, torch.addcmul(move.N, move.R, factors, value=-1.0), move.bases, move.kind, -move.step_size * alpha)
 
     @staticmethod
-    def _limited(factors: Tensor, norms: Tensor, move: Move) -> Tensor:
-        """``factors`` shrunk so that ‖S‖ grows no faster than the limit; remembers it. ``norms`` are those of the residual."""
-        norm = (norms * factors).norm()
+    def _limited(factors: Tensor, residual: Tensor, move: Move) -> Tensor:
+        """``factors`` shrunk so that ‖S‖ grows no faster than the limit; remembers it. ``residual`` are its norms."""
+        norm = whole(torch.linalg.vector_norm(residual * factors))
         if "residual_norm" in move.state:
             limit = move.group["norm_growth_limit"]
             shrink = (norm / (move.state["residual_norm"] + 1e-8)).clamp(min=limit) / limit

@@ -14,6 +14,7 @@ from lowrank import schedule
 from lowrank.config.schema import Config, Training
 from lowrank.errors import ConfigError, LowrankError
 from lowrank.methods._factors import FactoredLinear, fill, kaiming, replace_targets
+from lowrank.methods._sharding import beside
 from lowrank.methods.base import Draw, Method, plain_path, targets
 
 Init = Literal["lora", "published"]
@@ -152,7 +153,7 @@ class ReLoRA(Method):
                 continue
             label = name if kind == "shared_mask" else f"{name}/{key}"
             mask = torch.rand(state[key].shape, generator=draw(f"{label}/reset/{update}")) < self.settings.keep
-            state[key].mul_(mask.to(state[key].device))
+            state[key].mul_(beside(mask, state[key]))
         if kind == "full":
             # Without the corrections of a new counter the first step would be (1-β₁)/√(1-β₂) = 3.2 learning rates long.
             state["step"].zero_()

@@ -15,7 +15,8 @@ from lowrank.config.resolve import RunConfig
 from lowrank.config.schema import Data, ModelShape, Training
 from lowrank.methods.base import Method
 
-SHAPE = ModelShape(hidden_size=32, intermediate_size=88, num_hidden_layers=2, num_attention_heads=4, rank=8)
+# An odd width, so that processes get uneven shards.
+SHAPE = ModelShape(hidden_size=32, intermediate_size=87, num_hidden_layers=2, num_attention_heads=4, rank=8)
 VOCABULARY = 64
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 # So that a handful of updates meets refreshes and merges; a method takes those that it knows.
