@@ -281,8 +281,8 @@ def _require(condition: bool, sentence: str) -> None:
 def _one_update_at_a_time(value: bool) -> bool:
     if value:
         raise ValueError(
-            "updates within the backward pass are not built: clipping, gradient norms and accumulation need all gradients, one update at a "
-            "time; gradient_checkpointing and FSDP save memory here"
+            "updates within the backward pass are not built: clipping, gradient norms and accumulation need all gradients, "
+            "one update at a time; gradient checkpointing and FSDP save memory here"
         )
     return value
 

@@ -216,7 +216,9 @@ def test_the_layout_of_gradients_in_memory_changes_nothing(Optimizer: type, proj
 
 
 @pytest.mark.parametrize(("name", "cls"), [("galore", GaLoreSettings), ("fira", FiraSettings)])
-@pytest.mark.parametrize(("setting", "reason"), [({"per_layer_updates": True}, "one update at a time"), ({"state_bits": 8}, "32 bits")])
+@pytest.mark.parametrize(
+    ("setting", "reason"), [({"per_layer_updates": True}, "one update at a time"), ({"state_bits": 8}, "32 bits")],
+)
 def test_savers_that_are_not_built_are_refused_by_name(name: str, cls: type, setting: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValidationError, match=f"(?s){next(iter(setting))}.*{reason}"):
         cls.model_validate({"rank": 4, **setting})
