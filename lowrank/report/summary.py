@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from lowrank.report.axes import number
@@ -66,9 +67,7 @@ def over_seeds(frame: pd.DataFrame, style: Style, x: str, y: str, error: str = "
     return Series(style=style, x=[float(v) for v in found[x]], y=list(found["mean"]), low=lows, high=highs, tips=tips)
 
 
-def welch(
-    first: Sequence[float] | pd.Series[float], second: Sequence[float] | pd.Series[float], level: float = 0.95
-) -> tuple[float, float, float]:
+def welch(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
     """(difference of means second - first, low, high) by Welch's t; nan ends where a side has fewer than two values."""
     a, b = (np.asarray(v, dtype=float) for v in (first, second))
     difference = float(b.mean() - a.mean())

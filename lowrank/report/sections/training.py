@@ -113,7 +113,7 @@ def curve(source: Source, log: pd.DataFrame, column: str, *, smooth: bool = Fals
     span = max(1, int(rows["step"].max()) // POINTS)
     if span > 1:
         rows["step"] = (rows["step"] // span) * span + span // 2
-        rows = rows.groupby(["series", "seed", "step"], as_index=False)["shown"].mean()
+        rows = rows.groupby(["series", "seed", "step"])["shown"].mean().reset_index()
     return seed_series(source, rows, "step", "shown")
 
 
