@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 
 from lowrank.config import Training
-from lowrank.errors import ConfigError, DivergedError, LowrankError, suggestion
+from lowrank.errors import ClaimLostError, ConfigError, DivergedError, LowrankError, StoreAwayError, StoreError, suggestion
 from lowrank.store import records
+from lowrank.store.patience import patiently
 from lowrank.train.session import Job, Session
 from lowrank.train.snapshot import clear_snapshots
 
@@ -79,12 +80,17 @@ def train(job: Job) -> records.Run:
                 "failed_step": error.step,
                 "last_finite_loss": error.last_finite_loss,
             }
+        except (StoreAwayError, ClaimLostError):
+            raise  # the run has not failed: it goes on later, or with another process
         except Exception as error:
             if main:
-                job.store.update(records.Run, job.run.id, status="failed", error=f"{error or type(error).__name__}")
+                with suppress(StoreError):  # what stopped the run matters more
+                    job.store.update(records.Run, job.run.id, status="failed", error=f"{error or type(error).__name__}")
             raise
         if main:
-            job.run = job.store.update(records.Run, job.run.id, **outcome)
+            if job.claim is not None:
+                job.claim.check()
+            job.run = patiently(lambda: job.store.update(records.Run, job.run.id, **outcome))
             if outcome["status"] == "done":
                 clear_snapshots(job.folder / "resume")
         accelerator.wait_for_everyone()

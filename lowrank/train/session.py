@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -15,14 +15,15 @@ from lowrank import __version__, checkpoint, models, provenance
 from lowrank.checkpoint import Manifest
 from lowrank.config import RunConfig
 from lowrank.data import open_data
-from lowrank.errors import DivergedError, LowrankError
+from lowrank.errors import DivergedError, LowrankError, StoreAwayError
 from lowrank.store import Store, records
+from lowrank.store.claims import Claim
+from lowrank.store.patience import patiently
+from lowrank.train.ledger import Ledger
 from lowrank.train.loop import Loop, Point, Stopwatch
 from lowrank.train.memory import PeakMemory, model_bytes, state_bytes
 from lowrank.train.snapshot import Progress, read_snapshot, write_snapshot
 from lowrank.train.validation import validation_loss
-
-LOG_ROWS = 64  # rows of the training curve that one transaction writes
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Job:
     root: Path  # the study's folder
     store: Store
     show_progress: bool = True
+    claim: Claim | None = None  # on the run, where processes share work; of the main process
 
     @property
     def folder(self) -> Path:
@@ -67,7 +69,7 @@ class Session:
         self.loop = Loop(self.config, model, method, self.data, accelerator)
         self.facts |= model_bytes(model)
         self.watch = Stopwatch()
-        self.log: list[records.TrainingLog] = []
+        self.ledger = Ledger(job.store, job.claim)
         self.progress = Progress()
         self.kept = training.checkpoint_steps()
         every = training.resume_every
@@ -81,16 +83,19 @@ class Session:
         start = self.progress.update
         if self.main:
             self._record_start()
+            self.ledger.restore(self.progress.pending, run_id=self.job.run.id, evaluation_set_id=self.validation_id)
         if training.trackers:
             self.accelerator.init_trackers(self.config.label)
         shown = self.main and self.job.show_progress
         with tqdm(total=training.updates, initial=start, desc=self.config.label, unit="update", disable=not shown) as bar:
             self._keep(start)
+            self.ledger.write()
             try:
                 self._walk(start, bar)
             except DivergedError:
-                self._flush()  # the curve up to the failure is part of the result
+                self.ledger.drain()  # the curve up to the failure is part of the result
                 raise
+            self.ledger.drain()
         if training.trackers:
             self.accelerator.end_training()
         return {
@@ -126,36 +131,60 @@ class Session:
                     f"({column} was {before[:12]}, is {now[:12]}); "
                     "restore the packages or files of then, or start a study under another name"
                 )
-        self.validation_id = store.add(self.validation.record).id
-        self.job.run = store.update(
-            records.Run,
-            run.id,
-            dataset_fingerprint=self.data.fingerprint,
-            tokenizer_hash=self.data.tokenizer_hash,
-            provenance_id=store.add(provenance.current()).id,
-            **self.facts,
-        )
-        store.forget_training_log(run.id, after_step=self.progress.update)
+        self.validation_id = patiently(lambda: store.add(self.validation.record)).id
+        made_by = patiently(lambda: store.add(provenance.current())).id
+        self.facts |= {
+            "dataset_fingerprint": self.data.fingerprint,
+            "tokenizer_hash": self.data.tokenizer_hash,
+            "provenance_id": made_by,
+        }
+        self.job.run = patiently(lambda: store.update(records.Run, run.id, **self.facts))
+        patiently(lambda: store.forget_training_log(run.id, after_step=self.progress.update))
 
     def _step(self, update: int) -> None:
         """One update, and what is due after it."""
         for point in self.loop.update(update):
             self._note(point)
+        if self.job.claim is not None:
+            self.job.claim.check()
         if update in self.resume_steps:
             for point in self.loop.drain():
                 self._note(point)
             with self.watch.paused():
-                self._flush()
-                self.progress = replace(
-                    self.progress,
-                    update=update,
-                    seconds=self.progress.seconds + self.watch.total(),
-                    last_finite_loss=self.loop.last_finite_loss,
-                    peak_memory_bytes=self._peak(),
-                )
-                if self.main:
-                    write_snapshot(self.job.resume_folder, self.progress, self.loop.state())
+                self.ledger.write()
+                self._save(update)
                 self._keep(update)
+        if self.ledger.due() or update in self.resume_steps:
+            with self.watch.paused():
+                self.ledger.write()
+        overdue = self.ledger.overdue()
+        if overdue is not None:
+            self._stop(update, overdue)
+
+    def _save(self, update: int) -> None:
+        """The resume point after ``update``, with the rows that are not stored yet."""
+        self.progress = replace(
+            self.progress,
+            update=update,
+            seconds=self.progress.seconds + self.watch.total(),
+            last_finite_loss=self.loop.last_finite_loss,
+            peak_memory_bytes=self._peak(),
+            pending=self.ledger.pending(),
+        )
+        if self.main:
+            write_snapshot(self.job.resume_folder, self.progress, self.loop.state())
+
+    def _stop(self, update: int, reason: StoreAwayError) -> NoReturn:
+        """End the sitting without its database, the work so far kept in a resume point."""
+        alone = self.accelerator.num_processes == 1  # other processes know nothing of it and would take no part
+        if alone and update not in self.resume_steps:
+            for point in self.loop.drain():
+                self._note(point)
+            self._save(update)
+        raise StoreAwayError(
+            f"{self.config.label}: stopped at update {update} after {self.ledger.patience:.0f} seconds without its database; "
+            f"the same command goes on from its last resume point ({reason})"
+        ) from reason
 
     def _note(self, point: Point) -> None:
         """Count an update and put it on the training curve."""
@@ -168,7 +197,7 @@ class Session:
             )
         if not self.main or (point.update % training.log_every and point.update != training.updates):
             return
-        self.log.append(
+        self.ledger.add(
             records.TrainingLog(
                 run_id=self.job.run.id or 0,
                 step=point.update,
@@ -179,14 +208,6 @@ class Session:
                 tokens_per_second=rate,
             )
         )
-        if len(self.log) >= LOG_ROWS:
-            with self.watch.paused():
-                self._flush()
-
-    def _flush(self) -> None:
-        if self.log:
-            self.job.store.add_all(self.log)
-            self.log = []
 
     def _peak(self) -> int | None:
         known = [p for p in (self.memory.peak(), self.progress.peak_memory_bytes) if p is not None]
@@ -230,7 +251,7 @@ class Session:
                 f"{folder}: its validation loss was taken on another evaluation set; "
                 "keep data.validation_tokens as it was, or start a study under another name"
             )
-        self.job.store.add(
+        self.ledger.add(
             records.Checkpoint(
                 run_id=self.job.run.id or 0,
                 step=manifest.step,

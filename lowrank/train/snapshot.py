@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ STATE, LOOP = "state.pt", "loop.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Counters of the loop after update ``update``."""
+    """Counters of the loop after update ``update``, and the rows of the run that could not be stored until then."""
 
     update: int = 0
     tokens_seen: int = 0
     seconds: float = 0.0
     last_finite_loss: float | None = None
     peak_memory_bytes: int | None = None
+    pending: list[dict[str, Any]] = field(default_factory=list)
 
 
 def write_snapshot(folder: Path, progress: Progress, state: dict[str, Any]) -> None:
