@@ -116,6 +116,7 @@ def missing_training(store: Store, plan: Plan) -> list[tuple[RunConfig, records.
 
 def plan_rows(store: Store, plan: Plan) -> Iterator[dict[str, Any]]:
     """The missing work, one row a unit; nothing is written. Checkpoints that do not exist yet are not units yet."""
+    from lowrank.evaluate import plan as evaluate_plan
     from lowrank.measure import plan as measure_plan
 
     for config, run, reason in missing_training(store, plan):
@@ -133,6 +134,10 @@ def plan_rows(store: Store, plan: Plan) -> Iterator[dict[str, Any]]:
         row = task.row()
         what = f"{row['lens']} ({row['protocol']})" + (f" against {row['reference']}" if row["reference"] else "")
         yield _row("measure", row["method"], row["variant"], row["scale"], row["seed"], row["step"], what, row["detail"])
+    for unit in evaluate_plan(store, plan.study):
+        row = unit.row()
+        what = f"{row['suite']}/{row['task']}"
+        yield _row("evaluate", row["method"], row["variant"], row["scale"], row["seed"], row["step"], what, row["detail"])
 
 
 def _row(stage: str, method: str, variant: str, scale: str, seed: int, step: int | None, work: str, state: str) -> dict[str, Any]:
@@ -223,6 +228,14 @@ def _measure(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> 
     return measured.units
 
 
+def _evaluate(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
+    from lowrank.evaluate import evaluate
+
+    evaluated = evaluate(store, plan.study, plan.root, retry_failed=retry_failed)
+    outcome.failures += evaluated.failed + evaluated.left_alone
+    return evaluated.units
+
+
 def _report(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
     from lowrank import report
 
@@ -230,4 +243,6 @@ def _report(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> i
     return 1
 
 
-STAGES: dict[str, Callable[[Store, Plan, Outcome, bool], int]] = {"train": _train, "measure": _measure, "report": _report}
+STAGES: dict[str, Callable[[Store, Plan, Outcome, bool], int]] = {
+    "train": _train, "measure": _measure, "evaluate": _evaluate, "report": _report,
+}

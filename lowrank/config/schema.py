@@ -137,6 +137,20 @@ class MetricEntry(Config):
     settings: dict[str, Any] = {}
 
 
+class Downstream(Config):
+    """Which checkpoints are evaluated downstream, on which suites, and how."""
+
+    suites: Names = ("embedded",)  # embedded | published
+    tasks: Names = ()  # of the suites; empty: all
+    limit: PositiveInt | None = None  # leading items of each task; None: all
+    batch_size: PositiveInt = 32  # rows a forward pass; recorded, since scores move with it
+    bootstrap: PositiveInt = 1000  # for the harness's metrics that are no means
+    every: PositiveInt | None = 1  # every n-th checkpoint of a run, counted back from its last; None: the last alone
+    initial: bool = False  # the weights of step 0, too
+    items: Literal["all", "final", "none"] | None = None  # checkpoints whose single items are stored; None: the suite's
+    data_dir: str | None = None  # files fetched beforehand; None: from the hub
+
+
 class Study(Config):
     """A study file."""
 
@@ -150,3 +164,4 @@ class Study(Config):
     data: dict[str, Any] = {}
     training: dict[str, Any] = {}
     metrics: Annotated[tuple[MetricEntry, ...], Strict(False)] = ()
+    downstream: Downstream | None = None  # None: no stage evaluate

@@ -1,0 +1,112 @@
+"""From a task of a suite to a definition that the harness loads: its own, ours, or one over files fetched beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lowrank.data.cache import cache_folder, content_key, locked, write_atomically
+from lowrank.evaluate import suites
+from lowrank.evaluate.embedded import PREFIX, Embedded
+from lowrank.evaluate.errors import EvaluationError
+from lowrank.evaluate.suites import TaskInfo
+
+BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".arrow": "arrow", ".csv": "csv"}
+SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev", "eval"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """The YAML files of a task (several for a group), and where its data come from, for messages."""
+
+    name: str
+    files: tuple[Path, ...]
+    origin: str
+
+
+@cache
+def harness_tasks() -> Path:
+    """The folder of the harness's own definitions."""
+    spec = find_spec("lm_eval")
+    if spec is None or spec.origin is None:
+        raise EvaluationError("the package lm-eval is not installed; install it with: pip install lm-eval")
+    return Path(spec.origin).parent / "tasks"
+
+
+def define(name: str, info: TaskInfo, data_dir: Path | None, embedded: Embedded | None) -> Definition:
+    """The definition of one task.
+
+    Raises:
+        EvaluationError: the harness has no such task, or ``data_dir`` lacks its file.
+    """
+    if embedded is not None:
+        return Definition(name, (embedded.folder / f"{PREFIX}{name}.yaml",), str(embedded.folder))
+    given = list(_installed(name, info))
+    if data_dir is None:
+        return Definition(name, tuple(given), info.fetch or info.url or "")
+    return Definition(name, tuple(_local(name, info, path, data_dir) for path in given), str(data_dir / name))
+
+
+def _installed(name: str, info: TaskInfo) -> Iterator[Path]:
+    """Definitions as installed: ours or the harness's."""
+    if info.own is not None:
+        yield suites.folder() / info.own
+        return
+    pattern = info.members or info.include or f"{name}/{name}.yaml"
+    found = sorted(path for path in harness_tasks().glob(pattern) if not path.name.startswith("_"))
+    found = [path for path in found if info.members is None or "dataset_name:" in path.read_text(encoding="utf-8")]
+    if not found:
+        raise EvaluationError(f"the task '{name}' is unknown to the installed harness (no {pattern} among its tasks); install another lm-eval")
+    yield from found
+
+
+def _local(name: str, info: TaskInfo, definition: Path, data_dir: Path) -> Path:
+    """A definition that includes ``definition`` and reads files below ``data_dir/name`` instead of its data set."""
+    subset = definition.stem if info.members else info.subset
+    paths = _files(name, info, subset, data_dir)
+    kind = paths[0].suffix.lower()
+    builder = BUILDERS.get(kind, info.text)
+    arguments: dict[str, Any] = {"data_files": {info.split: [str(path.resolve()) for path in paths]}}
+    if builder == "text":
+        arguments["sample_by"] = "paragraph"
+    body = {"include": str(definition.resolve()), "dataset_path": builder, "dataset_name": None, "dataset_kwargs": arguments}
+    body |= {"training_split": None, "validation_split": None, "test_split": info.split}  # nothing but the scored split is needed
+    if info.members:
+        body["task"] = f"blimp_{subset}" if name == "blimp" else f"{name}_{subset}"
+    folder = cache_folder() / "downstream" / "definitions"
+    target = folder / f"{name}-{content_key(body)[:16]}.yaml"
+    if not target.exists():
+        with locked(folder):
+            write_atomically(target, lambda file: file.writelines([yaml.safe_dump(body, sort_keys=False).encode()]))
+    return target
+
+
+def _files(name: str, info: TaskInfo, subset: str | None, data_dir: Path) -> list[Path]:
+    """The files of the scored split: named after it, below a folder of the subset where there are several."""
+    folder = data_dir / name
+    known = {*BUILDERS, ".txt"}
+    here = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known and path.is_file())
+    of_split = [path for path in here if path.name.lower().startswith(SPLIT_NAMES[info.split])]
+    if subset is not None:
+        inside = [path for path in of_split if subset in path.relative_to(folder).parts[:-1]]
+        named = [path for path in here if path.name.split(".")[0] == subset]
+        of_split = inside or named or ([] if info.members else of_split)
+    if not of_split:
+        what = f"{info.split} split" + (f" of '{subset}'" if info.members else "")
+        raise EvaluationError(f"the task '{name}' finds no file of its {what} below {folder}; fetch it with: {fetch_command(name, info)}")
+    first = of_split[0].suffix
+    return [path for path in of_split if path.suffix == first]
+
+
+def fetch_command(name: str, info: TaskInfo) -> str:
+    """The command that brings a task's data into a folder for ``--data-dir DIR``."""
+    if info.url is not None:
+        return f"curl --create-dirs -o DIR/{name}/{info.split}.txt {info.url}"
+    only = f' --include "{info.subset}/*"' if info.subset else ""
+    return f"hf download --repo-type dataset {info.fetch}{only} --local-dir DIR/{name}"

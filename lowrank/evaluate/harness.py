@@ -1,0 +1,280 @@
+"""lm-evaluation-harness over models in memory: tasks are loaded, rendered and tokenised once for many checkpoints.
+
+What is kept between checkpoints is the tokens of requests, never anything that came out of a model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lowrank.evaluate.definitions import Definition
+from lowrank.evaluate.errors import EvaluationError
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+Request = tuple[tuple[str, str], list[int], list[int]]
+SEED = 0
+
+
+def version() -> str:
+    """The installed harness's version; it is not imported."""
+    from importlib.metadata import version as installed
+
+    return installed("lm-eval")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one forward pass and which of its predictions count.
+
+    ``input_ids`` (rows, length), padded with 0 on the right; predictions before position ``first`` are not needed.
+    ``row``, ``position``, ``target`` and ``request`` (n,) name each scored token and its request.
+    """
+
+    input_ids: Tensor
+    first: int
+    row: Tensor
+    position: Tensor
+    target: Tensor
+    request: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """On another device."""
+        tensors = (self.input_ids, self.row, self.position, self.target, self.request)
+        input_ids, row, position, target, request = (t.to(device) for t in tensors)
+        return Batch(input_ids, self.first, row, position, target, request)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Tokenised requests as batches; ``truncated`` counts requests whose context did not fit and was cut on the left."""
+
+    batches: list[Batch]
+    requests: int
+    truncated: int
+
+    @classmethod
+    def of(cls, requests: Sequence[Request], rows: int, max_length: int, device: torch.device) -> Prepared:
+        """Batches of ``rows`` rows, longest first; requests that differ in their last token alone share a row.
+
+        Raises :class:`EvaluationError` for an answer longer than the model's context.
+        """
+        longest = max(len(answer) for _, _, answer in requests)
+        if longest > max_length:
+            raise EvaluationError(f"an answer of {longest} tokens is longer than the model's context of {max_length}")
+        shared: dict[tuple[int, ...], list[int]] = {}
+        truncated = 0
+        for index, (_, context, answer) in enumerate(requests):
+            whole = context + answer
+            truncated += len(whole) > max_length + 1
+            shared.setdefault(tuple(whole[-(max_length + 1) :][:-1]), []).append(index)
+        order = sorted(shared, key=lambda tokens: (-len(tokens), tokens))
+        batches = [_batch(order[i : i + rows], shared, requests).to(device) for i in range(0, len(order), rows)]
+        return cls(batches, len(requests), truncated)
+
+
+def _batch(rows: Sequence[tuple[int, ...]], shared: dict[tuple[int, ...], list[int]], requests: Sequence[Request]) -> Batch:
+    """One batch of inputs and the tokens that are scored in it."""
+    length = len(rows[0])
+    scored = []
+    for number, tokens in enumerate(rows):
+        for index in shared[tokens]:
+            answer = requests[index][2]
+            start = len(tokens) - len(answer)
+            scored += [(number, start + offset, token, index) for offset, token in enumerate(answer)]
+    row, position, target, request = torch.tensor(scored).T
+    first = int(position.min())
+    padded = torch.tensor([[*tokens, *[0] * (length - len(tokens))] for tokens in rows])
+    return Batch(padded, first, row, position - first, target, request)
+
+
+@torch.inference_mode()
+def score(model: nn.Module, prepared: Prepared) -> list[tuple[float, bool]]:
+    """For each request the log-likelihood of its answer in nats, and whether greedy decoding would give it."""
+    total = torch.zeros(prepared.requests)
+    greedy = torch.ones(prepared.requests, dtype=torch.bool)
+    for batch in prepared.batches:
+        kept = batch.input_ids.shape[1] - batch.first
+        logits = model(input_ids=batch.input_ids, logits_to_keep=kept, use_cache=False).logits
+        needed = logits[batch.row, batch.position].float()
+        chosen = needed.gather(1, batch.target[:, None])[:, 0]
+        values, hits = (chosen - needed.logsumexp(1)).cpu(), (needed.argmax(1) == batch.target).cpu()
+        request = batch.request.cpu()
+        total.index_add_(0, request, values)
+        greedy[request[~hits]] = False
+    return list(zip(total.tolist(), greedy.tolist(), strict=True))
+
+
+def language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, batch_size: int, max_length: int) -> Any:
+    """The harness's view of a model in memory; ``.use(model)`` hands it the next one with the same tokenizer."""
+    with quiet():
+        from lm_eval.models.huggingface import HFLM
+
+    class InMemory(HFLM):  # type: ignore[misc]
+        """The harness's Hugging Face model, with tokenised requests kept from model to model."""
+
+        def use(self, model: PreTrainedModel) -> None:
+            self._model, self._config, self._device = model, model.config, model.device
+
+        def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+            key = self.asked = (str(self._device), *(request.args for request in requests))
+            if key not in kept:
+                return super().loglikelihood(requests, disable_tqdm=True)  # type: ignore[no-any-return]
+            return score(self._model, kept[key])
+
+        def _loglikelihood_tokens(self, requests: list[Request], **_: Any) -> list[tuple[float, bool]]:
+            prepared = Prepared.of(requests, batch_size, max_length, self._device)
+            kept[self.asked] = prepared
+            return score(self._model, prepared)
+
+        @property
+        def truncated(self) -> int:
+            """How many of the requests asked last were cut to the model's context."""
+            return kept[self.asked].truncated
+
+    kept: dict[Any, Prepared] = {}
+    with quiet():
+        return InMemory(
+            pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size, max_length=max_length,
+            prefix_token_id=tokenizer.eos_token_id,  # what stands before a document in training
+        )
+
+
+@dataclass
+class LoadedTask:
+    """One task of a suite as the harness has it: one member, or all members of a group."""
+
+    name: str
+    members: dict[str, Task]
+    version: str
+    answers: dict[tuple[str, int], Answers]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an item is, whatever a model says: its hash, the indices of right answers, and the choices' sizes in bytes."""
+
+    key: str
+    right: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+
+def load(definition: Definition, limit: int | None) -> LoadedTask:
+    """A task with its data and rendered requests.
+
+    Raises :class:`EvaluationError` where its data set cannot be reached or read.
+    """
+    with quiet():
+        from lm_eval.tasks import TaskManager
+
+        try:
+            manager = TaskManager(include_defaults=False)
+            members = manager.load([str(path) for path in definition.files])["tasks"]
+            for task in members.values():
+                task.set_config(key="num_fewshot", value=0)
+                task.set_fewshot_seed(seed=SEED)
+                _render_once(task, limit)
+        except Exception as error:  # the libraries below raise whatever they like
+            raise EvaluationError(
+                f"the task '{definition.name}' cannot read its data ({definition.origin}): {_first_line(error)}; "
+                "connect, or fetch the files beforehand and give --data-dir"
+            ) from error
+    versions = sorted({str(task.VERSION) for task in members.values()})
+    answers = {
+        (name, index): _answers(task, instances) for name, task in members.items() for index, instances in _by_document(task).items()
+    }
+    return LoadedTask(definition.name, members, "/".join(versions), answers)
+
+
+def _render_once(task: Task, limit: int | None) -> None:
+    """Build the requests now; the harness's later calls find them, emptied of what the last model answered."""
+    task.build_all_requests(limit=limit)
+    documents = {instance.doc_id: instance.doc for instance in task.instances}
+
+    def again(**_: Any) -> None:
+        for instance in task.instances:
+            instance.resps = []
+            instance.filtered_resps = {}
+
+    task.build_all_requests = again  # type: ignore[method-assign]
+    task.doc_iterator = lambda **_: iter(documents.items())  # type: ignore[method-assign, assignment]
+
+
+def _by_document(task: Task) -> dict[int, list[Any]]:
+    grouped: dict[int, list[Any]] = {}
+    for instance in task.instances:
+        grouped.setdefault(instance.doc_id or 0, []).append(instance)
+    return grouped
+
+
+def _answers(task: Task, instances: list[Any]) -> Answers:
+    """The right answers and sizes of one item's choices."""
+    delimiter = task.config.target_delimiter
+    texts = [instance.args[1].removeprefix(delimiter) for instance in instances]
+    target = task.doc_to_target(instances[0].doc)
+    targets = target if isinstance(target, list) else [target]
+    right = tuple(t if isinstance(t, int) else texts.index(t) for t in targets)
+    if not right or min(right) < 0 or max(right) >= len(texts):
+        raise EvaluationError(f"the task '{task.config.task}' has an item whose answer is none of its choices")
+    body = "\x1f".join([instances[0].args[0], *texts, *map(str, right)])
+    return Answers(hashlib.sha256(body.encode()).hexdigest()[:16], right, tuple(len(text.encode()) for text in texts))
+
+
+def run(lm: Any, task: LoadedTask, bootstrap: int) -> dict[str, Any]:
+    """One task by the harness: its results with samples, for the model that ``lm`` holds."""
+    with quiet():
+        import lm_eval
+
+        loaded = {"tasks": task.members, "groups": {}, "group_map": {}}
+        found: dict[str, Any] = lm_eval.evaluate(lm=lm, task_dict=loaded, bootstrap_iters=bootstrap, log_samples=True)
+    return found
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and back as it was, module by module."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the harness's log lines, progress bars and notices off the terminal; its errors are raised."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub", "httpx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            sys.stderr.flush()
+
+
+def _first_line(error: BaseException) -> str:
+    """The kind of an error and its first sentence, short."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

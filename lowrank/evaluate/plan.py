@@ -1,0 +1,199 @@
+"""The missing downstream scores of a study as units of work; nothing is written and no checkpoint is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lowrank.config.resolve import content_hash, resolve_runs
+from lowrank.config.schema import Downstream, Study
+from lowrank.errors import suggestion
+from lowrank.evaluate import harness, suites
+from lowrank.evaluate.embedded import Embedded, build
+from lowrank.evaluate.suites import Suite, TaskInfo
+from lowrank.store import Store, records
+
+LENS = "downstream"
+KIND = "evaluate"
+REVISION = 1  # raised when the same items and weights give other scores
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which checkpoints to evaluate; an empty tuple selects all."""
+
+    methods: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    steps: tuple[int, ...] = ()
+    runs: tuple[int, ...] = ()
+    checkpoints: tuple[int, ...] = ()
+
+    def takes(self, run: records.Run, saved: records.Checkpoint) -> bool:
+        """Whether a checkpoint is selected."""
+        pairs = (
+            (self.methods, run.method), (self.scales, run.scale), (self.seeds, run.seed), (self.steps, saved.step),
+            (self.runs, run.id), (self.checkpoints, saved.id),
+        )
+        return all(not wanted or value in wanted for wanted, value in pairs)
+
+
+ALL = Selection()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A suite under a protocol; ``embedded`` is its folder where its items are ours."""
+
+    suite: Suite
+    protocol: records.Protocol
+    embedded: Embedded | None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One task for one checkpoint whose rows are not all there. ``error`` is that of an earlier attempt."""
+
+    run: records.Run
+    checkpoint: records.Checkpoint
+    variant: Variant
+    task: str
+    metrics: frozenset[str]        # scores that are missing
+    item_metrics: frozenset[str]   # metrics whose items are missing
+    unit_key: str
+    error: str = ""
+
+    @property
+    def info(self) -> TaskInfo:
+        """The task's entry in its suite."""
+        return self.variant.suite.tasks[self.task]
+
+    @property
+    def label(self) -> str:
+        """A readable name."""
+        run = self.run
+        arm = "-".join(part for part in (run.method, run.variant, run.scale, f"s{run.seed}") if part)
+        return f"{self.variant.suite.name}/{self.task} of {arm} step {self.checkpoint.step}"
+
+    def row(self) -> dict[str, Any]:
+        """The unit for people."""
+        run = self.run
+        return {
+            "stage": KIND, "suite": self.variant.suite.name, "task": self.task, "method": run.method, "variant": run.variant,
+            "scale": run.scale, "seed": run.seed, "step": self.checkpoint.step,
+            "detail": f"failed: {self.error}" if self.error else "missing",
+        }
+
+
+def plan(store: Store, study: Study, settings: Downstream | None = None, selection: Selection = ALL) -> list[Unit]:
+    """The units of ``study`` that lack rows, checkpoint by checkpoint; ``settings`` None: the study's ``downstream`` section."""
+    settings = settings or study.downstream
+    row = store.first(records.Study, name=study.name)
+    if settings is None or row is None:
+        return []
+    runs = {run.id: run for run in store.find(records.Run, study_id=row.id) if run.status != "cancelled"}
+    chosen = list(chosen_checkpoints(store, runs, settings, selection))
+    if not chosen:
+        return []
+    failed = {unit.unit_key: unit.error for unit in store.find(records.WorkUnit, kind=KIND, status="failed")}
+    units: list[Unit] = []
+    for name in dict.fromkeys(settings.suites):
+        variant = resolve(store, study, settings, suites.get(name))
+        units += _missing(store, runs, chosen, variant, settings, failed)
+    return sorted(units, key=lambda unit: (unit.run.scale, unit.run.id, unit.checkpoint.step))
+
+
+def misspelt(settings: Downstream) -> list[str]:
+    """A sentence for each task that is asked for and is in no suite."""
+    chosen = [suites.get(name) for name in settings.suites]
+    known = sorted({task for suite in chosen for task in suite.tasks})
+    return [
+        f"unknown downstream task '{task}'{suggestion(task, known)}; the suites {', '.join(settings.suites)} have: {', '.join(known)}"
+        for task in suites.unknown_tasks(settings.tasks, chosen)
+    ]
+
+
+def resolve(store: Store, study: Study, settings: Downstream, suite: Suite) -> Variant:
+    """A suite and its protocol, as stored or, without an id, as it would be."""
+    ours = suite.name == "embedded"
+    embedded = build(held_out_fraction(study)) if ours else None
+    parameters = {
+        "harness": harness.version(), "num_fewshot": 0, "batch_size": settings.batch_size, "limit": settings.limit,
+        "bootstrap_iters": settings.bootstrap, "prefix": "eos", "items_sha256": embedded.sha256 if embedded else "",
+        "primary": {name: info.primary for name, info in suite.tasks.items()},
+    }
+    wanted = records.Protocol(name=suite.name, lens=LENS, metric_revision=REVISION, precision="float32", parameters=parameters)
+    known = (p for p in store.find(records.Protocol, lens=LENS, name=suite.name) if replace(p, id=None, parameters_hash="") == wanted)
+    return Variant(suite, next(known, wanted), embedded)
+
+
+def held_out_fraction(study: Study) -> float | None:
+    """What the study's runs hold out of the embedded corpus; None where they train on other text."""
+    data = resolve_runs(study)[0].data
+    return data.validation_fraction if data.source == "embedded" else None
+
+
+def chosen_checkpoints(
+    store: Store, runs: dict[int | None, records.Run], settings: Downstream, selection: Selection,
+) -> Iterator[records.Checkpoint]:
+    """Checkpoints that are selected and whose loss is finite; explicit steps or checkpoints win over ``every``."""
+    by_run: dict[int, list[records.Checkpoint]] = {}
+    for saved in store.find(records.Checkpoint, run_id=list(runs)) if runs else ():
+        by_run.setdefault(saved.run_id, []).append(saved)
+    explicit = bool(selection.steps or selection.checkpoints)
+    for run_id, members in by_run.items():
+        ordered = sorted(members, key=lambda saved: saved.step)
+        trained = [saved for saved in ordered if saved.kind != "initial"]
+        kept = trained[::-1][:: settings.every or len(trained) or 1]
+        if settings.initial:
+            kept += [saved for saved in ordered if saved.kind == "initial"]
+        for saved in ordered if explicit else reversed(kept):
+            if selection.takes(runs[run_id], saved) and (saved.validation_loss is None or math.isfinite(saved.validation_loss)):
+                yield saved
+
+
+def _missing(
+    store: Store, runs: dict[int | None, records.Run], chosen: Iterable[records.Checkpoint], variant: Variant, settings: Downstream,
+    failed: dict[str, str],
+) -> Iterator[Unit]:
+    """Units of one suite that lack rows."""
+    scores, items = stored(store, variant.protocol)
+    keep = settings.items or variant.suite.items
+    for saved in chosen:
+        run = runs[saved.run_id]
+        for task, info in variant.suite.tasks.items():
+            if settings.tasks and task not in settings.tasks:
+                continue
+            there = scores.get((saved.id, task), {})
+            lacking = frozenset(info.all_metrics) - there.keys()
+            by_item: frozenset[str] = frozenset()
+            if keep == "all" or (keep == "final" and saved.kind in ("final", "imported")):
+                by_item = frozenset(m for m in info.all_metrics if m in lacking or items.get((saved.id, task, m), 0) < there[m])
+            if lacking or by_item:
+                key = _unit_key(run, saved, variant, task, settings)
+                yield Unit(run, saved, variant, task, lacking, by_item, key, failed.get(key, ""))
+
+
+def stored(store: Store, protocol: records.Protocol) -> tuple[dict[tuple[Any, str], dict[str, int]], dict[tuple[Any, str, str], int]]:
+    """{(checkpoint, task): {metric: n}} and {(checkpoint, task, metric): items} under a protocol."""
+    if protocol.id is None:
+        return {}, {}
+    scores: dict[tuple[Any, str], dict[str, int]] = {}
+    where = {"protocol": protocol.id}
+    for saved, task, metric, n in store.select("SELECT checkpoint_id, task, metric, n FROM downstream_score WHERE protocol_id = :protocol", where)[1]:
+        scores.setdefault((saved, task), {})[metric] = n
+    counted = store.select(
+        "SELECT checkpoint_id, task, metric, COUNT(*) FROM downstream_item WHERE protocol_id = :protocol GROUP BY checkpoint_id, task, metric",
+        where,
+    )[1]
+    return scores, {(saved, task, metric): n for saved, task, metric, n in counted}
+
+
+def _unit_key(run: records.Run, saved: records.Checkpoint, variant: Variant, task: str, settings: Downstream) -> str:
+    """A key that means the same in every copy of the store; another place of the data is another attempt."""
+    protocol = variant.protocol
+    body = [run.config_hash, saved.step, protocol.name, protocol.metric_revision, protocol.parameters, task, settings.data_dir]
+    return f"{KIND}/{content_hash(body)}"

@@ -1,0 +1,52 @@
+"""LogiQA and LogiQA 2.0 with the prompts of the harness, from the data sets' own files or from tables with named columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Document = dict[str, Any]
+LETTERS = "abcd"
+
+
+def parsed(dataset: Any) -> Any:
+    """Items with context, question, options and answer, whatever the form of the file."""
+    return dataset.map(_parse, remove_columns=dataset.column_names)
+
+
+def stripped(dataset: Any) -> Any:
+    """LogiQA 2.0 without white space around its texts; what the harness does not read goes."""
+    def one(doc: Document) -> Document:
+        options = [option.strip() for option in doc["options"]]
+        return {"context": doc["text"].strip(), "question": doc["question"].strip(), "options": options, "answer": int(doc["answer"])}
+
+    return dataset.map(one, remove_columns=dataset.column_names)
+
+
+def text(doc: Document) -> str:
+    """The prompt of LogiQA."""
+    return f"Passage: {doc['context']}\nQuestion: {doc['question']}\nChoices:\n{_options(doc)}Answer:"
+
+
+def text2(doc: Document) -> str:
+    """The prompt of LogiQA 2.0, which has no line "Choices:"."""
+    return f"Passage: {doc['context']}\nQuestion: {doc['question']}\n{_options(doc)}Answer:"
+
+
+def _options(doc: Document) -> str:
+    return "".join(f"{letter}. {option}\n" for letter, option in zip("ABCD", doc["options"], strict=False))
+
+
+def _parse(doc: Document) -> Document:
+    """A paragraph of the data set's own file, or a row of one of its conversions."""
+    if "text" in doc and "options" not in doc:
+        letter, context, question, *options = doc["text"].strip().split("\n")
+        shown = [_spaced(option[2:]) for option in options]
+        return {"context": _spaced(context), "question": _spaced(question), "options": shown, "answer": LETTERS.index(letter.strip())}
+    answer = LETTERS.index(doc["label"].strip()) if "label" in doc else int(doc["correct_option"])
+    question = doc["question"] if "question" in doc else doc["query"]
+    return {"context": doc["context"], "question": question, "options": list(doc["options"]), "answer": answer}
+
+
+def _spaced(line: str) -> str:
+    """The files lack the space after a full stop; the harness's script puts it there."""
+    return line.replace(".", ". ").strip()
