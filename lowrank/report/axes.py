@@ -120,4 +120,4 @@ def trim(text: str) -> str:
 
 def text_width(text: str, size: float = 11.0) -> float:
     """Estimated width in pixels of ``text`` in a common sans-serif face."""
-    return 0.56 * size * len(text)
+    return 0.6 * size * len(text)

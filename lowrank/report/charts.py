@@ -84,6 +84,12 @@ class XY:
         return scene
 
 
+def within(x: float, text: str) -> float:
+    """The centre of ``text`` nearest to ``x`` that keeps it on the panel."""
+    half = text_width(text) / 2 + 6
+    return max(half, min(x, WIDTH - half)) if 2 * half < WIDTH else WIDTH / 2
+
+
 def titled(title: str, width: float, height: float, label: str) -> Scene:
     """An empty panel with its title."""
     scene = Scene(width, height, label)
@@ -102,7 +108,7 @@ def draw_axes(scene: Scene, x: Axis, y: Axis, x_label: str, y_label: str) -> Non
         scene.line((x(tick), y.start), (x(tick), y.start + 4), "axis")
         scene.add(Label(x=x(tick), y=y.start + 13, text=tick_text(tick, ticks), anchor="middle"))
     scene.line((x.start, y.start), (x.end, y.start), "axis")
-    scene.add(Label(x=(x.start + x.end) / 2, y=y.start + 29, text=x_label, anchor="middle"))
+    scene.add(Label(x=within((x.start + x.end) / 2, x_label), y=y.start + 29, text=x_label, anchor="middle"))
     scene.add(Label(x=8, y=(y.start + y.end) / 2, text=y_label, anchor="middle", rotate=True))
 
 
@@ -272,7 +278,7 @@ class Forest:
             if self.level_label:
                 end = "end" if x(self.level) > (left + WIDTH) / 2 else "start"
                 scene.add(Label(x=x(self.level), y=top - 8, text=self.level_label, anchor=end, size=9.5))
-        scene.add(Label(x=(left + WIDTH - 14) / 2, y=bottom + 29, text=self.x_label, anchor="middle"))
+        scene.add(Label(x=within((left + WIDTH - 14) / 2, self.x_label), y=bottom + 29, text=self.x_label, anchor="middle"))
         y = top
         for (name, estimates), height in zip(self.rows, pitch, strict=True):
             scene.add(Label(x=left - 8, y=y + height / 2, text=name, anchor="end", color="ink"))
