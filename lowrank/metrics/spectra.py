@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 from pydantic import PositiveFloat
 from scipy.linalg import eigh
 from scipy.linalg.blas import dsyrk
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from lowrank.metrics.base import (
@@ -102,11 +105,17 @@ def product_singular_values(B: Tensor, A: Tensor) -> Tensor:
     return torch.cat([values, torch.zeros(full - values.numel(), dtype=torch.float64)])
 
 
+Key = tuple[int, str, str]
+"""(layer, module, factor) of a matrix; ``factor`` is '' for dense weights."""
+Entry = Tensor | tuple[Tensor, Tensor]
+"""A matrix W, or the factors (B, A) of a product."""
+
+
 @dataclass(frozen=True)
 class Matrices:
-    """The matrices of one checkpoint: {(layer, module, factor): W or (B, A)}; ``factor`` is '' for dense weights."""
+    """The matrices of one checkpoint."""
 
-    entries: Mapping[tuple[int, str, str], Tensor | tuple[Tensor, Tensor]]
+    entries: Mapping[Key, Entry]
     note: str = ""
 
 
@@ -177,14 +186,14 @@ class Spectra(Lens):
         """Rows of W, or of ΔW against the reference."""
         now = matrices(unit.checkpoint, bench, settings.space, linearise=unit.reference is None)
         if unit.reference is None:
-            spectra = {key: spectrum(entry) for key, entry in now.entries.items()}
+            spectra = all_singular_values(now.entries)
             yield from shape_rows(spectra, "w", settings.threshold, now.note)
             if "final" in unit.roles:
                 yield from distributions(spectra, "w")
             return
         before = matrices(unit.reference, bench, settings.space, linearise=False)
         deltas = differences(now, before, unit)
-        spectra = {key: singular_values(delta) for key, delta in deltas.items()}
+        spectra = all_singular_values(deltas)
         if "dw" in unit.roles:
             yield from shape_rows(spectra, "dw", settings.threshold, now.note)
             yield from norm_rows(deltas, now)
@@ -209,7 +218,7 @@ def matrices(point: Point, bench: Bench, space: str, linearise: bool) -> Matrice
     return found
 
 
-def products(factors: Mapping[tuple[int, str, str], Any], point: Point) -> dict[tuple[int, str, str], tuple[Tensor, Tensor]]:
+def products(factors: Mapping[Key, Any], point: Point) -> dict[Key, tuple[Tensor, Tensor]]:
     """The pair (B, A) of each layer and module whose factors multiply to an (out, in) matrix."""
     grouped: dict[tuple[int, str], list[Tensor]] = {}
     for (layer, module, _), W in factors.items():
@@ -225,12 +234,27 @@ def products(factors: Mapping[tuple[int, str, str], Any], point: Point) -> dict[
     return pairs
 
 
-def spectrum(entry: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    """Singular values of a matrix or of a product."""
+def all_singular_values(entries: Mapping[Key, Entry]) -> dict[Key, Tensor]:
+    """Singular values of many matrices, one thread a matrix, as many at once as PyTorch has threads.
+
+    Threads inside the decomposition of a matrix of this size cost more than they give, and would make the last digits
+    depend on their number.
+    """
+    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return dict(zip(entries, pool.map(_spectrum, entries.values()), strict=True))
+
+
+def _spectrum(entry: Entry) -> Tensor:
     return product_singular_values(*entry) if isinstance(entry, tuple) else singular_values(entry)
 
 
-def differences(now: Matrices, before: Matrices, unit: Unit) -> dict[tuple[int, str, str], Tensor]:
+@cache
+def _blas() -> ThreadpoolController:
+    """Knows the BLAS libraries of this process; finding them takes milliseconds."""
+    return ThreadpoolController()
+
+
+def differences(now: Matrices, before: Matrices, unit: Unit) -> dict[Key, Tensor]:
     """ΔW of every matrix in float64; raises where the checkpoints have different shapes."""
     deltas = {}
     for key, W in now.entries.items():
@@ -241,13 +265,13 @@ def differences(now: Matrices, before: Matrices, unit: Unit) -> dict[tuple[int, 
     return deltas
 
 
-def cells(key: tuple[int, str, str]) -> tuple[tuple[int, str], ...]:
+def cells(key: Key) -> tuple[tuple[int, str], ...]:
     """The cell of a matrix and the aggregates that it belongs to: over layers, over modules, over both."""
     layer, module, _ = key
     return (layer, module), (AGGREGATE_LAYER, module), (layer, ALL_MODULES), (AGGREGATE_LAYER, ALL_MODULES)
 
 
-def shape_rows(spectra: Mapping[tuple[int, str, str], Tensor], which: str, threshold: float, note: str) -> Iterator[Value]:
+def shape_rows(spectra: Mapping[Key, Tensor], which: str, threshold: float, note: str) -> Iterator[Value]:
     """The four metrics of every cell: the mean over its matrices."""
     found: dict[tuple[int, str], list[dict[str, float]]] = {}
     for key, values in spectra.items():
@@ -260,7 +284,7 @@ def shape_rows(spectra: Mapping[tuple[int, str, str], Tensor], which: str, thres
             yield Value(f"{name}_{which}", mean, layer, module, n=len(rows), note=note)
 
 
-def norm_rows(deltas: Mapping[tuple[int, str, str], Tensor], now: Matrices) -> Iterator[Value]:
+def norm_rows(deltas: Mapping[Key, Tensor], now: Matrices) -> Iterator[Value]:
     """‖ΔW‖_F and ‖ΔW‖_F/‖W‖_F of every cell; a cell of several matrices has the norm of all their entries together."""
     squares: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for key, delta in deltas.items():
@@ -275,7 +299,7 @@ def norm_rows(deltas: Mapping[tuple[int, str, str], Tensor], now: Matrices) -> I
         yield Value("delta_norm_relative", relative, layer, module, n=len(pairs), note=note)
 
 
-def distributions(spectra: Mapping[tuple[int, str, str], Tensor], matrix: str) -> Iterator[Spectrum]:
+def distributions(spectra: Mapping[Key, Tensor], matrix: str) -> Iterator[Spectrum]:
     """The singular values of each layer and module; of several factors, pooled."""
     pooled: dict[tuple[int, str], list[Tensor]] = {}
     for (layer, module, _), values in spectra.items():
