@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from lowrank.data.cache import cache_folder, content_key, locked, write_atomically
+from lowrank.data.cache import cache_folder, content_key, locked
 from lowrank.evaluate import suites
-from lowrank.evaluate.embedded import PREFIX, Embedded
+from lowrank.evaluate.embedded import PREFIX, Embedded, write
 from lowrank.evaluate.errors import EvaluationError
 from lowrank.evaluate.suites import TaskInfo
 
@@ -62,7 +62,9 @@ def _installed(name: str, info: TaskInfo) -> Iterator[Path]:
     found = sorted(path for path in harness_tasks().glob(pattern) if not path.name.startswith("_"))
     found = [path for path in found if info.members is None or "dataset_name:" in path.read_text(encoding="utf-8")]
     if not found:
-        raise EvaluationError(f"the task '{name}' is unknown to the installed harness (no {pattern} among its tasks); install another lm-eval")
+        raise EvaluationError(
+            f"the task '{name}' is unknown to the installed harness (no {pattern} among its tasks); install another lm-eval"
+        )
     yield from found
 
 
@@ -72,7 +74,8 @@ def _local(name: str, info: TaskInfo, definition: Path, data_dir: Path) -> Path:
     paths = _files(name, info, subset, data_dir)
     kind = paths[0].suffix.lower()
     builder = BUILDERS.get(kind, info.text)
-    arguments: dict[str, Any] = {"data_files": {info.split: [str(path.resolve()) for path in paths]}}
+    arrow = cache_folder() / "downstream" / "arrow"
+    arguments: dict[str, Any] = {"data_files": {info.split: [str(path.resolve()) for path in paths]}, "cache_dir": str(arrow.resolve())}
     if builder == "text":
         arguments["sample_by"] = "paragraph"
     body = {"include": str(definition.resolve()), "dataset_path": builder, "dataset_name": None, "dataset_kwargs": arguments}
@@ -83,7 +86,7 @@ def _local(name: str, info: TaskInfo, definition: Path, data_dir: Path) -> Path:
     target = folder / f"{name}-{content_key(body)[:16]}.yaml"
     if not target.exists():
         with locked(folder):
-            write_atomically(target, lambda file: file.writelines([yaml.safe_dump(body, sort_keys=False).encode()]))
+            write(target, yaml.safe_dump(body, sort_keys=False).encode())
     return target
 
 
@@ -99,7 +102,9 @@ def _files(name: str, info: TaskInfo, subset: str | None, data_dir: Path) -> lis
         of_split = inside or named or ([] if info.members else of_split)
     if not of_split:
         what = f"{info.split} split" + (f" of '{subset}'" if info.members else "")
-        raise EvaluationError(f"the task '{name}' finds no file of its {what} below {folder}; fetch it with: {fetch_command(name, info)}")
+        raise EvaluationError(
+            f"the task '{name}' finds no file of its {what} below {folder}; fetch it with: {fetch_command(name, info)}"
+        )
     first = of_split[0].suffix
     return [path for path in of_split if path.suffix == first]
 

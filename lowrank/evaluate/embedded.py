@@ -43,7 +43,8 @@ def build(validation_fraction: float | None = None, cache: Path | None = None) -
     Raises:
         DataError: the corpus cannot be read, or is too small for ``FEWEST`` items of each task.
     """
-    data = Data(source="embedded") if validation_fraction is None else Data(source="embedded", validation_fraction=validation_fraction)
+    fraction = Data().validation_fraction if validation_fraction is None else validation_fraction
+    data = Data(source="embedded", validation_fraction=fraction)
     base = files.cache_folder(cache)
     source = sources.get(data.source)(data, base)
     identity = {"origin": source.origin(), "fraction": data.validation_fraction, "revision": REVISION, "version": VERSION}
@@ -52,7 +53,7 @@ def build(validation_fraction: float | None = None, cache: Path | None = None) -
         with files.locked(target):
             if (found := files.read_json(target / "suite.json")) is None:
                 documents = [document for document, _ in source.read("train", None) if document]
-                found = _write(target, make_items(_corpus(documents, data.validation_fraction)))
+                found = write_suite(target, make_items(_corpus(documents, data.validation_fraction)))
     return Embedded(target, found["sha256"], found["tasks"])
 
 
@@ -84,7 +85,7 @@ def make_items(corpus: Corpus, fewest: int = FEWEST, most: int = MOST) -> dict[s
 def _pairs(items: list[Item]) -> list[tuple[Item, ...]]:
     """Neighbours two by two, as the makers of crossed items give them; an item that comes again is left out with its twin."""
     seen: set[str] = set()
-    pairs = []
+    pairs: list[tuple[Item, ...]] = []
     for i in range(0, len(items) - 1, 2):
         pair = (items[i], items[i + 1])
         keys = {item.key for item in pair}
@@ -94,15 +95,14 @@ def _pairs(items: list[Item]) -> list[tuple[Item, ...]]:
     return pairs
 
 
-def _write(target: Path, made: dict[str, list[Item]]) -> files.Json:
+def write_suite(target: Path, made: dict[str, list[Item]]) -> files.Json:
     """JSON lines and a definition for each task; the note is written last and marks the folder complete."""
     tasks = {}
     for name, items in made.items():
         rows = [{"query": i.query, "choices": list(i.choices), "label": i.label, "kind": i.kind} for i in items]
         body = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows).encode()
-        files.write_atomically(target / f"{name}.jsonl", lambda file, body=body: file.writelines([body]))
-        definition = yaml.safe_dump(_definition(name, target), sort_keys=False).encode()
-        files.write_atomically(target / f"{PREFIX}{name}.yaml", lambda file, text=definition: file.writelines([text]))
+        write(target / f"{name}.jsonl", body)
+        write(target / f"{PREFIX}{name}.yaml", yaml.safe_dump(_definition(name, target), sort_keys=False).encode())
         tasks[name] = {"items": len(items), "sha256": hashlib.sha256(body).hexdigest()}
     digest = hashlib.sha256("".join(f"{name} {task['sha256']}\n" for name, task in sorted(tasks.items())).encode()).hexdigest()
     note = {"sha256": digest, "tasks": tasks, "revision": REVISION, "version": VERSION}
@@ -110,12 +110,18 @@ def _write(target: Path, made: dict[str, list[Item]]) -> files.Json:
     return note
 
 
+def write(path: Path, body: bytes) -> None:
+    """A file that is complete under its name, or absent."""
+    files.write_atomically(path, lambda file: file.writelines([body]))
+
+
 def _definition(name: str, target: Path) -> dict[str, Any]:
     metric = {"aggregation": "mean", "higher_is_better": True}
+    here = target.resolve()
     return {
         "task": f"{PREFIX}{name}",
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str((target / f"{name}.jsonl").resolve())}, "cache_dir": str((target / "arrow").resolve())},
+        "dataset_kwargs": {"data_files": {"test": str(here / f"{name}.jsonl")}, "cache_dir": str(here / "arrow")},
         "test_split": "test",
         "output_type": "multiple_choice",
         "doc_to_text": "query",

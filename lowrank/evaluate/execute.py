@@ -6,22 +6,22 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from lowrank import checkpoint, provenance
+from lowrank import provenance
 from lowrank.config.schema import Downstream, Study
-from lowrank.errors import CheckpointError, LowrankError, StoreError
+from lowrank.errors import ClaimLostError, ConflictError, LowrankError, StoreError
 from lowrank.evaluate import harness
-from lowrank.evaluate.definitions import define
-from lowrank.evaluate.errors import EvaluationError
-from lowrank.evaluate.plan import ALL, KIND, Selection, Unit, Variant, misspelt, plan
-from lowrank.evaluate.scores import Score, scores
+from lowrank.evaluate.bench import Bench
+from lowrank.evaluate.plan import ALL, KIND, Selection, Unit, misspelt, plan, still_missing
+from lowrank.evaluate.scores import Score
+from lowrank.progress import waiting
 from lowrank.store import Store, records
+from lowrank.store.claims import Claim, Claims, share
 
 
 @dataclass
@@ -33,6 +33,15 @@ class Outcome:
     failed: list[str] = field(default_factory=list)
     left_alone: list[str] = field(default_factory=list)
 
+    def row(self) -> dict[str, Any]:
+        """The counts for people."""
+        return {"tasks": self.units, "rows": self.rows, "failed": len(self.failed), "left_alone": len(self.left_alone)}
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing that was asked for is missing."""
+        return not (self.failed or self.left_alone)
+
 
 def evaluate(
     store: Store, study: Study, root: Path, settings: Downstream | None = None, selection: Selection = ALL, *,
@@ -40,33 +49,17 @@ def evaluate(
 ) -> Outcome:
     """Compute and store the missing downstream scores of ``study`` under ``root``.
 
-    ``settings`` None: the study's ``downstream`` section, or none at all. Tasks that failed before are left alone
-    unless ``retry_failed``. With several processes (RANK and WORLD_SIZE are set) each takes its share of the
-    checkpoints. Killed at any moment, it loses the task in flight.
+    ``settings`` None: the study's ``downstream`` section, or nothing at all. Tasks that failed before are left alone
+    unless ``retry_failed``. Any number of processes may call this at once: they claim checkpoints, wait for one another
+    and succeed those that die. Killed at any moment, it loses the task in flight.
     """
-    outcome, settings = Outcome(), settings or study.downstream
+    settings = settings or study.downstream
     if settings is None:
-        return outcome
-    outcome.failed += misspelt(settings)
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    units = [unit for unit in plan(store, study, settings, selection) if (unit.run.id or 0) * 1_000_003 % world == rank]
-    todo = [unit for unit in units if retry_failed or not unit.error]
-    left = Counter(unit.error for unit in units if unit.error and not retry_failed)
-    outcome.left_alone += [f"{error}{_times(n)}; left alone since it failed before (--retry-failed tries it again)" for error, n in left.items()]
-    if not todo:
-        return outcome
-    bench = Bench(store, root, settings, device or default_device())
-    made_by = store.add(provenance.current()).id
-    failures: Counter[str] = Counter()
-    with tqdm(total=len(todo), desc="evaluate", unit="task", disable=not progress, mininterval=1.0) as bar:
-        for _, group in groupby(todo, key=lambda unit: unit.checkpoint.id):
-            for unit in group:
-                bar.set_postfix_str(unit.label, refresh=False)
-                _attempt(store, bench, unit, made_by, outcome, failures)
-                bar.update()
-            bench.release()
-    outcome.failed += [f"{error}{_times(n)}" for error, n in failures.items()]
-    return outcome
+        return Outcome()
+    bench = Bench(root, settings, device or default_device())
+    with tqdm(desc="evaluate", unit="task", disable=not progress, mininterval=1.0, delay=1.0) as bar:
+        shift = Shift(store, study, settings, selection, bench, bar, retry_failed)
+        return shift.run(progress)
 
 
 def default_device() -> torch.device:
@@ -76,127 +69,110 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-class Bench:
-    """What the units share: one checkpoint at a time, one loaded task a suite and name, one harness model a tokenizer."""
+Group = list[Unit]
 
-    def __init__(self, store: Store, root: Path, settings: Downstream, device: torch.device) -> None:
-        self.store, self.root, self.settings, self.device = store, root.resolve(), settings, device
-        self._current: tuple[int, Any] | None = None
-        self._models: dict[tuple[str, int], Any] = {}
-        self._tasks: dict[tuple[str, str], harness.LoadedTask | LowrankError] = {}
 
-    def scores(self, unit: Unit) -> tuple[harness.LoadedTask, list[Score], int]:
-        """The task, its scores for the unit's checkpoint, and how many requests were cut to the model's context."""
-        task = self.task(unit.variant, unit.task)
-        lm = self.model(unit)
-        with harness.evaluating(lm.model):
-            results = harness.run(lm, task, self.settings.bootstrap)
-        return task, scores(task, sorted(unit.metrics | unit.item_metrics), results), lm.truncated
+class Shift:
+    """One process's part: it claims checkpoints, and does all missing tasks of one before the next."""
 
-    def task(self, variant: Variant, name: str) -> harness.LoadedTask:
-        """A loaded task; one that could not be loaded is not tried again."""
-        key = (variant.suite.name, name)
-        if key not in self._tasks:
-            try:
-                data_dir = Path(self.settings.data_dir) if self.settings.data_dir else None
-                definition = define(name, variant.suite.tasks[name], data_dir, variant.embedded)
-                self._tasks[key] = harness.load(definition, self.settings.limit)
-            except LowrankError as error:
-                self._tasks[key] = error
-        found = self._tasks[key]
-        if isinstance(found, LowrankError):
-            raise found
-        return found
+    def __init__(
+        self, store: Store, study: Study, settings: Downstream, selection: Selection, bench: Bench, bar: tqdm[Any],
+        retry_failed: bool,
+    ) -> None:
+        self.store, self.study, self.settings, self.selection, self.bench, self.bar = store, study, settings, selection, bench, bar
+        self.outcome = Outcome()
+        self.failures: Counter[str] = Counter()
+        self.left: Counter[str] = Counter()
+        self.retried: set[str] | None = None if retry_failed else set()  # None: what has failed when the first plan is made
+        self.tried: set[str] = set()
+        self.made_by: int | None = None
 
-    def model(self, unit: Unit) -> Any:
-        """The harness's model with the weights of the unit's checkpoint."""
-        if self._current is None or self._current[0] != unit.checkpoint.id:
-            self._current = (unit.checkpoint.id or 0, self._load(unit))
-        found = self._current[1]
-        if isinstance(found, LowrankError):
-            raise found
-        return found
+    def run(self, progress: bool) -> Outcome:
+        """Evaluate until nothing is missing that can be evaluated."""
+        row = self.store.first(records.Study, name=self.study.name)
+        claims = Claims(self.store, "evaluate checkpoint", study_id=row.id if row else None)
+        share(claims, self.missing, self.key, self.work, waiting=waiting("evaluate") if progress else lambda units: None)
+        self.outcome.failed = [*misspelt(self.settings), *(f"{error}{_times(n)}" for error, n in self.failures.items())]
+        again = "it failed before (--retry-failed tries it again)"
+        self.outcome.left_alone = [f"{error}{_times(n)}; {again}" for error, n in self.left.items()]
+        return self.outcome
 
-    def release(self) -> None:
-        """The current checkpoint is done."""
-        self._current = None
+    def missing(self) -> list[Group]:
+        """What there is to do now, by checkpoint; what failed before is counted."""
+        units = plan(self.store, self.study, self.settings, self.selection)
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        units = [unit for unit in units if ((unit.run.id or 0) * 1_000_003 + unit.checkpoint.step) % world == rank]
+        if self.retried is None:
+            self.retried = {unit.unit_key for unit in units if unit.error}
+        fresh = [unit for unit in units if unit.unit_key not in self.tried]
+        left = [unit for unit in fresh if unit.error and unit.unit_key not in self.retried]
+        self.left = Counter(unit.error for unit in left)
+        skipped = {unit.unit_key for unit in left}
+        groups: dict[int | None, Group] = {}
+        for unit in fresh:
+            if unit.unit_key not in skipped:
+                groups.setdefault(unit.checkpoint.id, []).append(unit)
+        self.bar.total = self.bar.n + sum(map(len, groups.values()))
+        return list(groups.values())
 
-    def _load(self, unit: Unit) -> Any:
-        """A checkpoint in float32, verified against manifest and database; what is wrong with it is kept."""
+    def key(self, group: Group) -> str:
+        """The key under which a checkpoint is claimed; it means the same in every copy of the store."""
+        return f"evaluate/{self.study.name}/{group[0].run.config_hash}/{group[0].checkpoint.step}"
+
+    def work(self, group: Group, claim: Claim) -> bool:
+        """Evaluate one checkpoint; False where others have done all of it meanwhile, or have taken it over."""
+        did = False
+        for unit in group:
+            if still_missing(self.store, unit):
+                did = True
+                self.bar.set_postfix_str(unit.label, refresh=False)
+                try:
+                    self._attempt(unit, claim)
+                except ClaimLostError:
+                    return False
+            self.tried.add(unit.unit_key)
+            self.bar.update()
+        self.bench.release()
+        return did
+
+    def _attempt(self, unit: Unit, claim: Claim) -> None:
+        """Compute and store one task of one checkpoint; a failure is a row of its own."""
         try:
-            folder = (self.root / unit.checkpoint.path).resolve()
-            if not folder.is_relative_to(self.root):
-                raise CheckpointError(f"the path '{unit.checkpoint.path}' leads outside the study's folder {self.root}")
-            loaded = checkpoint.load(folder, unit.checkpoint.sha256, dtype=torch.float32)
-            for name, tensor in loaded.model.state_dict().items():
-                if not torch.isfinite(tensor).all():
-                    raise EvaluationError(f"{folder}: the weight '{name}' is not finite; the run diverged")
-            return self._in_harness(unit, folder, loaded)
+            found = self.bench.scores(unit)
+            if self.made_by is None:
+                self.made_by = self.store.add(provenance.current()).id
+            self.outcome.rows += store_scores(self.store, unit, *found, self.made_by, claim)
+            self.outcome.units += 1
+        except ClaimLostError:
+            raise
+        except StoreError as error:
+            if not isinstance(error, ConflictError):
+                raise
+            self._fail(unit, str(error))
         except LowrankError as error:
-            return error
+            self._fail(unit, str(error))
+        except Exception as error:
+            self._fail(unit, f"{type(error).__name__}: {error}")
 
-    def _in_harness(self, unit: Unit, folder: Path, loaded: checkpoint.Loaded) -> Any:
-        model = loaded.model.to(self.device)
-        entry = loaded.manifest.files.get("tokenizer.json")
-        key = (entry["sha256"] if entry else unit.run.tokenizer_hash, int(model.config.max_position_embeddings))
-        if key in self._models:
-            check_vocabulary(folder, self._models[key].tokenizer, model)
-            self._models[key].use(model)
-        else:
-            tokenizer = tokenizer_of(folder)
-            check_vocabulary(folder, tokenizer, model)
-            self._models[key] = harness.language_model(model, tokenizer, self.settings.batch_size, key[1])
-        return self._models[key]
+    def _fail(self, unit: Unit, error: str) -> None:
+        error = f"{unit.variant.suite.name}/{unit.task}: {error}"
+        self.failures[error] += 1
+        known = self.store.first(records.WorkUnit, unit_key=unit.unit_key)
+        attempts = (known.attempts if known else 0) + 1
+        self.store.put(records.WorkUnit(unit_key=unit.unit_key, kind=KIND, status="failed", attempts=attempts, error=error))
 
 
-def tokenizer_of(folder: Path) -> Any:
-    """The tokenizer in a checkpoint's folder."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError and others alike
-        raise EvaluationError(f"{folder}: holds no tokenizer that can be loaded; save one there (tokenizer.json)") from error
-    if tokenizer.eos_token_id is None:
-        raise EvaluationError(f"{folder}: its tokenizer has no end-of-sequence token, which stands for the start of a text")
-    return tokenizer
-
-
-def check_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
-    """Every token must have a row in the model's embedding."""
-    highest, rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().weight.shape[0]
-    if highest >= rows:
-        raise EvaluationError(
-            f"{folder}: its tokenizer does not fit the model (token {highest}, but {rows} rows in the embedding); "
-            "save the tokenizer that the model was trained with"
-        )
-
-
-def _attempt(store: Store, bench: Bench, unit: Unit, made_by: int | None, outcome: Outcome, failures: Counter[str]) -> None:
-    """Compute and store one task of one checkpoint; a failure is a row of its own."""
-    try:
-        task, found, truncated = bench.scores(unit)
-        outcome.rows += store_scores(store, unit, task, found, truncated, made_by)
-        outcome.units += 1
-    except StoreError:
-        raise
-    except LowrankError as error:
-        _fail(store, unit, f"{unit.variant.suite.name}/{unit.task}: {error}", failures)
-    except Exception as error:
-        _fail(store, unit, f"{unit.variant.suite.name}/{unit.task}: {type(error).__name__}: {error}", failures)
-
-
-def _fail(store: Store, unit: Unit, error: str, failures: Counter[str]) -> None:
-    failures[error] += 1
-    known = store.first(records.WorkUnit, unit_key=unit.unit_key)
-    attempts = (known.attempts if known else 0) + 1
-    store.put(records.WorkUnit(unit_key=unit.unit_key, kind=KIND, status="failed", attempts=attempts, error=error))
-
-
-def store_scores(store: Store, unit: Unit, task: harness.LoadedTask, found: Iterable[Score], truncated: int, made_by: int | None) -> int:
-    """Store what the unit lacks in one transaction; the number of new rows."""
+def store_scores(
+    store: Store, unit: Unit, task: harness.LoadedTask, found: Iterable[Score], truncated: int, made_by: int | None,
+    claim: Claim | None = None,
+) -> int:
+    """Store what the unit lacks in one transaction, in which the claim is confirmed; the number of new rows."""
     note = f"the contexts of {truncated} requests were cut on the left to fit the model" if truncated else ""
     with store.transaction():
+        if claim is not None:
+            claim.confirm()
+        if unit.error:
+            store.forget_unit(unit.unit_key)
         protocol = store.add(replace(unit.variant.protocol, id=None))
         common: dict[str, Any] = {"checkpoint_id": unit.checkpoint.id, "protocol_id": protocol.id, "task": unit.task}
         made: list[records.Record] = [

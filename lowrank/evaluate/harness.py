@@ -197,7 +197,8 @@ def load(definition: Definition, limit: int | None) -> LoadedTask:
             ) from error
     versions = sorted({str(task.VERSION) for task in members.values()})
     answers = {
-        (name, index): _answers(task, instances) for name, task in members.items() for index, instances in _by_document(task).items()
+        (name, index): _answers(task, instances)
+        for name, task in members.items() for index, instances in _by_document(task).items()
     }
     return LoadedTask(definition.name, members, "/".join(versions), answers)
 

@@ -23,11 +23,12 @@ REVISION = 1  # raised when the same documents give other items
 SENTENCE = re.compile(r"(?<=[a-z0-9)'\"][.!?])\s+(?=[A-Z\"'(])")
 WORD = re.compile(r"[A-Za-z]+")
 PLAIN = re.compile(r"[a-z]+$")
-CLOSED = frozenset((
+CLOSED = frozenset(re.findall(
+    r"\w+",
     "a an the this that these those each every any some no its their our your his all both of in on at by for from to with into "
     "as than between over under through during within without and or but if when while because is are was were be been being "
-    "has have had do does did can could will would shall should may might must not"
-).split())
+    "has have had do does did can could will would shall should may might must not",
+))
 """Function words: which words may follow them is nearly fixed, so that a swap with a neighbour breaks the sentence."""
 
 INFLECTIONS = (
@@ -120,7 +121,8 @@ def agreement(corpus: Corpus, draw: random.Random) -> list[Item]:
         i = min(places, key=lambda place: (len(found.get((words[place], partner[words[place]]), ())), place))
         other = partner[words[i]]
         broken = " ".join([*words[:i], other, *words[i + 1 :]])
-        found.setdefault((words[i], other), []).append(_shuffled("", sentence, broken, draw, "/".join(sorted((words[i], other)))))
+        item = _shuffled("", sentence, broken, draw, "/".join(sorted((words[i], other))))
+        found.setdefault((words[i], other), []).append(item)
     items: list[Item] = []
     for x, y in INFLECTIONS:
         for pair in zip(found.get((x, y), ()), found.get((y, x), ()), strict=False):
@@ -136,7 +138,6 @@ class _Half:
     answer: str
     rarity: float
     group: tuple[object, ...]  # only halves of one group are twinned
-    kind: str = ""
 
 
 def continuation(corpus: Corpus, draw: random.Random) -> list[Item]:
@@ -149,8 +150,8 @@ def continuation(corpus: Corpus, draw: random.Random) -> list[Item]:
         cut = draw.randint(max(4, len(words) - 8), len(words) - 4)
         if not PLAIN.match(words[cut]):
             continue
-        ending = words[cut:]
-        halves.append(_Half(" ".join(words[:cut]), " " + " ".join(ending), corpus.rarity(WORD.findall(" ".join(ending))), (len(ending),)))
+        ending = " ".join(words[cut:])
+        halves.append(_Half(" ".join(words[:cut]), f" {ending}", corpus.rarity(WORD.findall(ending)), (len(words) - cut,)))
     return _twins(halves, draw)
 
 
@@ -176,7 +177,7 @@ def _content(word: str, corpus: Corpus) -> bool:
 
 
 def definition(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """World knowledge: what is said of a term ("A colormap | is an object that"), against what is said of another. Crossed."""
+    """World knowledge: what is said of a term ("A colormap | is an object that"), or of another one. Crossed."""
     halves = []
     for sentence in corpus.sentences():
         if not (match := COPULA.match(sentence)):
@@ -220,7 +221,7 @@ def _twins(halves: Sequence[_Half], draw: random.Random, apart: bool = False) ->
 
     ``apart``: neither answer may occur in the context of the other.
     """
-    items = []
+    items: list[Item] = []
     waiting: dict[tuple[object, ...], list[_Half]] = {}
     for half in sorted(halves, key=lambda h: (h.rarity, h.query)):
         pool = waiting.setdefault(half.group, [])
@@ -230,9 +231,8 @@ def _twins(halves: Sequence[_Half], draw: random.Random, apart: bool = False) ->
             del pool[:-6]  # the others have become too different
             continue
         pool.remove(mate)
-        kind = half.kind or mate.kind
-        items.append((_shuffled(mate.query, mate.answer, half.answer, draw, kind), _shuffled(half.query, half.answer, mate.answer, draw, kind)))
-    return [item for pair in items for item in pair]
+        items += [_shuffled(one.query, one.answer, other.answer, draw) for one, other in ((mate, half), (half, mate))]
+    return items
 
 
 def _fit(a: _Half, b: _Half, apart: bool) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from lowrank.config.resolve import content_hash, resolve_runs
@@ -89,7 +88,10 @@ class Unit:
 
 
 def plan(store: Store, study: Study, settings: Downstream | None = None, selection: Selection = ALL) -> list[Unit]:
-    """The units of ``study`` that lack rows, checkpoint by checkpoint; ``settings`` None: the study's ``downstream`` section."""
+    """The units of ``study`` that lack rows, checkpoint by checkpoint.
+
+    ``settings`` None: the study's ``downstream`` section; without one nothing is asked for.
+    """
     settings = settings or study.downstream
     row = store.first(records.Study, name=study.name)
     if settings is None or row is None:
@@ -111,7 +113,7 @@ def misspelt(settings: Downstream) -> list[str]:
     chosen = [suites.get(name) for name in settings.suites]
     known = sorted({task for suite in chosen for task in suite.tasks})
     return [
-        f"unknown downstream task '{task}'{suggestion(task, known)}; the suites {', '.join(settings.suites)} have: {', '.join(known)}"
+        f"unknown downstream task '{task}'{suggestion(task, known)}; {', '.join(settings.suites)}: {', '.join(known)}"
         for task in suites.unknown_tasks(settings.tasks, chosen)
     ]
 
@@ -126,8 +128,9 @@ def resolve(store: Store, study: Study, settings: Downstream, suite: Suite) -> V
         "primary": {name: info.primary for name, info in suite.tasks.items()},
     }
     wanted = records.Protocol(name=suite.name, lens=LENS, metric_revision=REVISION, precision="float32", parameters=parameters)
-    known = (p for p in store.find(records.Protocol, lens=LENS, name=suite.name) if replace(p, id=None, parameters_hash="") == wanted)
-    return Variant(suite, next(known, wanted), embedded)
+    known = store.find(records.Protocol, lens=LENS, name=suite.name)
+    same = (protocol for protocol in known if replace(protocol, id=None, parameters_hash="") == wanted)
+    return Variant(suite, next(same, wanted), embedded)
 
 
 def held_out_fraction(study: Study) -> float | None:
@@ -177,19 +180,36 @@ def _missing(
                 yield Unit(run, saved, variant, task, lacking, by_item, key, failed.get(key, ""))
 
 
-def stored(store: Store, protocol: records.Protocol) -> tuple[dict[tuple[Any, str], dict[str, int]], dict[tuple[Any, str, str], int]]:
+Scores = dict[tuple[Any, str], dict[str, int]]
+Items = dict[tuple[Any, str, str], int]
+
+
+def stored(store: Store, protocol: records.Protocol) -> tuple[Scores, Items]:
     """{(checkpoint, task): {metric: n}} and {(checkpoint, task, metric): items} under a protocol."""
     if protocol.id is None:
         return {}, {}
-    scores: dict[tuple[Any, str], dict[str, int]] = {}
-    where = {"protocol": protocol.id}
-    for saved, task, metric, n in store.select("SELECT checkpoint_id, task, metric, n FROM downstream_score WHERE protocol_id = :protocol", where)[1]:
+    scores: Scores = {}
+    of_protocol, what = {"protocol": protocol.id}, "SELECT checkpoint_id, task, metric"
+    for saved, task, metric, n in store.select(f"{what}, n FROM downstream_score WHERE protocol_id = :protocol", of_protocol)[1]:
         scores.setdefault((saved, task), {})[metric] = n
     counted = store.select(
-        "SELECT checkpoint_id, task, metric, COUNT(*) FROM downstream_item WHERE protocol_id = :protocol GROUP BY checkpoint_id, task, metric",
-        where,
+        f"{what}, COUNT(*) FROM downstream_item WHERE protocol_id = :protocol GROUP BY checkpoint_id, task, metric", of_protocol,
     )[1]
     return scores, {(saved, task, metric): n for saved, task, metric, n in counted}
+
+
+def still_missing(store: Store, unit: Unit) -> bool:
+    """Whether nobody has stored the unit's scores since it was planned; its items come in the same transaction."""
+    protocol = unit.variant.protocol
+    if not unit.metrics:
+        return True
+    if protocol.id is None:
+        found = store.find(records.Protocol, lens=LENS, name=protocol.name)
+        protocol = next((p for p in found if replace(p, id=None, parameters_hash="") == protocol), protocol)
+    if protocol.id is None:
+        return True
+    rows = store.find(records.DownstreamScore, checkpoint_id=unit.checkpoint.id, protocol_id=protocol.id, task=unit.task)
+    return not unit.metrics <= {row.metric for row in rows}
 
 
 def _unit_key(run: records.Run, saved: records.Checkpoint, variant: Variant, task: str, settings: Downstream) -> str:

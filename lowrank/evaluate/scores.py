@@ -100,4 +100,6 @@ def _check_against_harness(task: LoadedTask, found: Score, results: Mapping[str,
         return
     theirs = math.fsum(own) / len(own)
     if not math.isclose(theirs, found.value, rel_tol=1e-9, abs_tol=1e-12):
-        raise EvaluationError(f"the task '{task.name}' has a fault: {found.metric} is {found.value} here and {theirs} in the harness")
+        raise EvaluationError(
+            f"the task '{task.name}' has a fault: {found.metric} is {found.value} here and {theirs} in the harness"
+        )

@@ -16,8 +16,9 @@ def parsed(dataset: Any) -> Any:
 def stripped(dataset: Any) -> Any:
     """LogiQA 2.0 without white space around its texts; what the harness does not read goes."""
     def one(doc: Document) -> Document:
+        context, question = doc["text"].strip(), doc["question"].strip()
         options = [option.strip() for option in doc["options"]]
-        return {"context": doc["text"].strip(), "question": doc["question"].strip(), "options": options, "answer": int(doc["answer"])}
+        return {"context": context, "question": question, "options": options, "answer": int(doc["answer"])}
 
     return dataset.map(one, remove_columns=dataset.column_names)
 
@@ -40,8 +41,8 @@ def _parse(doc: Document) -> Document:
     """A paragraph of the data set's own file, or a row of one of its conversions."""
     if "text" in doc and "options" not in doc:
         letter, context, question, *options = doc["text"].strip().split("\n")
-        shown = [_spaced(option[2:]) for option in options]
-        return {"context": _spaced(context), "question": _spaced(question), "options": shown, "answer": LETTERS.index(letter.strip())}
+        context, question, shown = _spaced(context), _spaced(question), [_spaced(option[2:]) for option in options]
+        return {"context": context, "question": question, "options": shown, "answer": LETTERS.index(letter.strip())}
     answer = LETTERS.index(doc["label"].strip()) if "label" in doc else int(doc["correct_option"])
     question = doc["question"] if "question" in doc else doc["query"]
     return {"context": doc["context"], "question": question, "options": list(doc["options"]), "answer": answer}

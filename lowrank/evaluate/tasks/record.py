@@ -23,7 +23,7 @@ def distinct_entities(dataset: Any) -> Any:
 
 def text(doc: Document) -> str:
     """The passage, then its highlights as a list, which the choices continue."""
-    passage, *highlights = doc["passage"].strip().split("\n@highlight\n")
+    passage, *highlights = str(doc["passage"]).strip().split("\n@highlight\n")
     return passage + "\n\n" + "".join(f"  - {highlight}.\n" for highlight in highlights)
 
 

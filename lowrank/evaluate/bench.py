@@ -1,0 +1,116 @@
+"""What units of evaluation share: a checkpoint loaded and verified once, tasks rendered once, one harness model a tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowrank import checkpoint
+from lowrank.config.schema import Downstream
+from lowrank.errors import CheckpointError, LowrankError
+from lowrank.evaluate import harness
+from lowrank.evaluate.definitions import define
+from lowrank.evaluate.errors import EvaluationError
+from lowrank.evaluate.plan import Unit, Variant
+from lowrank.evaluate.scores import Score, scores
+
+
+class Bench:
+    """Holds one checkpoint at a time, and every task and tokenizer that it has met; ``loads`` counts checkpoints."""
+
+    def __init__(self, root: Path, settings: Downstream, device: torch.device) -> None:
+        self.root, self.settings, self.device = root.resolve(), settings, device
+        self.loads = 0
+        self._current: tuple[int, Any] | None = None
+        self._models: dict[tuple[str, int], Any] = {}
+        self._tasks: dict[tuple[str, str], harness.LoadedTask | LowrankError] = {}
+
+    def scores(self, unit: Unit) -> tuple[harness.LoadedTask, list[Score], int]:
+        """The task, its scores for the unit's checkpoint, and how many requests were cut to the model's context."""
+        task = self.task(unit.variant, unit.task)
+        lm = self.model(unit)
+        with harness.evaluating(lm.model):
+            results = harness.run(lm, task, self.settings.bootstrap)
+        return task, scores(task, sorted(unit.metrics | unit.item_metrics), results), lm.truncated
+
+    def task(self, variant: Variant, name: str) -> harness.LoadedTask:
+        """A loaded task; one that could not be loaded is not tried again."""
+        key = (variant.suite.name, name)
+        if key not in self._tasks:
+            try:
+                data_dir = Path(self.settings.data_dir) if self.settings.data_dir else None
+                definition = define(name, variant.suite.tasks[name], data_dir, variant.embedded)
+                self._tasks[key] = harness.load(definition, self.settings.limit)
+            except LowrankError as error:
+                self._tasks[key] = error
+        found = self._tasks[key]
+        if isinstance(found, LowrankError):
+            raise found
+        return found
+
+    def model(self, unit: Unit) -> Any:
+        """The harness's model with the weights of the unit's checkpoint."""
+        if self._current is None or self._current[0] != unit.checkpoint.id:
+            self._current = (unit.checkpoint.id or 0, self._load(unit))
+        found = self._current[1]
+        if isinstance(found, LowrankError):
+            raise found
+        return found
+
+    def release(self) -> None:
+        """The current checkpoint is done."""
+        self._current = None
+
+    def _load(self, unit: Unit) -> Any:
+        """A checkpoint in float32, verified against manifest and database; what is wrong with it is kept."""
+        try:
+            folder = (self.root / unit.checkpoint.path).resolve()
+            if not folder.is_relative_to(self.root):
+                raise CheckpointError(f"the path '{unit.checkpoint.path}' leads outside the study's folder {self.root}")
+            self.loads += 1
+            loaded = checkpoint.load(folder, unit.checkpoint.sha256, dtype=torch.float32)
+            for name, tensor in loaded.model.state_dict().items():
+                if not torch.isfinite(tensor).all():
+                    raise EvaluationError(f"{folder}: the weight '{name}' is not finite; the run diverged")
+            return self._in_harness(unit, folder, loaded)
+        except LowrankError as error:
+            return error
+
+    def _in_harness(self, unit: Unit, folder: Path, loaded: checkpoint.Loaded) -> Any:
+        model: Any = loaded.model
+        model.to(self.device)
+        entry = loaded.manifest.files.get("tokenizer.json")
+        key = (entry["sha256"] if entry else unit.run.tokenizer_hash, int(model.config.max_position_embeddings))
+        if key in self._models:
+            check_vocabulary(folder, self._models[key].tokenizer, model)
+            self._models[key].use(model)
+        else:
+            tokenizer = tokenizer_of(folder)
+            check_vocabulary(folder, tokenizer, model)
+            self._models[key] = harness.language_model(model, tokenizer, self.settings.batch_size, key[1])
+        return self._models[key]
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """The tokenizer in a checkpoint's folder."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and others alike
+        raise EvaluationError(f"{folder}: holds no tokenizer that can be loaded; save one there (tokenizer.json)") from error
+    if tokenizer.eos_token_id is None:
+        raise EvaluationError(f"{folder}: its tokenizer has no end-of-sequence token, which stands for the start of a text")
+    return tokenizer
+
+
+def check_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
+    """Every token must have a row in the model's embedding."""
+    highest, rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().weight.shape[0]
+    if highest >= rows:
+        raise EvaluationError(
+            f"{folder}: its tokenizer does not fit the model (token {highest}, but {rows} rows in the embedding); "
+            "save the tokenizer that the model was trained with"
+        )
