@@ -33,7 +33,8 @@ def train_command(file: Path, method: str, scale: str, seed: int, variant: str, 
       torchrun --nproc_per_node 2 -m lowrank.train --config studies/demo.yaml --method galore --scale nano --seed 0
     """
     from lowrank.store import Store
-    from lowrank.study import Plan, register
+    from lowrank.store.claims import Claims
+    from lowrank.study import Plan, register, train_key
 
     plan = Plan.of(file, overrides)
     chosen = [run for run in plan.runs if (run.method, run.scale, run.seed, run.variant) == (method, scale, seed, variant)]
@@ -61,7 +62,11 @@ def train_command(file: Path, method: str, scale: str, seed: int, variant: str, 
             raise UsageError(
                 f"{config.label} has been trained in part; give --resume to go on, or delete {job.folder} to start anew"
             )
-        ended = train(job)
+        if int(os.environ.get("RANK", "0")) == 0:
+            with Claims(store, "train").require(train_key(plan, config), config.label) as job.claim:
+                ended = train(job)
+        else:
+            ended = train(job)
         click.echo(f"{config.label}: {ended.status}" + (f" ({ended.error})" if ended.error else ""), err=True)
 
 

@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lowrank.config import RunConfig, Study, load_study, resolve_runs
 from lowrank.config.resolve import content_hash
-from lowrank.errors import LowrankError, StoreError
+from lowrank.errors import ClaimLostError, LowrankError, StoreError
+from lowrank.progress import waiting
 from lowrank.store import Store, records
+from lowrank.store.claims import Claim, Claims, share
+
+if TYPE_CHECKING:
+    from lowrank.train.session import Job
 
 
 @dataclass(frozen=True)
@@ -189,34 +194,60 @@ def run_study(store: Store, plan: Plan, only: str | None = None, retry_failed: b
 
 
 def _train(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
-    """Train what is not trained, one run after the other in this process."""
-    todo = []
+    """Train what is not trained, one run after the other in this process, beside any other process that does the same."""
+    if retry_failed:
+        for _, run, _ in missing_training(store, plan):
+            if run is not None and run.status == "failed":
+                store.update(records.Run, run.id, status="planned")
+    study = store.first(records.Study, name=plan.study.name)
+    claims = Claims(store, "train", study_id=study.id if study else None)
+    here: set[int | None] = set()
+    done, failed_before = 0, len(outcome.failures)
+
+    def missing() -> list[tuple[RunConfig, records.Run]]:
+        found = ((config, run) for config, run, _ in missing_training(store, plan) if run is not None)
+        return [(config, run) for config, run in found if run.status not in ("cancelled", "failed")]
+
+    def work(unit: tuple[RunConfig, records.Run], claim: Claim) -> bool:
+        config, run = unit
+        if run.id not in {other.id for _, other in missing()}:
+            return False
+        here.add(run.id)
+        return _train_one(Job(config, run, plan.root, store, claim=claim), outcome)  # False where it was taken away
+
+    if missing():
+        from lowrank.train.session import Job
+
+        done = share(claims, missing, lambda unit: train_key(plan, unit[0]), work, waiting=waiting("train"))
+    done -= len(outcome.failures) - failed_before
     for config, run, _ in missing_training(store, plan):
-        if run is None or run.status == "cancelled":
-            continue
-        if run.status == "failed" and not retry_failed:
+        if run is not None and run.status == "failed" and run.id not in here:
             note = outcome.notes if run.failed_step is not None else outcome.failures
             note.append(f"{config.label} failed earlier and was left alone: {run.error} (--retry-failed tries it again)")
-            continue
-        todo.append((config, run))
-    if not todo:
-        return 0
-    from lowrank.train.job import train
-    from lowrank.train.session import Job
-
-    done = 0
-    for config, run in todo:
-        try:
-            ended = train(Job(config, run, plan.root, store))
-        except StoreError:
-            raise  # without its store a study cannot go on
-        except LowrankError as error:
-            outcome.failures.append(f"{config.label}: {error}")
-            continue
-        if ended.status == "failed":
-            outcome.notes.append(f"{config.label} diverged: {ended.error}")
-        done += 1
     return done
+
+
+def train_key(plan: Plan, config: RunConfig) -> str:
+    """The key under which a process claims a run that it trains."""
+    return f"train/{plan.study.name}/{config.fingerprint()}"
+
+
+def _train_one(job: Job, outcome: Outcome) -> bool:
+    from lowrank.train.job import train
+
+    try:
+        ended = train(job)
+    except ClaimLostError as error:
+        outcome.notes.append(f"{job.config.label}: {error}")
+        return False
+    except StoreError:
+        raise  # without its store a study cannot go on
+    except LowrankError as error:
+        outcome.failures.append(f"{job.config.label}: {error}")
+        return True
+    if ended.status == "failed":
+        outcome.notes.append(f"{job.config.label} diverged: {ended.error}")
+    return True
 
 
 def _measure(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:

@@ -47,6 +47,8 @@ class Workbench:
         for index, task in enumerate(tasks):
             for point in task.unit.points:
                 self._uses.setdefault(point.checkpoint_id, []).append(index)
+        for key in [key for key in self._held if key not in self._uses]:
+            self._drop(key)
 
     def begin(self, task: Task) -> None:
         """``task`` is computed next."""

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from lowrank import provenance
 from lowrank.config.schema import Study
-from lowrank.errors import ConflictError, LowrankError, StoreError
+from lowrank.errors import ClaimLostError, ConflictError, LowrankError, StoreError
 from lowrank.measure.bench import Workbench
-from lowrank.measure.plan import ALL, Selection, Task, plan
-from lowrank.measure.sets import EvaluationSets
+from lowrank.measure.plan import ALL, Selection, Task
 from lowrank.metrics.base import Curve, Expected, Result, Spectrum, Value
+from lowrank.progress import waiting
 from lowrank.store import Store, records
+from lowrank.store.claims import Claim
 
 
 @dataclass
@@ -49,33 +49,16 @@ def measure(
 ) -> Outcome:
     """Compute and store the missing rows of ``study`` under ``root``.
 
-    Units that failed before are left alone unless ``retry_failed``. With several processes (``torchrun``,
-    ``accelerate launch``: RANK and WORLD_SIZE are set) each takes its share of the checkpoints. Killed at any moment,
-    it loses the unit in flight.
+    Units that failed before are left alone unless ``retry_failed``. Any number of processes on any number of machines may
+    call this at once: they claim checkpoints, wait for one another, and succeed those that die. Those of one launch
+    (``torchrun``, ``accelerate launch``: RANK and WORLD_SIZE are set) share the checkpoints evenly. Killed at any moment, it
+    loses the unit in flight.
     """
-    outcome = Outcome()
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    todo: list[Task] = []
-    for task in plan(store, study, root, selection, EvaluationSets(store, study)):
-        if share(task, world) != rank:
-            continue
-        if task.unit.blocked:
-            outcome.blocked.append(f"{task.label}: {task.unit.blocked}")
-        elif task.error and not retry_failed:
-            outcome.left_alone.append(f"{task.label} failed earlier: {task.error} (--retry-failed tries it again)")
-        else:
-            todo.append(task)
-    bench = Workbench(store, root, device or default_device())
-    bench.schedule(todo)
-    made_by = store.add(provenance.current()).id if todo else None
-    bar = tqdm(todo, desc="measure", unit="unit", disable=not progress or not todo, mininterval=1.0)
-    for index, task in enumerate(bar):
-        bar.set_postfix_str(f"{task.variant.lens.name()} {task.unit.checkpoint.label}", refresh=False)
-        bench.begin(task)
-        _attempt(store, bench, task, made_by, outcome)
-        bench.end(index)
-    outcome.loads = sum(bench.loads.values())
-    return outcome
+    from lowrank.measure.shift import Shift
+
+    with tqdm(desc="measure", unit="unit", disable=not progress, mininterval=1.0, delay=1.0) as bar:
+        shift = Shift(store, study, root, selection, Workbench(store, root, device or default_device()), bar, retry_failed)
+        return shift.run(waiting("measure") if progress else lambda units: None)
 
 
 def default_device() -> torch.device:
@@ -85,17 +68,19 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def share(task: Task, world: int) -> int:
+def share_of(task: Task, world: int) -> int:
     """The process that takes a task: all work of a run's checkpoint goes to one, whatever the others have done."""
     return (task.unit.checkpoint.run_id * 1_000_003 + task.unit.checkpoint.step) % world
 
 
-def _attempt(store: Store, bench: Workbench, task: Task, made_by: int | None, outcome: Outcome) -> None:
+def attempt(store: Store, bench: Workbench, task: Task, made_by: int | None, outcome: Outcome, claim: Claim) -> None:
     """Compute and store one unit; a failure is a row of its own."""
     try:
         results = list(task.variant.lens.compute(task.unit, bench, task.variant.settings))
-        outcome.rows += store_results(store, task, results, made_by)
+        outcome.rows += store_results(store, task, results, made_by, claim)
         outcome.units += 1
+    except ClaimLostError:
+        raise
     except StoreError as error:
         if not isinstance(error, ConflictError):
             raise
@@ -113,14 +98,16 @@ def _fail(store: Store, task: Task, error: str, outcome: Outcome) -> None:
     store.put(records.WorkUnit(unit_key=task.unit_key, kind="measure", status="failed", attempts=attempts, error=error))
 
 
-def store_results(store: Store, task: Task, results: list[Result], made_by: int | None) -> int:
-    """Store the rows that the task lacks in one transaction; the number of new rows."""
+def store_results(store: Store, task: Task, results: list[Result], made_by: int | None, claim: Claim | None = None) -> int:
+    """Store the rows that the task lacks in one transaction, in which the claim is confirmed; the number of new rows."""
     found, announced = Expected.of(results), task.variant.lens.expected(task.unit, task.variant.settings)
     if found != announced:
         odd = min(map(str, [*(found - announced), *(announced - found)]))
         raise LowrankError(f"the lens '{task.variant.lens.name()}' has a fault: it announces other rows than it computes ({odd})")
     lacking = [result for result in results if Expected.of([result]) & task.missing]
     with store.transaction():
+        if claim is not None:
+            claim.confirm()
         evaluation = _stored_set(store, task.evaluation.record) if task.evaluation else None
         protocol = store.add(replace(task.protocol, evaluation_set_id=evaluation.id if evaluation else None))
         if task.error:

@@ -207,7 +207,7 @@ def missing_tasks(
         grouped.setdefault(sha, []).append(unit)
     for sha, members in grouped.items():
         protocol = find_protocol(store, protocol_record(variant, opened[sha]))
-        there = stored_rows(store, study, protocol) if protocol.id is not None else {}
+        there = stored_rows(store, protocol, OF_STUDY, study.id) if protocol.id is not None else {}
         for unit in members:
             reference = unit.reference.checkpoint_id if unit.reference else None
             known = there.get((unit.checkpoint.checkpoint_id, reference), Expected())
@@ -239,10 +239,29 @@ def find_protocol(store: Store, wanted: records.Protocol) -> records.Protocol:
     return wanted
 
 
-def stored_rows(store: Store, study: records.Study, protocol: records.Protocol) -> dict[tuple[int, int | None], Expected]:
-    """The rows of a study under a protocol by (checkpoint, reference)."""
-    of_study = "checkpoint_id IN (SELECT c.id FROM checkpoint c JOIN run r ON r.id = c.run_id WHERE r.study_id = :study)"
-    where, pair = f"WHERE protocol_id = :protocol AND {of_study}", "checkpoint_id, reference_checkpoint_id"
+def still_missing(store: Store, task: Task) -> bool:
+    """Whether the rows of a task are not all there now, whoever may have stored them since it was planned."""
+    wanted = replace(task.protocol, id=None, parameters_hash="")
+    if task.evaluation:
+        known = store.first(records.EvaluationSet, sha256=task.evaluation.record.sha256)
+        wanted = replace(wanted, evaluation_set_id=known.id if known else None)
+    protocol = find_protocol(store, wanted)
+    if protocol.id is None:
+        return True
+    point, reference = task.unit.checkpoint, task.unit.reference
+    there = stored_rows(store, protocol, "checkpoint_id = :of", point.checkpoint_id)
+    found = there.get((point.checkpoint_id, reference.checkpoint_id if reference else None), Expected())
+    return bool(task.variant.lens.expected(task.unit, task.variant.settings) - found)
+
+
+OF_STUDY = "checkpoint_id IN (SELECT c.id FROM checkpoint c JOIN run r ON r.id = c.run_id WHERE r.study_id = :of)"
+
+
+def stored_rows(
+    store: Store, protocol: records.Protocol, condition: str, of: int | None,
+) -> dict[tuple[int, int | None], Expected]:
+    """The rows under a protocol that meet ``condition`` on ``:of``, by (checkpoint, reference)."""
+    where, pair = f"WHERE protocol_id = :protocol AND {condition}", "checkpoint_id, reference_checkpoint_id"
     queries = (
         f"SELECT {pair}, metric, layer, module FROM metric_value {where}",
         f"SELECT {pair}, curve, direction_index, position FROM curve_point {where}",
@@ -252,7 +271,7 @@ def stored_rows(store: Store, study: records.Study, protocol: records.Protocol) 
     )
     cells: dict[tuple[int, int | None], list[set[Any]]] = {}
     for kind, query in enumerate(queries):
-        _, rows = store.select(query, {"protocol": protocol.id, "study": study.id})
+        _, rows = store.select(query, {"protocol": protocol.id, "of": of})
         for checkpoint, reference, *key in rows:
             cells.setdefault((checkpoint, reference), [set(), set(), set()])[kind].add(tuple(key))
     return {where_: Expected(*map(frozenset, found)) for where_, found in cells.items()}

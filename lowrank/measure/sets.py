@@ -40,7 +40,10 @@ class EvaluationSets:
         key = (data.model_dump_json(), count, split)
         if key not in self._opened:
             self._opened[key] = self._open(data, count, split)
-        return self._opened[key]
+        found = self._opened[key]
+        if found.record.id is None and (known := self.store.first(records.EvaluationSet, sha256=found.record.sha256)):
+            found = self._opened[key] = replace(found, record=replace(found.record, id=known.id))
+        return found
 
     def _open(self, data: Data, examples: int, split: str) -> Opened:
         from lowrank.data import open_data

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -195,21 +195,16 @@ class Claims:
                     return
 
 
-class Waiting(Protocol):
-    """Told how many units others are doing while this process has nothing to do; 0 when it is over."""
-
-    def __call__(self, units: int) -> None: ...
-
-
 def share(
     claims: Claims, missing: Callable[[], Sequence[T]], key: Callable[[T], str], work: Callable[[T, Claim], bool], *,
-    poll: float = 2.0, waiting: Waiting = lambda units: None,
+    poll: float = 2.0, waiting: Callable[[int], None] = lambda units: None,
 ) -> int:
     """Do what is missing together with every other process that calls this; returns when nothing is missing.
 
     ``missing()`` gives the units that nobody has done or failed, best order first. ``work(unit, claim)`` does one and returns
     True, or finds it done by another since then and returns False. A unit that others hold is waited for (asking every ``poll``
-    seconds) and taken over if they die. Returns the number of units done here.
+    seconds) and taken over if they die; ``waiting`` is told how many they are, 0 when it is over. Returns the number of units
+    done here.
     """
     done: set[str] = set()
     settled: set[str] = set()  # done here, or found done: never looked at again
@@ -239,7 +234,7 @@ def _round(
         unit, *units = units
         with claims.hold(key(unit)) as claim:
             did = claim is not None and work(unit, claim)
-        if claim is not None:
+        if claim is not None and not claim.lost:
             had = True
             settled.add(key(unit))
         if did:

@@ -1,0 +1,103 @@
+"""One process's part of measuring a study that any number of processes share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lowrank import provenance
+from lowrank.config.schema import Study
+from lowrank.errors import ClaimLostError
+from lowrank.measure.bench import Workbench
+from lowrank.measure.execute import Outcome, attempt, share_of
+from lowrank.measure.plan import Selection, Task, plan, still_missing
+from lowrank.measure.sets import EvaluationSets
+from lowrank.store import Store, records
+from lowrank.store.claims import Claim, Claims, share
+
+Group = list[Task]
+
+
+class Shift:
+    """Claims checkpoints, all missing tasks of one at a time, so that one process loads it once."""
+
+    def __init__(
+        self, store: Store, study: Study, root: Path, selection: Selection, bench: Workbench, bar: tqdm[Any], retry_failed: bool,
+    ) -> None:
+        self.store, self.study, self.root, self.selection, self.bench, self.bar = store, study, root, selection, bench, bar
+        self.row = store.first(records.Study, name=study.name)
+        self.sets = EvaluationSets(store, study)
+        self.outcome = Outcome()
+        self.retried: set[str] | None = None if retry_failed else set()  # None: what has failed when the first plan is made
+        self.tried: set[str] = set()
+        self.hashes: dict[int | None, str] = {}
+        self.order: dict[str, int] = {}
+        self.made_by: int | None = None
+
+    def run(self, waiting: Callable[[int], None]) -> Outcome:
+        """Measure until nothing is missing that can be measured."""
+        claims = Claims(self.store, "measure checkpoint", study_id=self.row.id if self.row else None)
+        share(claims, self.missing, lambda group: self.key(group[0]), self.work, waiting=waiting)
+        self.outcome.loads = sum(self.bench.loads.values())
+        return self.outcome
+
+    def missing(self) -> list[Group]:
+        """What there is to do now, by checkpoint; what is blocked or failed before is put down in the outcome."""
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        tasks = [t for t in plan(self.store, self.study, self.root, self.selection, self.sets) if share_of(t, world) == rank]
+        if self.retried is None:
+            self.retried = {task.unit_key for task in tasks if task.error}
+        todo: Group = []
+        self.outcome.blocked, self.outcome.left_alone = [], []
+        for task in tasks:
+            if task.unit.blocked:
+                self.outcome.blocked.append(f"{task.label}: {task.unit.blocked}")
+            elif task.unit_key in self.tried:
+                continue
+            elif task.error and task.unit_key not in self.retried:
+                self.outcome.left_alone.append(f"{task.label} failed earlier: {task.error} (--retry-failed tries it again)")
+            else:
+                todo.append(task)
+        return self._groups(todo)
+
+    def _groups(self, todo: Group) -> list[Group]:
+        runs = self.store.find(records.Run, study_id=self.row.id) if self.row else []
+        self.hashes = {run.id: run.config_hash for run in runs}
+        self.bench.schedule(todo)
+        self.order = {task.unit_key: index for index, task in enumerate(todo)}
+        self.bar.total = self.bar.n + len(todo)
+        groups: dict[str, Group] = {}
+        for task in todo:
+            groups.setdefault(self.key(task), []).append(task)
+        return list(groups.values())
+
+    def key(self, task: Task) -> str:
+        """The key under which the checkpoint of a task is claimed; it means the same in every copy of the store."""
+        point = task.unit.checkpoint
+        return f"measure/{self.study.name}/{self.hashes[point.run_id]}/{point.step}"
+
+    def work(self, group: Group, claim: Claim) -> bool:
+        """Measure one checkpoint; False where others have done all of it meanwhile, or have taken it over."""
+        did = False
+        for task in group:
+            if still_missing(self.store, task):
+                did = True
+                self.bar.set_postfix_str(f"{task.variant.lens.name()} {task.unit.checkpoint.label}", refresh=False)
+                self.bench.begin(task)
+                try:
+                    attempt(self.store, self.bench, task, self._provenance(), self.outcome, claim)
+                except ClaimLostError:
+                    return False
+            self.tried.add(task.unit_key)
+            self.bench.end(self.order[task.unit_key])
+            self.bar.update()
+        return did
+
+    def _provenance(self) -> int | None:
+        if self.made_by is None:
+            self.made_by = self.store.add(provenance.current()).id
+        return self.made_by
