@@ -185,6 +185,16 @@ def test_relora_merges_after_the_multiple_or_as_published(start: Callable[..., A
     assert [u for u in range(1, 14) if start("relora", merge_every=4, merge_lag=1).method.merges_after(u)] == [5, 9, 13]
 
 
+def test_relora_draws_new_factors_at_every_merge(start: Callable[..., Any]) -> None:
+    run, drawn = start("relora", merge_every=2), []
+    run.train(1, 1)
+    for update in (2, 4):
+        run.method.after_update(update, run.model, run.optimizer, named_draws(0))
+        layers = [m for m in run.model.modules() if isinstance(m, ReLoRALinear)]
+        drawn += [m.A.detach().clone() for m in layers if m.A.shape == (8, 32)]
+    assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
+
+
 def test_relora_that_resets_nothing_raises(start: Callable[..., Any]) -> None:
     run = start("relora", merge_every=4)
     with pytest.raises(LowrankError, match=r"no moments of model\.layers\.0\..*A to reset at update 4"):
