@@ -65,15 +65,15 @@ def final_table(source: Source) -> Table:
                 (
                     scale,
                     style.key,
-                    int(parameters.iloc[0]) if len(parameters) else None,
-                    status,
-                    int(rows["step"].max()) if len(rows) else None,
-                    str(found) if found.n else None,
                     math.exp(found.mean) if found.n else None,
+                    str(found) if found.n else None,
+                    int(rows["step"].max()) if len(rows) else None,
+                    status,
+                    int(parameters.iloc[0]) if len(parameters) else None,
                 )
             )
     frame = pd.DataFrame(
-        lines, columns=["scale", "method", "parameters", "runs", "step", "validation_loss", "perplexity"], dtype=object
+        lines, columns=["scale", "method", "perplexity", "validation_loss", "step", "runs", "parameters"], dtype=object
     )
     return Table(
         name="final",
@@ -81,7 +81,7 @@ def final_table(source: Source) -> Table:
         frame=frame,
         method_column="method",
         query=source.command("checkpoints"),
-        headings=["scale", "method", "parameters", "runs", "last step", "validation loss, nats a token", "perplexity"],
+        headings=["scale", "method", "perplexity", "validation loss, nats a token", "last step", "runs", "parameters"],
         note="Mean over seeds ± sample standard deviation; perplexity is exp of the mean loss.",
     )
 

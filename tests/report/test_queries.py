@@ -1,0 +1,93 @@
+"""The queries of report and predictor: the same rows on SQLite and PostgreSQL, and the right ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lowrank.predict import predict
+from lowrank.store import Store, queries
+
+STUDY = (
+    "aggregates", "barriers", "curves", "evaluation_sets", "feature_values", "features", "full_rank_differences", "layer_values", "predictions",
+    "predictor_fits", "protocols", "run_costs", "seed_variability", "spectrum_shapes", "downstream", "checkpoints", "training_curve",
+)
+VOLATILE = {"library_versions", "parameters", "details", "features", "input_hash"}  # JSON: text on one database, values on the other
+SPEC = {"methods": ("full_rank", "cola"), "steps": (0, 150, 300), "layers": 2, "singular_values": 3}
+
+
+@pytest.fixture(scope="module")
+def stores(factory: ModuleType, sqlite_template: Path, postgres_server: object, postgres_template: str) -> Iterator[dict[str, Store]]:
+    """The same study on both databases."""
+    path = sqlite_template.with_name("queries.db")
+    path.write_bytes(sqlite_template.read_bytes())
+    url = postgres_server.create_database(postgres_template)  # type: ignore[attr-defined]
+    found = {}
+    for name, where in (("sqlite", str(path)), ("postgresql", url)):
+        found[name] = Store.open(where)
+        factory.fill(found[name], factory.Synthetic(**SPEC))
+        predict(found[name], "demo", schemes=("lomo",), models=("linear",), selections=("fixed",), permutations=5, progress=False)
+    yield found
+    for store in found.values():
+        store.close()
+    postgres_server.drop_database(url)  # type: ignore[attr-defined]
+
+
+def ask(store: Store, query: str, **params: str) -> pd.DataFrame:
+    columns, rows = queries.get(query).run(store, {"study": "demo", **params})
+    return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("query", STUDY)
+def test_both_databases_give_the_same_rows(stores: dict[str, Store], query: str) -> None:
+    first, second = (ask(store, query) for store in stores.values())
+    assert len(first) > 0
+    assert list(first.columns) == list(second.columns)
+    kept = [c for c in first.columns if c not in VOLATILE]
+    first, second = (frame[kept].sort_values(kept, key=lambda c: c.astype(str)).reset_index(drop=True) for frame in (first, second))
+    for column in kept:
+        a, b = first[column], second[column]
+        if pd.api.types.is_float_dtype(a) or pd.api.types.is_float_dtype(b):
+            np.testing.assert_allclose(pd.to_numeric(a), pd.to_numeric(b).astype(float), rtol=1e-9, atol=1e-12, err_msg=column)
+        else:
+            assert [str(v) for v in a] == [str(v) for v in b], column
+
+
+def test_features_are_the_aggregate_rows(stores: dict[str, Store]) -> None:
+    wide = ask(stores["sqlite"], "features").set_index("checkpoint_id")
+    long = ask(stores["sqlite"], "aggregates")
+    assert len(wide) == len(ask(stores["sqlite"], "checkpoints"))
+    for column, metric in {"ccbh": "ccbh", "activation_cka_mean": "activation_cka", "stable_rank_dw": "stable_rank_dw"}.items():
+        rows = long[(long["metric"] == metric) & (long["protocol"] == "exact")].set_index("checkpoint_id")["value"]
+        pd.testing.assert_series_equal(wide[column].dropna().sort_index(), rows.dropna().sort_index(), check_names=False)
+    scores = ask(stores["sqlite"], "downstream", metric="acc").groupby("checkpoint_id")["value"].mean()
+    pd.testing.assert_series_equal(wide["downstream_mean"].sort_index(), scores.sort_index(), check_names=False)
+
+
+def test_variability_is_the_sample_variance(stores: dict[str, Store]) -> None:
+    rows = ask(stores["sqlite"], "seed_variability", metric="validation_loss")
+    losses = ask(stores["sqlite"], "checkpoints").groupby(["scale", "method", "step"])["validation_loss"]
+    expected = losses.var(ddof=1).dropna()
+    found = rows.set_index(["scale", "method", "step"])["variance"].astype(float)
+    pd.testing.assert_series_equal(found.sort_index(), expected.sort_index(), check_names=False)
+
+
+def test_differences_are_against_the_same_seed_and_step(stores: dict[str, Store]) -> None:
+    rows = ask(stores["sqlite"], "full_rank_differences", metric="validation_loss")
+    losses = ask(stores["sqlite"], "checkpoints").set_index(["scale", "method", "seed", "step"])["validation_loss"]
+    assert set(rows["method"]) == {"cola"}
+    for row in rows.itertuples():
+        assert row.difference == pytest.approx(losses[row.scale, "cola", row.seed, row.step] - losses[row.scale, "full_rank", row.seed, row.step])
+
+
+def test_barriers_say_which_pair_they_are_of(stores: dict[str, Store]) -> None:
+    rows = ask(stores["sqlite"], "barriers")
+    assert set(rows[rows["metric"] == "ccbh"]["pair"]) == {"step"}
+    assert set(rows[rows["metric"] == "imbh"]["pair"]) == {"seed"}
+    assert (rows[rows["pair"] == "step"]["reference_step"] < rows[rows["pair"] == "step"]["step"]).all()
