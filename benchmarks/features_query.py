@@ -26,18 +26,26 @@ PARENTS = [
     """INSERT INTO protocol (id, name, lens, metric_revision, space, normalization, precision, parameters, parameters_hash)
        VALUES (1, 'exact', 'all', 1, '', '', 'float32', '{}', 'x')""",
 ]
-RUNS = """INSERT INTO run (id, study_id, config_hash, method, scale, seed, data_seed, init_seed, variant, kind, status, config, total_steps,
-    precision, world_size, attempts, error, init_hash, dataset_fingerprint, tokenizer_hash)
-{numbers} SELECT i, 1, CAST(i AS VARCHAR), 'method' || CAST(i % 6 AS VARCHAR), 'scale' || CAST(i % 3 AS VARCHAR), i / 18, 0, 0, '', 'trained', 'done',
-    '{{}}', 100, 'float32', 1, 1, '', '', '', '' FROM n"""
-CHECKPOINTS = """INSERT INTO checkpoint (id, run_id, step, kind, tokens_seen, path, sha256, bytes, validation_loss, validation_loss_kind, validation_tokens)
-{numbers} SELECT i, (i + {per_run} - 1) / {per_run}, i % {per_run}, 'training', 0, '', '', 0, 3.0 + (i % 997) / 997.0, 'finite', 0 FROM n"""
-VALUES = """INSERT INTO metric_value (checkpoint_id, protocol_id, metric, layer, module, value, value_kind, standard_error_kind, note)
-SELECT c.id, 1, m.name, m.layer, '', ((c.id * 7919 + m.k * 104729) % 9973) / 9973.0, 'finite', 'absent', '' FROM checkpoint c, ({metrics}) m"""
-SCORES = """INSERT INTO downstream_score (checkpoint_id, protocol_id, task, category, metric, filter, value, value_kind, standard_error_kind, n,
-    task_version, harness_version, note)
+RUNS = """
+INSERT INTO run (id, study_id, config_hash, method, scale, seed, data_seed, init_seed, variant, kind, status, config, total_steps,
+                 precision, world_size, attempts, error, init_hash, dataset_fingerprint, tokenizer_hash)
+{numbers}
+SELECT i, 1, CAST(i AS VARCHAR), 'method' || CAST(i % 6 AS VARCHAR), 'scale' || CAST(i % 3 AS VARCHAR), i / 18, 0, 0, '', 'trained',
+       'done', '{{}}', 100, 'float32', 1, 1, '', '', '', '' FROM n"""
+CHECKPOINTS = """
+INSERT INTO checkpoint (id, run_id, step, kind, tokens_seen, path, sha256, bytes, validation_loss, validation_loss_kind,
+                        validation_tokens)
+{numbers}
+SELECT i, (i + {per_run} - 1) / {per_run}, i % {per_run}, 'training', 0, '', '', 0, 3.0 + (i % 997) / 997.0, 'finite', 0 FROM n"""
+VALUES = """
+INSERT INTO metric_value (checkpoint_id, protocol_id, metric, layer, module, value, value_kind, standard_error_kind, note)
+SELECT c.id, 1, m.name, m.layer, '', ((c.id * 7919 + m.k * 104729) % 9973) / 9973.0, 'finite', 'absent', ''
+FROM checkpoint AS c, ({metrics}) AS m"""
+SCORES = """
+INSERT INTO downstream_score (checkpoint_id, protocol_id, task, category, metric, filter, value, value_kind, standard_error_kind, n,
+                              task_version, harness_version, note)
 SELECT c.id, 1, m.name, 'c', 'acc', 'none', ((c.id * 7919 + m.k * 104729) % 9973) / 9973.0, 'finite', 'absent', 300, '1', '1', ''
-FROM checkpoint c, ({metrics}) m"""
+FROM checkpoint AS c, ({metrics}) AS m"""
 
 
 def metric_names() -> list[str]:

@@ -63,7 +63,7 @@ def test_the_ridge_chooses_the_penalty_of_a_grid_search() -> None:
     Z = StandardScaler().fit_transform(X)
     own = GroupedRidge().fit(Z, y, groups)
     folds = GroupKFold(INNER_FOLDS)
-    sums = {a: 0.0 for a in PENALTIES}
+    sums = dict.fromkeys(PENALTIES, 0.0)
     for train, test in folds.split(Z, y, groups):
         for a in PENALTIES:
             sums[a] += float(((Ridge(a).fit(Z[train], y[train]).predict(Z[test]) - y[test]) ** 2).sum())
@@ -142,7 +142,9 @@ def test_the_bootstrap_draws_whole_runs() -> None:
     p = y + generator.normal(size=8)[runs]
     low, high = bootstrap_pearson(y, p, runs, resamples=300, seed=4)
     drawn = np.random.default_rng(4).integers(8, size=(300, 8))
-    brute = [np.corrcoef(np.concatenate([y[runs == r] for r in row]), np.concatenate([p[runs == r] for r in row]))[0, 1] for row in drawn]
+    brute = [
+        np.corrcoef(np.concatenate([y[runs == r] for r in row]), np.concatenate([p[runs == r] for r in row]))[0, 1] for row in drawn
+    ]
     assert (low, high) == pytest.approx(tuple(np.percentile(brute, [2.5, 97.5])))
     alone = bootstrap_pearson(y, p, np.arange(48), resamples=300, seed=4)
     assert high - low > 1.5 * (alone[1] - alone[0])

@@ -23,9 +23,15 @@ def study(factory: ModuleType, sqlite_store_url: str) -> Callable[..., Store]:
     """A store with a small synthetic study, whose specification may be changed."""
 
     def make(**changes: Any) -> Store:
-        spec = factory.Synthetic(**{
-            "methods": ("full_rank", "galore", "relora"), "steps": (0, 100, 200, 300), "layers": 2, "singular_values": 2, **changes,
-        })
+        spec = factory.Synthetic(
+            **{
+                "methods": ("full_rank", "galore", "relora"),
+                "steps": (0, 100, 200, 300),
+                "layers": 2,
+                "singular_values": 2,
+                **changes,
+            }
+        )
         store = Store.open(sqlite_store_url)
         factory.fill(store, spec)
         return store
@@ -62,7 +68,9 @@ def test_a_fit_is_that_of_the_public_function(study: Callable[..., Store]) -> No
 def test_new_rows_make_new_fits_and_leave_the_old(study: Callable[..., Store], factory: ModuleType) -> None:
     store = study(seeds=(0,), failed=None)
     before = predict(store, "demo", feature_sets=("loss_only",), schemes=("lomo",), **FAST)
-    spec = factory.Synthetic(methods=("full_rank", "galore", "relora"), steps=(0, 100, 200, 300), layers=2, singular_values=2, failed=None)
+    spec = factory.Synthetic(
+        methods=("full_rank", "galore", "relora"), steps=(0, 100, 200, 300), layers=2, singular_values=2, failed=None
+    )
     factory.fill(store, spec)
     after = predict(store, "demo", feature_sets=("loss_only",), schemes=("lomo",), **FAST)
     assert after.added == 1
@@ -138,7 +146,9 @@ def test_bad_arguments_are_one_sentence(
 ) -> None:
     store = study()
     protocol = store.find(MetricValue, metric="stable_rank_w")[0].protocol_id
-    store.add_all(MetricValue(checkpoint_id=c.id or 0, protocol_id=protocol, metric="constant", value=2.0) for c in store.find(Checkpoint))
+    store.add_all(
+        MetricValue(checkpoint_id=c.id or 0, protocol_id=protocol, metric="constant", value=2.0) for c in store.find(Checkpoint)
+    )
     if "protocol" in arguments:
         arguments = {**arguments, "feature_sets": ("geometry_only",)}
     with pytest.raises(error, match=sentence):

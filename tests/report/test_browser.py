@@ -16,7 +16,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 PROBE = """<script>addEventListener("load", () => setTimeout(() => {
   const root = document.documentElement, width = root.clientWidth;
   const seen = (e) => !e.closest(".scroll") && e.getClientRects().length;
-  const wide = [...document.querySelectorAll("body *")].filter((e) => seen(e) && e.getBoundingClientRect().right > width + 1);
+  const past = (e) => e.getBoundingClientRect().right > width + 1;
+  const wide = [...document.querySelectorAll("body *")].filter((e) => seen(e) && past(e)).map((e) => e.tagName + ": " + e.textContent);
   const before = getComputedStyle(document.body).backgroundColor;
   document.getElementById("theme").click();
   const after = getComputedStyle(document.body).backgroundColor;
@@ -27,9 +28,9 @@ PROBE = """<script>addEventListener("load", () => setTimeout(() => {
   const mark = document.querySelector(".panel svg circle");
   mark.dispatchEvent(new PointerEvent("pointermove", {bubbles: true, clientX: 20, clientY: 200}));
   parent.document.documentElement.dataset.probe = JSON.stringify({
-    window: innerWidth, page: root.scrollWidth, wide: wide.slice(0, 5).map((e) => e.tagName + ": " + e.textContent.slice(0, 60)), before, after, dimmed,
+    window: innerWidth, page: root.scrollWidth, wide: wide.slice(0, 5), before, after, dimmed,
     tip: document.getElementById("tip").textContent,
-    empty: [...document.querySelectorAll(".panel svg")].filter((s) => s.getBoundingClientRect().height < 40 && s.closest("figure").open !== false &&
+    empty: [...document.querySelectorAll(".panel svg")].filter((s) => s.getBoundingClientRect().height < 40 &&
       !s.closest("details:not([open])")).length,
     sections: [...document.querySelectorAll("main > section")].map((s) => s.id),
   });
@@ -53,7 +54,14 @@ def look(chromium: str, page: Path, folder: Path, width: int, dark: bool) -> tup
     outer = folder / "outer.html"
     head = "<!doctype html><meta charset=utf-8><style>:root{color-scheme:light dark}body{margin:0}iframe{border:0}</style>"
     outer.write_text(f'{head}<iframe width="{width}" height="900" srcdoc="{frame}"></iframe>', encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
     flags += ["--no-first-run", "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}", "--window-size=1400,950"]
     flags += ["--blink-settings=preferredColorScheme=0"] if dark else ["--blink-settings=preferredColorScheme=1"]
     command = [chromium, *flags, "--virtual-time-budget=4000", "--dump-dom", outer.as_uri()]
@@ -85,7 +93,7 @@ def test_the_report_opens(chromium: str, written: Path, tmp_path: Path, width: i
 
 def test_a_broken_page_is_noticed(chromium: str, tmp_path: Path) -> None:
     page = tmp_path / "index.html"
-    body = '<header class="legend"><ul class="legend"><button data-key="a">a</button></ul></header><button id="theme"></button><p id="tip">t</p>'
+    body = '<header><ul class="legend"><button data-key="a">a</button></ul></header><button id="theme"></button><p id="tip">t</p>'
     wide = '<div class="panel" style="width:3000px"><svg><circle r="1"/></svg></div><script>missing()</script>'
     page.write_text(f"<!doctype html><body>{body}<figure>{wide}</figure></body>", encoding="utf-8")
     found, console = look(chromium, page, tmp_path, 390, False)

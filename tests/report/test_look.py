@@ -28,7 +28,9 @@ def lab(color: str, seen: np.ndarray) -> np.ndarray:
     """CIELAB of a hex colour as somebody sees it."""
     srgb = np.array(theme.channels(color)) / 255
     linear = np.clip(seen @ np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4), 0, 1)
-    xyz = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]) @ linear
+    xyz = (
+        np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]) @ linear
+    )
     f = np.cbrt(xyz / np.array([0.95047, 1.0, 1.08883]))
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
@@ -96,8 +98,14 @@ def test_axes_hold_what_is_odd() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "–"), (0.0, "0"), (3.14159, "3.142"), (-0.5, MINUS + "0.5000"), (float("nan"), "nan"), (float("-inf"), MINUS + "∞"),
-        (0.000031, "3.1×10⁻⁵"), (1234567.0, "1\u2009234\u2009567"),
+        (None, "–"),
+        (0.0, "0"),
+        (3.14159, "3.142"),
+        (-0.5, MINUS + "0.5000"),
+        (float("nan"), "nan"),
+        (float("-inf"), MINUS + "∞"),
+        (0.000031, "3.1×10⁻⁵"),
+        (1234567.0, "1\u2009234\u2009567"),
     ],
 )
 def test_numbers_for_people(value: float | None, text: str) -> None:
@@ -113,7 +121,9 @@ def test_panels_without_a_finite_value_still_draw() -> None:
 
 
 def test_tables_keep_every_digit_in_csv_and_escape_in_markdown() -> None:
-    frame = pd.DataFrame([("a|b", 0.1 + 0.2, None, 7, float("nan"), True)], columns=["name", "x", "gone", "n", "bad", "flag"], dtype=object)
+    frame = pd.DataFrame(
+        [("a|b", 0.1 + 0.2, None, 7, float("nan"), True)], columns=["name", "x", "gone", "n", "bad", "flag"], dtype=object
+    )
     table = Table(name="t", title="T", frame=frame)
     assert table.csv() == "name,x,gone,n,bad,flag\na|b,0.30000000000000004,,7,nan,True\n"
     assert "| a\\|b | 0.3000 | – | 7 | nan | yes |" in table.markdown()

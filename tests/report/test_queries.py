@@ -14,15 +14,38 @@ from lowrank.predict import predict
 from lowrank.store import Store, queries
 
 STUDY = (
-    "aggregates", "barriers", "curves", "evaluation_sets", "feature_values", "features", "full_rank_differences", "layer_values", "predictions",
-    "predictor_fits", "protocols", "run_costs", "seed_variability", "spectrum_shapes", "downstream", "checkpoints", "training_curve",
+    "aggregates",
+    "barriers",
+    "curves",
+    "evaluation_sets",
+    "feature_values",
+    "features",
+    "full_rank_differences",
+    "layer_values",
+    "predictions",
+    "predictor_fits",
+    "protocols",
+    "run_costs",
+    "seed_variability",
+    "spectrum_shapes",
+    "downstream",
+    "checkpoints",
+    "training_curve",
 )
-VOLATILE = {"library_versions", "parameters", "details", "features", "input_hash"}  # JSON: text on one database, values on the other
+VOLATILE = {
+    "library_versions",
+    "parameters",
+    "details",
+    "features",
+    "input_hash",
+}  # JSON: text on one database, values on the other
 SPEC = {"methods": ("full_rank", "cola"), "steps": (0, 150, 300), "layers": 2, "singular_values": 3}
 
 
 @pytest.fixture(scope="module")
-def stores(factory: ModuleType, sqlite_template: Path, postgres_server: object, postgres_template: str) -> Iterator[dict[str, Store]]:
+def stores(
+    factory: ModuleType, sqlite_template: Path, postgres_server: object, postgres_template: str
+) -> Iterator[dict[str, Store]]:
     """The same study on both databases."""
     path = sqlite_template.with_name("queries.db")
     path.write_bytes(sqlite_template.read_bytes())
@@ -83,7 +106,9 @@ def test_differences_are_against_the_same_seed_and_step(stores: dict[str, Store]
     losses = ask(stores["sqlite"], "checkpoints").set_index(["scale", "method", "seed", "step"])["validation_loss"]
     assert set(rows["method"]) == {"cola"}
     for row in rows.itertuples():
-        assert row.difference == pytest.approx(losses[row.scale, "cola", row.seed, row.step] - losses[row.scale, "full_rank", row.seed, row.step])
+        assert row.difference == pytest.approx(
+            losses[row.scale, "cola", row.seed, row.step] - losses[row.scale, "full_rank", row.seed, row.step]
+        )
 
 
 def test_barriers_say_which_pair_they_are_of(stores: dict[str, Store]) -> None:

@@ -21,8 +21,19 @@ from lowrank.store import Store
 from lowrank.store.records import Checkpoint, Run, Study
 
 SECTIONS = (
-    "overview", "perplexity", "training", "landscape", "barriers", "spectra", "activations", "downstream", "predictor", "resources", "seeds",
-    "provenance", "missing",
+    "overview",
+    "perplexity",
+    "training",
+    "landscape",
+    "barriers",
+    "spectra",
+    "activations",
+    "downstream",
+    "predictor",
+    "resources",
+    "seeds",
+    "provenance",
+    "missing",
 )
 VOID = {"meta", "link", "path", "circle", "br", "input", "img"}
 
@@ -121,7 +132,9 @@ def test_tables_hold_the_stored_numbers(written: Path, filled: Path) -> None:
         runs = {r.id: r for r in store.find(Run, status="done")}
         finals = [c for c in store.find(Checkpoint, kind="final") if c.run_id in runs]
     for row in rows_of(written, "perplexity"):
-        losses = [c.validation_loss for c in finals if (runs[c.run_id].scale, runs[c.run_id].method) == (row["scale"], row["method"])]
+        losses = [
+            c.validation_loss for c in finals if (runs[c.run_id].scale, runs[c.run_id].method) == (row["scale"], row["method"])
+        ]
         assert float(row["ours"]) == pytest.approx(np.mean([math.exp(x) for x in losses]), rel=1e-12)
         assert int(row["seeds"]) == len(losses)
         if len(losses) > 1:
@@ -154,7 +167,9 @@ def test_published_values_carry_their_source(written: Path) -> None:
 
 def test_published_scales_are_compared(factory: ModuleType, sqlite_store_url: str, tmp_path: Path) -> None:
     with Store.open(sqlite_store_url) as store:
-        spec = factory.Synthetic(scales={"60m": 512}, methods=("full_rank", "galore"), seeds=(0,), steps=(0, 300), lenses=frozenset(), failed=None)
+        spec = factory.Synthetic(
+            scales={"60m": 512}, methods=("full_rank", "galore"), seeds=(0,), steps=(0, 300), lenses=frozenset(), failed=None
+        )
         factory.fill(store, spec)
         write(store, "demo", tmp_path / "out", progress=False)
     row = rows_of(tmp_path / "out", "perplexity")[0]
@@ -170,7 +185,10 @@ def test_an_empty_study_says_what_would_fill_each_section(factory: ModuleType, s
         spec = factory.Synthetic(methods=("full_rank",), seeds=(0,), steps=(0, 300), lenses=frozenset(), failed=None)
         factory.fill(store, spec)
         write(store, "demo", tmp_path / "some", progress=False)
-    for folder, sections in (("out", ("training", "landscape", "downstream")), ("some", ("landscape", "barriers", "spectra", "activations", "downstream"))):
+    for folder, sections in (
+        ("out", ("training", "landscape", "downstream")),
+        ("some", ("landscape", "barriers", "spectra", "activations", "downstream")),
+    ):
         page = read(tmp_path / folder)
         for section in sections:
             assert "To fill it: lowrank" in page.texts[section], section
@@ -180,7 +198,12 @@ def test_an_empty_study_says_what_would_fill_each_section(factory: ModuleType, s
 
 def test_text_of_a_study_file_is_escaped(factory: ModuleType, sqlite_store_url: str, tmp_path: Path) -> None:
     with Store.open(sqlite_store_url) as store:
-        built = factory.fill(store, factory.Synthetic(methods=("full_rank", "<b>x"), seeds=(0,), steps=(0, 300), lenses=frozenset({"spectra"}), failed=None))
+        built = factory.fill(
+            store,
+            factory.Synthetic(
+                methods=("full_rank", "<b>x"), seeds=(0,), steps=(0, 300), lenses=frozenset({"spectra"}), failed=None
+            ),
+        )
         store.put(Study(name="demo", config={**built.study.config, "description": "<script>alert(1)</script>"}, config_hash="1"))
         write(store, "demo", tmp_path / "out", progress=False)
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
@@ -205,14 +228,27 @@ def test_two_studies_are_compared_with_intervals(factory: ModuleType, sqlite_sto
     assert "comparison" in read(tmp_path / "out").ids
 
 
-def test_a_newer_run_of_the_same_name_takes_the_older_ones_place(factory: ModuleType, sqlite_store_url: str, tmp_path: Path) -> None:
+def test_a_newer_run_of_the_same_name_takes_the_older_ones_place(
+    factory: ModuleType, sqlite_store_url: str, tmp_path: Path
+) -> None:
     with Store.open(sqlite_store_url) as store:
-        small = {"methods": ("full_rank",), "scales": {"nano": 64}, "seeds": (0,), "steps": (0, 300), "lenses": frozenset(), "failed": None}
+        small = {
+            "methods": ("full_rank",),
+            "scales": {"nano": 64},
+            "seeds": (0,),
+            "steps": (0, 300),
+            "lenses": frozenset(),
+            "failed": None,
+        }
         built = factory.fill(store, factory.Synthetic(**small))
         old = built.runs["full_rank", "nano", 0]
         fields = {f: getattr(old, f) for f in ("study_id", "method", "scale", "seed", "data_seed", "init_seed", "provenance_id")}
         new = store.add(Run(**fields, config_hash="another recipe", status="done", total_steps=300))
-        store.add(Checkpoint(run_id=new.id or 0, step=300, kind="final", tokens_seen=1, path="x", sha256="y", bytes=1, validation_loss=1.5))
+        store.add(
+            Checkpoint(
+                run_id=new.id or 0, step=300, kind="final", tokens_seen=1, path="x", sha256="y", bytes=1, validation_loss=1.5
+            )
+        )
         write(store, "demo", tmp_path / "out", progress=False)
     (row,) = rows_of(tmp_path / "out", "perplexity")
     assert (float(row["ours"]), row["seeds"]) == (pytest.approx(math.exp(1.5)), "1")
@@ -246,7 +282,9 @@ def test_an_interrupted_report_leaves_the_old_one(
             with pytest.raises(KeyboardInterrupt):
                 write(store, "demo", out, progress=False)
         assert (out / "index.html").read_text(encoding="utf-8") == first
-        factory.fill(store, factory.Synthetic(methods=("full_rank", "galore"), seeds=(0,), steps=(0, 300), lenses=frozenset(), failed=None))
+        factory.fill(
+            store, factory.Synthetic(methods=("full_rank", "galore"), seeds=(0,), steps=(0, 300), lenses=frozenset(), failed=None)
+        )
         second = write(store, "demo", out, progress=False).read_text(encoding="utf-8")
     assert "galore" in second
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith((".", "report"))] == ["report"]
