@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -13,7 +14,7 @@ from lowrank.methods._sharding import beside
 from lowrank.methods.base import Draw, targets
 
 
-class FactoredLinear(nn.Module):
+class FactoredLinear(nn.Module, ABC):
     """Base of linear layers from x (…, in) to (…, out) with factors ``A`` (rank, in) and ``B`` (out, rank)."""
 
     draws_own_parameters = True
@@ -31,9 +32,9 @@ class FactoredLinear(nn.Module):
         else:
             self.register_parameter("bias", None)
 
+    @abstractmethod
     def reset_parameters(self, draw: Draw | None = None) -> None:
         """Draw every parameter anew: parameter p from ``draw(p)``, or all from the global generator."""
-        raise NotImplementedError
 
     def reset_bias(self) -> None:
         """A bias starts at zero."""
