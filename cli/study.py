@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
+from lowrank.errors import UsageError
 from lowrank.store import Store, records
 from lowrank.study import STAGES, Outcome, Plan, plan_rows, run_study, status_rows
 
@@ -29,23 +30,41 @@ def study() -> None:
 
 @study.command()
 @FILE
-@click.option("--only", type=click.Choice(list(STAGES)), help="One stage instead of all that are missing.")
+@click.option("--only", multiple=True, type=click.Choice(list(STAGES)), help="This stage instead of all; may be repeated.")
+@click.option(
+    "--launcher", type=click.Choice(["inline", "processes", "slurm"]), default="inline",
+    help="In this process; in several on this machine; as jobs of a Slurm cluster (the study file's section 'slurm').",
+)
+@click.option(
+    "--workers", type=click.IntRange(min=1), metavar="N",
+    help="Processes (default: one for each GPU, else for each core), or jobs at once (default: 16).",
+)
 @click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
 @SET
 @database_option
-def run(file: Path, only: str | None, retry_failed: bool, overrides: tuple[str, ...]) -> int:
+def run(
+    file: Path, only: tuple[str, ...], launcher: str, workers: int | None, retry_failed: bool, overrides: tuple[str, ...],
+) -> int:
     """Do all work of a study that is still missing, in order: train, measure, report.
 
-    Call it again after a stop or a kill: it goes on where it was. A failed unit does not stop the others.
+    Call it again after a stop or a kill: it goes on where it was. A failed unit does not stop the others. Any number of
+    calls, on any number of machines with one database, share the work.
 
     \b
-    Example:
+    Examples:
       lowrank study run studies/demo.yaml
+      lowrank study run studies/demo.yaml --launcher processes --workers 2
     """
+    if launcher == "inline" and workers not in (None, 1):
+        raise UsageError("--workers needs --launcher processes or slurm")
     plan = Plan.of(file, overrides)
     with open_store(plan.database, create=True) as store:
-        outcome = run_study(store, plan, only, retry_failed)
-    return tell(plan, outcome)
+        if launcher == "inline":
+            return tell(plan, run_study(store, plan, only, retry_failed))
+        from lowrank.launch.run import Launch, launch
+
+        how = Launch(launcher, database_url(plan.database), workers, overrides)
+        return tell(plan, launch(store, plan, how, only, retry_failed))
 
 
 def tell(plan: Plan, outcome: Outcome) -> int:

@@ -6,7 +6,7 @@ the order train, measure, evaluate, predict, report; a failed unit does not stop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,22 +183,45 @@ def status_rows(store: Store, plan: Plan) -> Iterator[dict[str, Any]]:
         }
 
 
-def run_study(store: Store, plan: Plan, only: str | None = None, retry_failed: bool = False) -> Outcome:
-    """Do all missing work of a study in order; see :class:`Outcome`."""
+def run_study(store: Store, plan: Plan, only: str | Collection[str] | None = None, retry_failed: bool = False) -> Outcome:
+    """Do all missing work of a study in order, or that of the stages ``only``; see :class:`Outcome`.
+
+    Any number of processes may call this at once: they share the work, and each goes on to the next stage when nothing is
+    left of the one before.
+    """
+    chosen = (only,) if isinstance(only, str) else tuple(only or STAGES)
     register(store, plan)
     outcome = Outcome()
     for stage, work in STAGES.items():
-        if only in (None, stage):
+        if stage in chosen:
             outcome.done[stage] = work(store, plan, outcome, retry_failed)
     return outcome
+
+
+def forget_failures(store: Store, plan: Plan, stages: Collection[str] = ("train", "measure", "evaluate")) -> None:
+    """Put what failed back into the study's work."""
+    if "train" in stages:
+        for _, run, _ in missing_training(store, plan):
+            if run is not None and run.status == "failed":
+                store.update(records.Run, run.id, status="planned")
+    if "measure" in stages:
+        from lowrank.measure import plan as measure_plan
+
+        for task in measure_plan(store, plan.study, plan.root):
+            if task.error:
+                store.forget_unit(task.unit_key)
+    if "evaluate" in stages:
+        from lowrank.evaluate.plan import plan as evaluate_plan
+
+        for unit in evaluate_plan(store, plan.study):
+            if unit.error:
+                store.forget_unit(unit.unit_key)
 
 
 def _train(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
     """Train what is not trained, one run after the other in this process, beside any other process that does the same."""
     if retry_failed:
-        for _, run, _ in missing_training(store, plan):
-            if run is not None and run.status == "failed":
-                store.update(records.Run, run.id, status="planned")
+        forget_failures(store, plan, ("train",))
     study = store.first(records.Study, name=plan.study.name)
     claims = Claims(store, "train", study_id=study.id if study else None)
     here: set[int | None] = set()
@@ -277,3 +300,4 @@ def _report(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> i
 STAGES: dict[str, Callable[[Store, Plan, Outcome, bool], int]] = {
     "train": _train, "measure": _measure, "evaluate": _evaluate, "report": _report,
 }
+SHARED = ("train", "measure", "evaluate")  # stages that workers share by claiming units

@@ -151,6 +151,23 @@ class Downstream(Config):
     data_dir: str | None = None  # files fetched beforehand; None: from the hub
 
 
+class Slurm(Config):
+    """What jobs of ``--launcher slurm`` ask for. A training run gets all of it, measuring and evaluating one node and GPU a job."""
+
+    cluster: Literal["slurm", "local"] = "slurm"  # local: processes of this machine in place of jobs, to try it
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    nodes: PositiveInt = 1
+    gpus_per_node: NonNegativeInt = 1
+    cpus_per_task: PositiveInt = 8
+    memory_gb: PositiveInt | None = None
+    timeout_minutes: PositiveInt = 1440
+    resubmit: NonNegativeInt = 3  # times that jobs which ended without their work done are submitted again
+    accelerate: Names = ()  # further arguments of accelerate launch
+    additional: dict[str, Any] = {}  # further parameters of sbatch, such as constraint: a100
+
+
 class Study(Config):
     """A study file."""
 
@@ -165,3 +182,4 @@ class Study(Config):
     training: dict[str, Any] = {}
     metrics: Annotated[tuple[MetricEntry, ...], Strict(False)] = ()
     downstream: Downstream | None = None  # None: no stage evaluate
+    slurm: Slurm | None = None

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "predict": GROUND | {"config", "store", "provenance"},
     "report": GROUND | {"config", "store", "predict", "provenance", "presets", "methods", "metrics"},
     "frames": {"store", "errors"},
-    "launch": GROUND | {"config", "store", "study"},
+    "launch": GROUND | {"config", "store", "study", "measure", "evaluate"},
     "study": GROUND | {"config", "store", "methods", "train", "measure", "evaluate", "predict", "report", "launch"},
     "": {"store", "frames"},
 }

@@ -1,0 +1,139 @@
+"""Launchers: several processes of one machine, and job arrays through submitit's local executor."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lowrank.cli.main import run
+
+from lowrank.launch import processes, slurm
+from lowrank.store import Store, records
+
+SMALL = ["--set", "methods=[full_rank]"]
+JOBS = ["--set", "slurm={cluster: local, gpus_per_node: 0, timeout_minutes: 5}"]
+
+
+@pytest.fixture(autouse=True)
+def home(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOWRANK_CACHE", str(study.parent / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def require_whole(root: Path, runs: int) -> None:
+    with Store.open(root / "lowrank.db") as store:
+        assert [run.status for run in store.find(records.Run)] == ["done"] * runs
+        saved = store.find(records.Checkpoint)
+        assert len(saved) == 3 * runs
+        assert {value.checkpoint_id for value in store.find(records.MetricValue)} == {row.id for row in saved}
+        assert store.count(records.WorkUnit) == 0
+    assert (root / "report" / "index.html").exists()
+
+
+def test_processes_share_a_study(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["study", "run", str(study), "--launcher", "processes", "--workers", "2", *SMALL]) == 0
+    out, err = capfd.readouterr()
+    require_whole(study.parent / "out", 2)
+    assert out.strip().endswith("index.html")
+    assert "1 | " in err
+    assert "2 | " in err
+    begun = time.monotonic()
+    assert run(["study", "run", str(study), "--launcher", "processes", "--workers", "2", "--only", "train", *SMALL]) == 0
+    assert time.monotonic() - begun < 20  # nothing is missing: no worker is started
+    assert "|" not in capfd.readouterr().err
+
+
+def test_jobs_of_submitit_do_a_study(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    one = ["--set", "seeds=[0]", "--set", "methods=[cola]"]
+    assert run(["study", "run", str(study), "--launcher", "slurm", "--workers", "2", *one, *JOBS]) == 0, capfd.readouterr().err
+    require_whole(study.parent / "out", 1)
+    assert list((study.parent / "out" / "logs" / "jobs").glob("*/*_log.out"))
+
+
+def test_what_failed_under_a_launcher_is_told_once_and_is_the_exit_status(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    bad = ["--set", "training.batch_size=100000", "--only", "train"]
+    assert run(["study", "run", str(study), "--launcher", "processes", "--workers", "2", *bad]) == 1
+    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("failed: ")]
+    assert len(told) == 4
+    assert all("batch" in line for line in told)
+
+
+def test_a_stopped_launcher_stops_its_workers(study: Path) -> None:
+    command = [sys.executable, "-m", "lowrank", "study", "run", str(study), "--launcher", "processes", "--workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    logs = study.parent / "out" / "logs"
+    deadline = time.monotonic() + 60
+    while not (logs / "worker-2.log").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "Interrupted." in stderr
+    children = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(study).encode() in _read(p)]
+    assert children == []
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--workers", "2"), "--launcher processes or slurm"),
+        (("--launcher", "processes", "--workers", "9"), "use fewer, or PostgreSQL"),
+        (("--launcher", "slurm"), "an SQLite file is for one; give --db postgresql"),
+        (("--launcher", "slurm", "--set", "slurm={gpus: 1}"), "gpus"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence(study: Path, capsys: pytest.CaptureFixture[str], arguments: Any, words: str) -> None:
+    assert run(["study", "run", str(study), *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_missing_submitit_is_named_with_its_extra(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    assert run(["study", "run", str(study), "--launcher", "slurm", "--workers", "1", *JOBS]) == 1
+    assert "pip install 'lowrank[slurm]'" in capsys.readouterr().err
+
+
+def test_the_database_is_in_no_argument_and_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(processes, "cores", lambda: 8)
+    made = processes.environments(3, "postgresql://me:secret@host/db", 0)
+    assert [one["OMP_NUM_THREADS"] for one in made] == ["2"] * 3
+    assert made[0]["LOWRANK_DATABASE_URL"] == "postgresql://me:secret@host/db"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in processes.environments(3, "x", 2)] == ["4", "6", "4"]
+
+
+def test_several_nodes_meet_at_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lowrank.config.schema import Slurm
+
+    command = slurm.accelerate_launch(Slurm(nodes=2, gpus_per_node=4, accelerate=("--mixed_precision", "no")), ["--method", "cola"])
+
+    class Job:
+        node, hostnames, job_id = 1, ("first", "second"), "123_4"
+
+    ran: list[list[str]] = []
+    module = importlib.import_module("submitit")
+    monkeypatch.setattr(module, "JobEnvironment", Job)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: ran.append(command) or subprocess.CompletedProcess(command, 3))
+    assert slurm.run_on_node(command) == 3
+    told = " ".join(ran[0])
+    assert "--num_processes 8 --num_machines 2" in told
+    assert "--machine_rank 1 --main_process_ip first --main_process_port 21234" in told
+    assert told.endswith("--mixed_precision no -m lowrank.train --method cola")
+    assert os.environ.get("RANK") is None
