@@ -17,7 +17,7 @@ PROBE = """<script>addEventListener("load", () => setTimeout(() => {
   const root = document.documentElement, width = root.clientWidth;
   const seen = (e) => !e.closest(".scroll") && e.getClientRects().length;
   const past = (e) => e.getBoundingClientRect().right > width + 1;
-  const wide = [...document.querySelectorAll("body *")].filter((e) => seen(e) && past(e)).map((e) => e.tagName + ": " + e.textContent);
+  const wide = [...document.querySelectorAll("body *")].filter((e) => seen(e) && past(e)).map((e) => e.outerHTML.slice(0, 80));
   const before = getComputedStyle(document.body).backgroundColor;
   document.getElementById("theme").click();
   const after = getComputedStyle(document.body).backgroundColor;

@@ -20,6 +20,7 @@ STUDY = (
     "evaluation_sets",
     "feature_values",
     "features",
+    "features_published",
     "full_rank_differences",
     "layer_values",
     "predictions",
