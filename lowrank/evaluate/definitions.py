@@ -75,7 +75,8 @@ def _local(name: str, info: TaskInfo, definition: Path, data_dir: Path) -> Path:
     kind = paths[0].suffix.lower()
     builder = BUILDERS.get(kind, info.text)
     arrow = cache_folder() / "downstream" / "arrow"
-    arguments: dict[str, Any] = {"data_files": {info.split: [str(path.resolve()) for path in paths]}, "cache_dir": str(arrow.resolve())}
+    files = [str(path.resolve()) for path in paths]
+    arguments: dict[str, Any] = {"data_files": {info.split: files}, "cache_dir": str(arrow.resolve())}
     if builder == "text":
         arguments["sample_by"] = "paragraph"
     body = {"include": str(definition.resolve()), "dataset_path": builder, "dataset_name": None, "dataset_kwargs": arguments}

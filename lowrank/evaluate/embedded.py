@@ -53,11 +53,11 @@ def build(validation_fraction: float | None = None, cache: Path | None = None) -
         with files.locked(target):
             if (found := files.read_json(target / "suite.json")) is None:
                 documents = [document for document, _ in source.read("train", None) if document]
-                found = write_suite(target, make_items(_corpus(documents, data.validation_fraction)))
+                found = write_suite(target, make_items(corpus_of(documents, data.validation_fraction)))
     return Embedded(target, found["sha256"], found["tasks"])
 
 
-def _corpus(documents: list[str], fraction: float) -> Corpus:
+def corpus_of(documents: list[str], fraction: float) -> Corpus:
     """Held-out documents (validation, then selection) and the word counts of the training documents."""
     bounds = survey(documents, fraction).bounds
     split: dict[str, list[str]] = {}
