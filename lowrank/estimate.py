@@ -5,8 +5,8 @@ but no data (PyTorch's fake tensors); every storage is counted from the operatio
 freed, and every matrix product as it comes by. So a method from outside is told as truthfully as a built-in one, and a
 billion parameters take a few seconds and no memory to speak of.
 
-Counts and bytes of weights, gradients and optimizer state are exact. The peak leaves out what PyTorch does not see:
-scratch memory inside kernels, and what the allocator holds beyond what it was asked for.
+Counts and bytes of weights, gradients and optimizer state are exact. What PyTorch does not see is added to the peak of a
+CPU as a measured share (:data:`SLACK`): freed memory that the C library keeps, scratch memory inside kernels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,18 @@ from lowrank.methods.base import Method
 from lowrank.train.loop import split_batch
 from lowrank.train.memory import model_bytes, state_bytes
 
+Device = Literal["cpu", "cuda"]
 SPECIAL: dict[str, int | None] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 STORED = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16"}  # in the order of a safetensors file
 aten = torch.ops.aten
+
+LARGEST_KEPT = 32 * 2**20
+"""Blocks above this size go back to the kernel when they are freed (glibc's largest threshold for mmap)."""
+
+SLACK = 0.55
+"""Resident bytes of a CPU process beyond each byte of smaller blocks at the peak: holes that no later tensor fits, code, scratch.
+
+Measured with glibc 2.36 at ``mini``, six methods: 0.47 to 0.69; ``benchmarks/memory_peak.py`` measures the result."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +59,9 @@ class Estimate:
 
     ``weight_bytes`` holds parameters and persistent buffers; ``checkpoint_bytes`` is the file of them. ``activation_bytes`` is
     what one forward pass leaves to its backward pass. ``peak_bytes`` is the largest sum of all that is alive at once, while
-    the run trains, evaluates or saves. ``flops_per_token`` counts the matrix products of forward and backward pass as they
-    are carried out: attention over the whole square, what gradient checkpointing computes again included, the
-    optimizer's own products excluded.
+    the run trains, evaluates or saves; on a CPU with what the process holds beyond. ``flops_per_token`` counts the matrix
+    products of forward and backward pass as they are carried out: attention over the whole square, what gradient
+    checkpointing computes again included, the optimizer's own products excluded.
     """
 
     parameters_total: int
@@ -70,11 +79,12 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(config: RunConfig, vocabulary_size: int | None = None) -> Estimate:
+def estimate(config: RunConfig, vocabulary_size: int | None = None, device: Device | None = None) -> Estimate:
     """Estimate the run ``config``; ``vocabulary_size`` is that of :func:`expected_vocabulary` unless given.
 
-    Raises :class:`LowrankError` where the vocabulary is not known, or where the optimizer looks at values and its method does not
-    count its state.
+    ``device`` says whose peak is meant: the resident memory of a process on a ``cpu``, or the allocator's on ``cuda``; None:
+    what a run here would use. Raises :class:`LowrankError` where the vocabulary is not known, or where the optimizer looks at
+    values and its method does not count its state.
     """
     passes, micro = split_batch(config.training, processes=1)
     passes = min(passes, 2)  # from the second on, the gradients are there while activations are made
@@ -86,6 +96,10 @@ def estimate(config: RunConfig, vocabulary_size: int | None = None) -> Estimate:
         counts, file = model_bytes(model), file_bytes(model.state_dict())
         update, activations = trace_update(model, optimizer if traceable else None, config, passes, micro)
         evaluation = trace_evaluation(model, config)
+    if (device or default_device()) == "cpu":
+        peak = max(update.resident, evaluation.resident, file)  # a checkpoint is serialised in memory
+    else:
+        peak = max(update.peak, evaluation.peak)
     return Estimate(
         parameters_total=counts["parameters_total"],
         parameters_trainable=counts["parameters_trainable"],
@@ -93,10 +107,15 @@ def estimate(config: RunConfig, vocabulary_size: int | None = None) -> Estimate:
         gradient_bytes=counts["gradient_bytes"],
         optimizer_state_bytes=state,
         activation_bytes=activations,
-        peak_bytes=counts["parameter_bytes"] + state + max(update.peak, evaluation.peak, file),
+        peak_bytes=counts["parameter_bytes"] + state + peak,
         flops_per_token=round(update.flops / (passes * micro * config.data.max_length)),
         checkpoint_bytes=file,
     )
+
+
+def default_device() -> Device:
+    """The device that a run would use on this machine."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def expected_vocabulary(config: RunConfig) -> int:
@@ -134,7 +153,14 @@ def without_data(model: PreTrainedModel) -> PreTrainedModel:
             setattr(module, name, nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad))
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(without_mask, with_kwargs=True)
     return model
+
+
+def without_mask(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Drop the mask that Transformers makes because it sees that it is traced; a run has none, its attention is causal."""
+    return args, {**kwargs, "attention_mask": None}
 
 
 def planned_state(method: Method, optimizer: Optimizer) -> tuple[int, bool]:
@@ -158,10 +184,11 @@ def planned_state(method: Method, optimizer: Optimizer) -> tuple[int, bool]:
 def trace_update(
     model: PreTrainedModel, optimizer: Optimizer | None, config: RunConfig, passes: int, micro: int
 ) -> tuple[Trace, int]:
-    """Trace ``passes`` forward and backward passes of ``micro`` rows and, if given, a step; the trace, and the activations' bytes."""
+    """Trace ``passes`` forward and backward passes of ``micro`` rows and a step, if one is given; also the activations' bytes."""
     ids = torch.zeros(micro, config.data.max_length, dtype=torch.int64)
     activations = 0
-    with Trace(model.state_dict().values()) as trace:
+    trace = Trace(model.state_dict().values())
+    with trace:
         for _ in range(passes):
             gradients = trace.live
             with autocast(config):
@@ -183,7 +210,8 @@ def trace_evaluation(model: PreTrainedModel, config: RunConfig) -> Trace:
     rows = min(config.training.evaluation_batch_size, -(-config.data.validation_tokens // config.data.max_length))
     ids = torch.zeros(rows, config.data.max_length, dtype=torch.int64)
     model.eval()
-    with Trace(model.state_dict().values()) as trace, torch.no_grad():
+    trace = Trace(model.state_dict().values())
+    with trace, torch.no_grad():
         with autocast(config):
             logits = model(input_ids=ids).logits
         summed_nats(logits, ids)
@@ -198,12 +226,14 @@ def autocast(config: RunConfig) -> AbstractContextManager[Any]:
 class Trace(TorchDispatchMode):
     """Counts what happens inside: ``live`` and ``peak`` bytes of storages made here, ``flops`` of matrix products.
 
+    ``resident`` is the peak as a process on a CPU sees it, slack included.
+
     ``held`` are tensors from before; views of them are not counted as made here.
     """
 
     def __init__(self, held: Iterable[Tensor]) -> None:
         super().__init__()
-        self.live = self.peak = self.flops = 0
+        self.live = self.peak = self.resident = self.flops = self._small = 0
         self._held = [tensor.untyped_storage() for tensor in held]
         self._known: dict[int, weakref.ref[torch.UntypedStorage] | None] = {id(storage): None for storage in self._held}
 
@@ -224,12 +254,17 @@ class Trace(TorchDispatchMode):
         if id(storage) not in self._known:  # a storage keeps its Python object for as long as it lives
             size = storage.nbytes()
             self._known[id(storage)] = weakref.ref(storage, partial(self._drop, id(storage), size))
-            self.live += size
+            self._count(size)
             self.peak = max(self.peak, self.live)
+            self.resident = max(self.resident, self.live + round(SLACK * self._small))
 
     def _drop(self, key: int, size: int, _: object) -> None:
-        self.live -= size
+        self._count(-size)
         del self._known[key]
+
+    def _count(self, size: int) -> None:
+        self.live += size
+        self._small += size if abs(size) <= LARGEST_KEPT else 0
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> int:

@@ -4,7 +4,7 @@ Defaults < preset < study file < ``--set``. Every layer is checked on its own, s
 key that the user wrote; the resolved configuration of a run and its hash are stored with the run.
 """
 
-from lowrank.config.loading import load_study, read_yaml
+from lowrank.config.loading import load_study, parse_study, read_yaml
 from lowrank.config.resolve import RunConfig, resolve_runs
 from lowrank.config.schema import Config, Data, MethodEntry, MetricEntry, ModelShape, ScaleEntry, Study, Training
 
@@ -19,6 +19,7 @@ __all__ = [
     "Study",
     "Training",
     "load_study",
+    "parse_study",
     "read_yaml",
     "resolve_runs",
 ]

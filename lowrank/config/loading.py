@@ -101,15 +101,18 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
     """The study in the file ``path`` with ``key.sub=value`` overrides applied; nothing is resolved yet."""
-    path = Path(path)
-    raw = read_yaml(path)
+    return parse_study(read_yaml(Path(path)), str(path), overrides)
+
+
+def parse_study(raw: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> Study:
+    """The study that the mapping ``raw`` describes, as a file would; ``where`` names it in errors."""
     for override in overrides:
         _apply(raw, override)
     for section in ("methods", "scales"):
-        raw[section] = _named(raw.get(section), section, str(path))
+        raw[section] = _named(raw.get(section), section, where)
     raw["metrics"] = [{"lens": m} if isinstance(m, str) else m for m in raw.get("metrics") or []]
-    study = validate(Study, raw, str(path))
-    check_sections(study, str(path))
+    study = validate(Study, raw, where)
+    check_sections(study, where)
     return study
 
 

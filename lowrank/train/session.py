@@ -21,7 +21,7 @@ from lowrank.store.claims import Claim
 from lowrank.store.patience import patiently
 from lowrank.train.ledger import Ledger
 from lowrank.train.loop import Loop, Point, Stopwatch
-from lowrank.train.memory import PeakMemory, model_bytes, state_bytes
+from lowrank.train.memory import PeakMemory, give_back, model_bytes, state_bytes
 from lowrank.train.snapshot import Progress, read_snapshot, write_snapshot
 from lowrank.train.validation import validation_loss
 
@@ -221,6 +221,7 @@ class Session:
         complete = [folder.exists()]
         broadcast_object_list(complete)  # all processes follow the first one's view of the disk
         if not complete[0]:
+            give_back()  # else the batches of the validation come on top of what training has freed
             loss, tokens = validation_loss(self.loop.wrapped, self.validation, self.config.training, self.accelerator)
             if self.main:
                 checkpoint.save(folder, self.loop.model, self._manifest(step, loss, tokens), self.data.tokenizer)
