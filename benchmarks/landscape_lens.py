@@ -94,7 +94,7 @@ def main() -> None:
     full: list[list[float]] = []
     few: dict[int, list[list[float]]] = {1: [], 2: []}
     spent = {0: 0.0, 1: 0.0, 2: 0.0}
-    with Walk(model, batches, "pristine_float32", "tokens", centre) as walk:
+    with Walk(model, batches, centre=centre) as walk:
         for index in range(options.directions):
             start = time.perf_counter()
             direction = random_direction(pristine, 0, index, options.normalization)

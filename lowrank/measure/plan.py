@@ -14,7 +14,7 @@ from lowrank.config.resolve import content_hash
 from lowrank.config.schema import MetricEntry, Study
 from lowrank.errors import ConfigError, UsageError
 from lowrank.measure.sets import EvaluationSets, Opened
-from lowrank.metrics.base import SELECTION, Expected, Lens, LensSettings, Panel, Point, Unit
+from lowrank.metrics.base import SELECTION, Expected, Lens, LensSettings, Panel, Point, TextSettings, Unit
 from lowrank.store import Store, records
 
 COLUMNS = ("space", "normalization", "precision", "direction_seed")  # settings that are columns of a protocol
@@ -201,7 +201,9 @@ def missing_tasks(
     grouped: dict[str, list[Unit]] = {}
     opened: dict[str, Opened | None] = {}
     for unit in units:
-        evaluation = sets.open(unit.checkpoint.run_id, variant.settings.examples, variant.settings.split) if variant.lens.needs_data else None
+        evaluation = None
+        if isinstance(variant.settings, TextSettings):
+            evaluation = sets.open(unit.checkpoint.run_id, variant.settings.examples, variant.settings.split)
         sha = evaluation.record.sha256 if evaluation else ""
         opened[sha] = evaluation
         grouped.setdefault(sha, []).append(unit)
@@ -222,8 +224,8 @@ def protocol_record(variant: Variant, evaluation: Opened | None) -> records.Prot
     fields = type(variant.settings).model_fields
     kept = {name for name, info in fields.items() if info.json_schema_extra != SELECTION}
     body = variant.settings.model_dump(mode="json", include=kept)
-    for name in ("examples",) if evaluation else ("examples", "batch_rows"):  # the evaluation set says how many examples
-        body.pop(name)
+    for name in ("examples", "split"):  # the evaluation set says them
+        body.pop(name, None)
     columns = {name: body.pop(name) for name in COLUMNS if name in body}
     return records.Protocol(
         name=variant.name, lens=variant.lens.name(), metric_revision=variant.lens.revision, parameters=body,

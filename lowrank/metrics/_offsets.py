@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from lowrank.metrics._probe import Average, Floats, lent, row_losses
 from lowrank.metrics.base import Batch, Estimate
-
-Arithmetic = Literal["pristine_float32", "in_place_bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -121,15 +119,17 @@ def _lanczos(values: Floats, start: Floats, steps: int) -> tuple[Floats, Floats]
 class Walk:
     """Losses of a network at offsets along directions; a context that gives the weights back bit for bit.
 
-    ``pristine_float32`` writes θ + a·d afresh at every offset. ``in_place_bfloat16`` repeats the published procedure on a
-    copy: weights in bfloat16, a·d added and subtracted in place, so that rounding errors pile up from offset to offset.
+    Every offset writes θ + a·d afresh. ``in_place`` repeats the published procedure instead: a·d is added and subtracted, so
+    that rounding errors pile up from offset to offset. A ``dtype`` of fewer digits than the network's works on a copy.
+    ``centre`` is the loss at offset 0 where it is known.
     """
 
     def __init__(
-        self, network: nn.Module, batches: Sequence[Batch], arithmetic: Arithmetic, average: Average, centre: float | None,
+        self, network: nn.Module, batches: Sequence[Batch], average: Average = "tokens", centre: float | None = None, *,
+        dtype: torch.dtype = torch.float32, in_place: bool = False,
     ) -> None:
-        self.network = network if arithmetic == "pristine_float32" else copy.deepcopy(network).to(torch.bfloat16)
-        self.batches, self.average, self.centre, self.arithmetic = batches, average, centre, arithmetic
+        self.network = copy.deepcopy(network).to(dtype) if dtype == torch.bfloat16 else network
+        self.batches, self.average, self.centre, self.in_place = batches, average, centre, in_place
         self.pristine: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
         self._stack = ExitStack()
@@ -144,24 +144,24 @@ class Walk:
     def losses(self, direction: dict[str, Tensor], offsets: Sequence[float]) -> list[float]:
         """L(θ + a d) in nats per token for every offset a."""
         with torch.no_grad():
-            if self.arithmetic == "in_place_bfloat16":
+            if self.in_place:
                 return [self._in_place(direction, a) for a in offsets]
-            found = [self._pristine(direction, a) for a in offsets]
+            found = [self._afresh(direction, a) for a in offsets]
             for name in direction:  # the next direction may leave out what this one moved
                 self._weights[name].copy_(self.pristine[name])
             return found
 
-    def _pristine(self, direction: dict[str, Tensor], offset: float) -> float:
+    def _afresh(self, direction: dict[str, Tensor], offset: float) -> float:
         if offset == 0 and self.centre is not None:
             return self.centre
         for name, d in direction.items():
-            torch.add(self.pristine[name], d, alpha=offset, out=self._weights[name])
+            torch.add(self.pristine[name], d.to(self.pristine[name].dtype), alpha=offset, out=self._weights[name])
         return row_losses(self.network, self.batches).mean(self.average)
 
     def _in_place(self, direction: dict[str, Tensor], offset: float) -> float:
         for name, d in direction.items():
-            self._weights[name].add_(d.to(torch.bfloat16), alpha=offset)
+            self._weights[name].add_(d.to(self._weights[name].dtype), alpha=offset)
         loss = row_losses(self.network, self.batches).mean(self.average)
         for name, d in direction.items():
-            self._weights[name].sub_(d.to(torch.bfloat16), alpha=offset)
+            self._weights[name].sub_(d.to(self._weights[name].dtype), alpha=offset)
         return loss

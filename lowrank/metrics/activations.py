@@ -27,12 +27,12 @@ from lowrank.metrics.base import (
     Bench,
     Expected,
     Lens,
-    LensSettings,
     MetricError,
     MetricInfo,
     Panel,
     Point,
     Result,
+    TextSettings,
     Unit,
     Value,
 )
@@ -160,7 +160,7 @@ def _ratio(squares: Sequence[float]) -> float:
     return cross / math.sqrt(left * right) if left > 0 and right > 0 else 0.0
 
 
-class ActivationSettings(LensSettings):
+class ActivationSettings(TextSettings):
     """How states are compared."""
 
     padding: Literal["masked", "counted"] = "masked"

@@ -248,12 +248,18 @@ def selection(default: Any, **constraints: Any) -> Any:
 
 
 class LensSettings(Config):
-    """What every lens may be told."""
+    """What every lens may be told; a lens narrows ``precision``, that of its arithmetic, to what it offers."""
 
+    precision: str
+
+
+class TextSettings(LensSettings):
+    """What every lens that uses the evaluation set may be told."""
+
+    precision: Literal["float32"] = "float32"
     examples: PositiveInt | None = None       # rows of the evaluation set; None: as the study's data say
     split: Literal["validation", "selection"] = "validation"  # that the rows are drawn from
     batch_rows: PositiveInt = 16              # rows of one forward pass
-    precision: str = "float32"                # of the arithmetic
 
 
 @dataclass(frozen=True)
@@ -265,7 +271,7 @@ class Variant:
 
 
 class Lens(ABC):
-    """Base of all lenses.
+    """Base of all lenses. ``Settings`` is a :class:`TextSettings` where the lens ``needs_data``.
 
     ``revision`` rises when a definition changes, so that new values never mix with old ones. ``presets`` maps
     a preset to its variants: label → settings, where ``main`` is the one that reports and predictors read.

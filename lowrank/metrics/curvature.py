@@ -28,10 +28,10 @@ from lowrank.metrics.base import (
     Estimate,
     Expected,
     Lens,
-    LensSettings,
     MetricInfo,
     Panel,
     Result,
+    TextSettings,
     Unit,
     Value,
 )
@@ -135,7 +135,7 @@ def hessian_products(network: nn.Module, batches: Sequence[Batch]) -> Iterator[t
             p.requires_grad_(flags[name])
 
 
-class CurvatureSettings(LensSettings):
+class CurvatureSettings(TextSettings):
     """How many products."""
 
     space: Literal["dense", "trained"] = "dense"

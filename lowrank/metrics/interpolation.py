@@ -27,11 +27,11 @@ from lowrank.metrics.base import (
     Curve,
     Expected,
     Lens,
-    LensSettings,
     MetricInfo,
     Panel,
     Point,
     Result,
+    TextSettings,
     Unit,
     Value,
     consecutive,
@@ -74,7 +74,7 @@ def _checked(alphas: Sequence[float], losses: Sequence[float]) -> tuple[Floats, 
     return position, values
 
 
-class InterpolationSettings(LensSettings):
+class InterpolationSettings(TextSettings):
     """How lines are walked."""
 
     space: Literal["dense", "trained"] = "dense"   # of consecutive checkpoints; two runs are always compared dense

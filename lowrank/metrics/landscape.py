@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, Strict
 from torch import nn
 
@@ -28,10 +29,10 @@ from lowrank.metrics.base import (
     Estimate,
     Expected,
     Lens,
-    LensSettings,
     MetricInfo,
     Panel,
     Result,
+    TextSettings,
     Unit,
     Value,
 )
@@ -93,7 +94,7 @@ Directions = PositiveInt | Literal["auto"]
 Components_ = Annotated[tuple[PositiveInt, ...], Strict(False)]
 
 
-class LandscapeSettings(LensSettings):
+class LandscapeSettings(TextSettings):
     """Which directions, how far, and with which arithmetic."""
 
     space: Literal["dense", "trained"] = "dense"
@@ -111,14 +112,15 @@ class LandscapeSettings(LensSettings):
     beyond_rank: Literal["absent", "last"] = "absent"  # a component that a matrix does not have
     trajectory: NonNegativeInt = 2               # principal directions of the run's trajectory, at its last checkpoint
     trajectory_grid: Grid = Grid(start=-0.6, step=0.05, count=25)
-    arithmetic: Literal["pristine_float32", "in_place_bfloat16"] = "pristine_float32"
+    precision: Literal["float32", "bfloat16"] = "float32"  # type: ignore[assignment]  # of the weights that are moved
+    in_place: bool = False                       # add and subtract offsets in place, as published, instead of afresh
     loss_average: Average = "tokens"
     skip_initial: bool = False
 
 
 RANDOM_FIELDS = {
-    "normalization", "direction_seed", "directions", "relative_error", "fewest", "most", "grid", "nodes", "arithmetic",
-    "loss_average", "examples", "batch_rows",
+    "normalization", "direction_seed", "directions", "relative_error", "fewest", "most", "grid", "nodes", "precision",
+    "in_place", "loss_average", "examples", "batch_rows",
 }
 PAPER = "arXiv:2605.13652"
 COMPONENTS = (1, 5, 10, 20, 100)
@@ -139,8 +141,7 @@ class Landscape(Lens):
         },
         "published": {"main": {
             "space": "trained", "nodes": 0, "component_grid": {"start": -0.05, "step": 0.004, "count": 26}, "beyond_rank": "last",
-            "arithmetic": "in_place_bfloat16", "loss_average": "batches", "trajectory": 0, "skip_initial": True,
-            "precision": "bfloat16",
+            "precision": "bfloat16", "in_place": True, "loss_average": "batches", "trajectory": 0, "skip_initial": True,
         }},
     }
     metrics = (
@@ -212,9 +213,10 @@ class Landscape(Lens):
         assert network is not None
         batches = bench.batches(unit, settings.batch_rows)
         centre = None
-        if settings.arithmetic == "pristine_float32":
+        if settings.precision == "float32" and not settings.in_place:
             centre = base_losses(unit.checkpoint, network, bench, batches).mean(settings.loss_average)
-        return Walk(network, batches, settings.arithmetic, settings.loss_average, centre)
+        dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+        return Walk(network, batches, settings.loss_average, centre, dtype=dtype, in_place=settings.in_place)
 
     def _random(self, unit: Unit, walk: Walk, bench: Bench, settings: LandscapeSettings) -> Iterator[Result]:
         rule = rule_for(settings.grid.offsets(), settings.nodes)

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from typing import Literal
 
 from lowrank.metrics._probe import row_losses, standard_error
-from lowrank.metrics.base import Bench, Expected, Lens, LensSettings, MetricInfo, Panel, Result, Unit, Value, selection
+from lowrank.metrics.base import Bench, Expected, Lens, MetricInfo, Panel, Result, TextSettings, Unit, Value, selection
 
 
-class LossSettings(LensSettings):
+class LossSettings(TextSettings):
     """Which rows, and of which checkpoints."""
 
     split: Literal["validation", "selection"] = "selection"
@@ -27,7 +27,7 @@ class Loss(Lens):
     metrics = (
         MetricInfo(
             "held_out_loss", "mean next-token negative log-likelihood on the split that the protocol names, over all scored tokens",
-            "nats per token", "[0, ∞)", "metrics of the study: L(θ)", "lower",
+            "nats/token", "[0, ∞)", "metrics of the study: L(θ)", "lower",
         ),
     )
     Settings = LossSettings

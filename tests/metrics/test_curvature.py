@@ -87,7 +87,7 @@ def test_trace_top_eigenvalue_and_sharpness_agree_with_the_exact_hessian(small: 
     assert used < 60
     settings = LandscapeSettings(directions=200, grid=Grid(start=-0.003, step=0.00025, count=25), nodes=1)
     rule = rule_for(settings.grid.offsets(), settings.nodes)
-    with Walk(small.network, small.batches, "pristine_float32", "tokens", None) as walk:
+    with Walk(small.network, small.batches) as walk:
         sharp = rule.sharpness(random_table(walk, rule, settings))
     scale = 2.0 / np.square(settings.grid.offsets()[13:]).mean()
     assert scale * sharp.value == pytest.approx(trace, abs=4 * scale * sharp.standard_error)

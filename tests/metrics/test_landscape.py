@@ -50,7 +50,7 @@ ZEROS = Batch(torch.zeros(2, 5, dtype=torch.int64), torch.zeros(2, 5, dtype=torc
 def table(network: nn.Module, nodes: int, directions: int, grid: Grid = WIDE) -> tuple[Any, np.ndarray]:
     settings = LandscapeSettings(directions=directions, grid=grid, nodes=nodes)
     rule = rule_for(grid.offsets(), nodes)
-    with Walk(network, [ZEROS], "pristine_float32", "tokens", None) as walk:
+    with Walk(network, [ZEROS]) as walk:
         return rule, random_table(walk, rule, settings)
 
 
@@ -263,7 +263,7 @@ def test_in_place_bfloat16_works_on_a_copy(arena: Callable[..., Any]) -> None:
     model = place.bench.models[point.checkpoint_id].model
     before = {name: p.clone() for name, p in model.named_parameters()}
     options = {"space": "trained", "nodes": 0, "components": ()}
-    drifted = run(Unit(point), place.bench, arithmetic="in_place_bfloat16", **options)
+    drifted = run(Unit(point), place.bench, precision="bfloat16", in_place=True, **options)
     exact = run(Unit(point), place.bench, **options)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     assert drifted["sharpness_random"].value != exact["sharpness_random"].value

@@ -11,7 +11,7 @@ import torch
 from lowrank import metrics
 from lowrank.config.loading import validate
 from lowrank.errors import UnknownNameError
-from lowrank.metrics.base import SELECTION, Curve, Expected, Lens, Unit, Value
+from lowrank.metrics.base import SELECTION, Curve, Expected, Lens, TextSettings, Unit, Value
 
 QUICK: dict[str, dict[str, Any]] = {
     "interpolation": {"points": 4},
@@ -57,6 +57,7 @@ def test_facts_for_people(name: str) -> None:
         assert all((info.definition, info.unit, info.range, info.source)), info.name
     assert {"exact", "published"} <= set(lens.presets)
     assert all("main" in variants for variants in lens.presets.values())
+    assert lens.needs_data == issubclass(lens.Settings, TextSettings)
     validate(lens.Settings, {}, "defaults")
     with pytest.raises(UnknownNameError, match="exact"):
         lens.variants("exakt")
