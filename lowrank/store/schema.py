@@ -202,6 +202,10 @@ class MetricValue(Base):
     __table_args__ = (
         sa.UniqueConstraint("checkpoint_id", REFERENCE_KEY, "protocol_id", "metric", "layer", "module"),
         sa.Index(None, "metric", "layer", "module"),
+        sa.Index(  # the feature tables are read from it alone; layer and module stand in it so that SQLite can
+            "ix_metric_value_aggregate", "checkpoint_id", "metric", "protocol_id", "value", "layer", "module",
+            sqlite_where=sa.text("layer = -2 AND module = ''"), postgresql_where=sa.text("layer = -2 AND module = ''"),
+        ),
         result("value"),
         result("standard_error"),
     )

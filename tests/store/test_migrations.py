@@ -118,8 +118,8 @@ def test_an_empty_database_is_made_on_request_only(empty_url: str) -> None:
 
 @pytest.mark.parametrize("create", [False, True])
 def test_an_older_schema_names_the_command(store_url: str, monkeypatch: pytest.MonkeyPatch, create: bool) -> None:
-    monkeypatch.setattr(migrate, "_known", lambda: ["9999", "0001"])
-    with pytest.raises(StoreError, match=r"older schema 0001, this lowrank needs 9999; .*lowrank db upgrade"):
+    monkeypatch.setattr(migrate, "_known", lambda: ["9999", REVISIONS[-1].name[:4]])
+    with pytest.raises(StoreError, match=rf"older schema {REVISIONS[-1].name[:4]}, this lowrank needs 9999; .*lowrank db upgrade"):
         Store.open(store_url, create=create)
 
 
@@ -133,7 +133,7 @@ def test_a_newer_schema_says_upgrade_lowrank(store_url: str, create: bool) -> No
 
 
 def test_a_revision_that_is_not_known_is_refused(store_url: str) -> None:
-    with pytest.raises(StoreError, match="no schema '0815'; known: base, 0001"):
+    with pytest.raises(StoreError, match="no schema '0815'; known: base, .*0001"):
         migrate.downgrade(parse_url(store_url), "0815")
 
 
