@@ -32,6 +32,7 @@ T = TypeVar("T")
 LEASE = 120.0            # seconds; longer than a store may be away from a training run
 HEARTBEATS_A_LEASE = 4
 UNITS: Any = WorkUnit.__table__
+_abandoned: set[str] = set()  # owners of this process whose rows could not be taken away
 _INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
@@ -96,7 +97,7 @@ class Claims:
         claim = self._take(unit_key, "")
         if claim is None:
             holder = self.holder(unit_key)
-            if is_dead(holder):
+            if holder in _abandoned or is_dead(holder):
                 claim = self._take(unit_key, holder)
         return claim
 
@@ -176,8 +177,10 @@ class Claims:
             stop.set()
             beat.join()
             if not claim._failed:
+                _abandoned.add(claim.owner)
                 with suppress(StoreError):  # a store that is away: the lease ends by itself
                     self.release(claim)
+                    _abandoned.discard(claim.owner)
 
     @contextmanager
     def require(self, unit_key: str, what: str) -> Iterator[Claim]:

@@ -51,4 +51,5 @@ def test_three_processes_share_a_study_and_one_is_killed(study: Path, store_url:
         assert store.count(records.WorkUnit) == 0
         trained, units = map(sum, zip(*counts, strict=True))
         assert trained == 4
-        assert units == len({(v.checkpoint_id, v.reference_checkpoint_id, v.protocol_id) for v in store.find(records.MetricValue)})
+        stored = [*store.find(records.MetricValue), *store.find(records.SingularValue)]
+        assert units == len({(value.checkpoint_id, value.reference_checkpoint_id, value.protocol_id) for value in stored})
