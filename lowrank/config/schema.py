@@ -168,6 +168,14 @@ class Slurm(Config):
     additional: dict[str, Any] = {}  # further parameters of sbatch, such as constraint: a100
 
 
+class Keep(Config):
+    """Which checkpoints' weights stay on the disk once nothing that the study asks for needs them; see ``lowrank doctor --fix``."""
+
+    checkpoints: Literal["all", "final"] = "all"
+    every: PositiveInt = 1  # of all: every k-th of a run, counted back from its last
+    weights_only: bool = False  # resume points of runs that have failed or were cancelled go, too
+
+
 class Study(Config):
     """A study file."""
 
@@ -183,3 +191,4 @@ class Study(Config):
     metrics: Annotated[tuple[MetricEntry, ...], Strict(False)] = ()
     downstream: Downstream | None = None  # None: no stage evaluate
     slurm: Slurm | None = None
+    keep: Keep = Keep()

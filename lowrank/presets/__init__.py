@@ -6,11 +6,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from lowrank.config.loading import parse_yaml
+from lowrank.strict_yaml import parse_yaml
 
 
 @cache
 def load(name: str) -> dict[str, Any]:
     """The preset file ``name`` (``scales`` or ``recipes``) as nested mappings."""
-    value: dict[str, Any] = parse_yaml(files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"presets/{name}.yaml")
+    text = files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    value: dict[str, Any] = parse_yaml(text, f"presets/{name}.yaml")
     return value
