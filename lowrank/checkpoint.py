@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
+PRUNED = "pruned.json"  # beside the manifest where the weights were deleted on purpose
 FORMAT = 1
 
 
@@ -172,6 +173,8 @@ def verify(folder: Path, expected_sha256: str | None = None) -> Manifest:
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
         path = folder / Path(name).name  # a manifest never leads outside its folder
+        if not path.is_file() and name == WEIGHTS and (folder / PRUNED).exists():
+            raise CheckpointError(f"{folder}: its weights were deleted by the study's section 'keep'; restore them from a copy")
         if not path.is_file():
             raise CheckpointError(f"{path}: missing; restore it, or delete the run's row and train again")
         if file_entry(path) != {"sha256": entry["sha256"], "bytes": entry["bytes"]}:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from itertools import groupby, islice
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -75,6 +76,11 @@ class Store:
     def dialect(self) -> str:
         """``sqlite`` or ``postgresql``."""
         return self._url.get_backend_name()
+
+    @property
+    def file(self) -> Path | None:
+        """The file of an SQLite store."""
+        return Path(str(self._url.database)) if self.dialect == "sqlite" else None
 
     def close(self) -> None:
         """Give all connections back."""
