@@ -33,63 +33,46 @@ def build(source: Source, other: Source) -> Section:
             Missing(reason=f"{source.name} and {other.name} have no scale and method in common", command="lowrank study run FILE")
         )
         return section
-    losses = table[table["quantity"] == "validation loss"]
-    panels = []
-    for scale in [s for s in source.scales if s in set(losses["scale"])]:
-        rows = []
-        for style in source.styles(losses["series"]):
-            found = losses[(losses["scale"] == scale) & (losses["series"] == style.key)]
-            if len(found):
-                value, low, high = (
-                    float(found[c].iloc[0]) if found[c].iloc[0] is not None else math.nan for c in ("difference", "low", "high")
-                )
-                rows.append(
-                    (
-                        style.label,
-                        [
-                            Estimate(
-                                style,
-                                value,
-                                low,
-                                high,
-                                f"{style.label} at {scale}: {number(value)} ({number(low)} … {number(high)})",
-                            )
-                        ],
-                    )
-                )
-        panels.append(Forest(title=scale, rows=rows, x_label="difference of validation loss, nats a token", level=0.0))
-    frame = table.rename(columns={"series": "method"}).astype(object)
-    section.blocks.append(Note(text=comparable(source, other)))
-    section.blocks.append(
-        Figure(
-            name="comparison",
-            title="Difference of the final validation loss",
-            panels=panels,
-            query=f"{source.command('checkpoints')}; {other.command('checkpoints')}",
-            protocol="validation loss of both studies",
-            caption=f"Below zero, {source.name} has the lower loss.",
-            table=Table(
-                name="comparison",
-                title=f"{source.name} minus {other.name}",
-                frame=frame,
-                method_column="method",
-                query=source.command("aggregates"),
-                headings=[
-                    "quantity",
-                    "scale",
-                    "method",
-                    source.name,
-                    other.name,
-                    "difference",
-                    "low",
-                    "high",
-                    "seeds",
-                    "seeds, other",
-                ],
-            ),
-        )
-    )
+    section.blocks += [Note(text=comparable(source, other)), figure(source, other, table)]
     return section
+
+
+def figure(source: Source, other: Source, table: pd.DataFrame) -> Figure:
+    """Differences of the losses as a figure, all differences as its table."""
+    losses = table[table["quantity"] == "validation loss"]
+    panels = [
+        Forest(title=scale, rows=rows, x_label="difference of validation loss, nats a token", level=0.0)
+        for scale in source.scales
+        if (rows := estimates(source, losses[losses["scale"] == scale]))
+    ]
+    both = [source.name, other.name]
+    return Figure(
+        name="comparison",
+        title="Difference of the final validation loss",
+        panels=panels,
+        query=f"{source.command('checkpoints')}; {other.command('checkpoints')}",
+        protocol="validation loss of both studies",
+        caption=f"Below zero, {source.name} has the lower loss.",
+        table=Table(
+            name="comparison",
+            title=f"{source.name} minus {other.name}",
+            frame=table.rename(columns={"series": "method"}).astype(object),
+            method_column="method",
+            query=source.command("aggregates"),
+            headings=["quantity", "scale", "method", *both, "difference", "low", "high", "seeds", "seeds, other"],
+        ),
+    )
+
+
+def estimates(source: Source, losses: pd.DataFrame) -> list[tuple[str, list[Estimate]]]:
+    """One row a method of one scale."""
+    rows = []
+    for style in source.styles(losses["series"]):
+        found = losses[losses["series"] == style.key].iloc[0]
+        value, low, high = (math.nan if found[c] is None else float(found[c]) for c in ("difference", "low", "high"))
+        tip = f"{style.label} at {found['scale']}: {number(value)} ({number(low)} … {number(high)})"
+        rows.append((style.label, [Estimate(style, value, low, high, tip)]))
+    return rows
 
 
 def comparable(source: Source, other: Source) -> str:

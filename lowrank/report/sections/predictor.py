@@ -148,23 +148,28 @@ def fit_tables(source: Source, fits: pd.DataFrame) -> list[Block]:
             "whose activations are compared with themselves.",
         )
     ]
+    return [*blocks, *published_table(source)]
+
+
+def published_table(source: Source) -> list[Table]:
+    """The published figures, where the store has them."""
     published = pd.concat([source.query("published", quantity=q) for q in ("loso_pearson", "lomo_pearson", "in_sample_r2")])
-    if len(published):
-        wide = published.pivot_table(index="item", columns="quantity", values="value", sort=False).reset_index()
-        wide.columns = [str(c) for c in wide.columns]
-        cited = f"{published['source'].iloc[0]}, table {published['source_table'].iloc[0]}"
-        blocks.append(
-            Table(
-                name="predictor_published",
-                title="Published predictor, for comparison",
-                frame=wide.astype(object),
-                digits=3,
-                headings=[{"item": "features"}.get(c, c.replace("_", " ")) for c in wide.columns],
-                note=f"Published, not ours: {cited}; 90 checkpoints, features chosen on all rows.",
-                query="lowrank query published",
-            )
+    if published.empty:
+        return []
+    wide = published.pivot_table(index="item", columns="quantity", values="value", sort=False).reset_index()
+    wide.columns = [str(c) for c in wide.columns]
+    cited = f"{published['source'].iloc[0]}, table {published['source_table'].iloc[0]}"
+    return [
+        Table(
+            name="predictor_published",
+            title="Published predictor, for comparison",
+            frame=wide.astype(object),
+            digits=3,
+            headings=[{"item": "features"}.get(c, c.replace("_", " ")) for c in wide.columns],
+            note=f"Published, not ours: {cited}; 90 checkpoints, features chosen on all rows.",
+            query="lowrank query published",
         )
-    return blocks
+    ]
 
 
 def scatter(source: Source, fits: pd.DataFrame) -> Figure:
