@@ -195,8 +195,9 @@ def trace_update(
                 logits = model(input_ids=ids).logits
             nats = summed_nats(logits, ids)
             del logits
-            activations = trace.live - gradients
+            activations = max(activations, trace.live - gradients)  # the first pass also brings the ids
             nats.backward()  # type: ignore[no-untyped-call]
+            del nats
         norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         nn.utils.clip_grads_with_norm_(model.parameters(), config.training.max_grad_norm or 1.0, norm)
         if optimizer is not None:
