@@ -170,7 +170,7 @@ def planned(
             chosen = [s for s in selections if s == "fixed" or (geometry and feature_set in SETS)]
             fits = [(s, m) for s in chosen for m in models if len(features) > 1 or m == models[0]]
             specs += [Spec(feature_set, s, scheme, m) for s, m in fits]
-            if geometry and has_reference and "fixed" in selections:
+            if has_reference and "fixed" in selections and any(f.startswith("activation_") for f in features):
                 specs.append(Spec(feature_set, "fixed", scheme, models[0], without_reference=True))
     return specs
 
