@@ -14,7 +14,11 @@ FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 
 @click.command()
 @FILE
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the report; else the study's own, report/ in its output folder.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the report; else the study's own, report/ in its output folder.",
+)
 @click.option("--against", metavar="OTHER", help="Compare with another study: its file, or its name in the same store.")
 @database_option
 def report(file: Path, out: Path | None, against: str | None) -> None:
