@@ -45,7 +45,7 @@ def study() -> None:
 def run(
     file: Path, only: tuple[str, ...], launcher: str, workers: int | None, retry_failed: bool, overrides: tuple[str, ...],
 ) -> int:
-    """Do all work of a study that is still missing, in order: train, measure, report.
+    """Do all work of a study that is still missing, in order: train, measure, evaluate, predict, report.
 
     Call it again after a stop or a kill: it goes on where it was. A failed unit does not stop the others. Any number of
     calls, on any number of machines with one database, share the work.

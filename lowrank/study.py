@@ -290,6 +290,19 @@ def _evaluate(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) ->
     return evaluated.units
 
 
+def _predict(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
+    """Fits of rows that have not changed are not repeated; too few rows for a fit is something to say, not a failure."""
+    from lowrank.predict import PredictError, predict
+
+    try:
+        summary = predict(store, plan.study.name)
+    except PredictError as error:
+        outcome.notes.append(f"predict: {error}")
+        return 0
+    outcome.notes += [f"predict: {note}" for note in summary.notes]
+    return summary.added
+
+
 def _report(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
     from lowrank import report
 
@@ -298,6 +311,6 @@ def _report(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> i
 
 
 STAGES: dict[str, Callable[[Store, Plan, Outcome, bool], int]] = {
-    "train": _train, "measure": _measure, "evaluate": _evaluate, "report": _report,
+    "train": _train, "measure": _measure, "evaluate": _evaluate, "predict": _predict, "report": _report,
 }
 SHARED = ("train", "measure", "evaluate")  # stages that workers share by claiming units
