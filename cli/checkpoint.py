@@ -17,7 +17,7 @@ COLUMNS = ("id", "study", "method", "variant", "scale", "seed", "step", "kind", 
 
 @click.group()
 def checkpoint() -> None:
-    """Checkpoints: list, verify, export."""
+    """Checkpoints: list, verify, export, import."""
 
 
 @checkpoint.command("list")
@@ -113,6 +113,41 @@ def export(source: str, target: Path, native: bool, root: Path | None) -> None:
             saved = _checkpoint(store, int(source))
             write(folder(store, saved, root), target, native, saved.sha256)
     click.echo(str(target))
+
+
+@checkpoint.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("source", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.option("--scale", required=True, help="Scale under which it is compared; any name.")
+@click.option("--method", default="full_rank", show_default=True, help="Method that trained it.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed that trained it.")
+@click.option("--step", type=click.IntRange(min=0), default=0, show_default=True, help="Updates that it has seen.")
+@click.option("--tokens", "tokens_seen", type=click.IntRange(min=0), default=0, show_default=True, help="Tokens that it has seen.")
+@click.option("--rank", type=click.IntRange(min=1), help="Rank of a low-rank method.")
+@click.option("--name", help="Tells its run from others of the method and scale; default: the name of SOURCE.")
+@database_option
+def import_command(
+    file: Path, source: Path, scale: str, method: str, seed: int, step: int, tokens_seen: int, rank: int | None,
+    name: str | None,
+) -> None:
+    """Make the Hugging Face LLaMA directory SOURCE (safetensors) a run of the study FILE, to be measured and evaluated.
+
+    Its files are copied. Several checkpoints of one run are imported under one --name with a --step each. Lenses and tasks that
+    use text need the study's data to have the checkpoint's tokenizer (data.tokenizer).
+
+    \b
+    Example:
+      lowrank checkpoint import studies/demo.yaml models/llama-60m --scale 60m --step 10000
+    """
+    from lowrank.foreign import Origin, import_checkpoint
+    from lowrank.study import Plan, register
+
+    plan = Plan.of(file)
+    origin = Origin(method, scale, seed, name or source.resolve().name, step, tokens_seen, rank)
+    with open_store(plan.database, create=True) as store:
+        study, _ = register(store, plan)
+        saved = import_checkpoint(store, study, plan.root, source, origin)
+    click.echo(f"checkpoint {saved.id} of run {saved.run_id}: {saved.path}")
 
 
 def folder(store: Store, saved: records.Checkpoint, root: Path | None = None) -> Path:

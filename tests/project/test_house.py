@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "methods": GROUND | {"config", "models"},
     "models": GROUND | {"config", "methods"},
     "checkpoint": GROUND | {"methods", "models"},
+    "foreign": GROUND | {"config", "checkpoint", "methods", "models", "data", "store"},
     "export": GROUND | {"checkpoint", "methods"},
     "metrics": GROUND | {"config", "methods", "checkpoint", "data", "store", "export", "models"},
     "train": GROUND | {"config", "data", "methods", "models", "checkpoint", "store", "provenance", "cli"},
