@@ -133,7 +133,7 @@ def test_a_newer_schema_says_upgrade_lowrank(store_url: str, create: bool) -> No
 
 
 def test_a_revision_that_is_not_known_is_refused(store_url: str) -> None:
-    with pytest.raises(StoreError, match="no schema '0815'; known: base, .*0001"):
+    with pytest.raises(StoreError, match=r"no schema '0815'; known: base, .*0001"):
         migrate.downgrade(parse_url(store_url), "0815")
 
 

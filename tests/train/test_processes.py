@@ -41,8 +41,8 @@ def every_method(study_file: Path) -> Plan:
 
 def torchrun(study: Path, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(HERE / "two_processes.py"), str(study), *arguments, "--", "--set", "training.steps=10", "--set", "training.checkpoint_every=5"]
-    command += ["--set", "training.max_grad_norm=1.0", "--set", f"output={root}"]
+    command += [str(HERE / "two_processes.py"), str(study), *arguments, "--", "--set", "training.steps=10"]
+    command += ["--set", "training.checkpoint_every=5", "--set", "training.max_grad_norm=1.0", "--set", f"output={root}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
