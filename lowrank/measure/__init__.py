@@ -4,7 +4,8 @@ The plan is the difference between the rows that the study's lenses announce and
 no queue. Work is grouped so that a checkpoint is loaded and verified once, and stored unit by unit.
 """
 
-from lowrank.measure.execute import Outcome, measure
+from lowrank.measure.execute import Outcome
 from lowrank.measure.plan import Selection, Task, plan, plan_rows
+from lowrank.measure.shift import measure
 
 __all__ = ["Outcome", "Selection", "Task", "measure", "plan", "plan_rows"]

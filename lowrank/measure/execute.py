@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
-from lowrank.config.schema import Study
 from lowrank.errors import ClaimLostError, ConflictError, LowrankError, StoreError
 from lowrank.measure.bench import Workbench
-from lowrank.measure.plan import ALL, Selection, Task
+from lowrank.measure.plan import Task
 from lowrank.metrics.base import Curve, Expected, Result, Spectrum, Value
-from lowrank.progress import waiting
 from lowrank.store import Store, records
 from lowrank.store.claims import Claim
 
@@ -41,31 +34,6 @@ class Outcome:
     def complete(self) -> bool:
         """Whether nothing that was asked for is missing."""
         return not (self.failed or self.blocked or self.left_alone)
-
-
-def measure(
-    store: Store, study: Study, root: Path, selection: Selection = ALL, *,
-    retry_failed: bool = False, progress: bool = True, device: torch.device | None = None,
-) -> Outcome:
-    """Compute and store the missing rows of ``study`` under ``root``.
-
-    Units that failed before are left alone unless ``retry_failed``. Any number of processes on any number of machines may
-    call this at once: they claim checkpoints, wait for one another, and succeed those that die. Those of one launch
-    (``torchrun``, ``accelerate launch``: RANK and WORLD_SIZE are set) share the checkpoints evenly. Killed at any moment, it
-    loses the unit in flight.
-    """
-    from lowrank.measure.shift import Shift
-
-    with tqdm(desc="measure", unit="unit", disable=not progress, mininterval=1.0, delay=1.0) as bar:
-        shift = Shift(store, study, root, selection, Workbench(store, root, device or default_device()), bar, retry_failed)
-        return shift.run(waiting("measure") if progress else lambda units: None)
-
-
-def default_device() -> torch.device:
-    """The process's accelerator where there is one."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    return torch.device("cpu")
 
 
 def share_of(task: Task, world: int) -> int:
