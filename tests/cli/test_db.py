@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 import pytest
-from lowrank.cli import main, options
 
+from lowrank.cli import main, options
 from lowrank.errors import DataError
 from lowrank.store import Store, differences, records
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lowrank.cli.main import run
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lowrank import checkpoint
+from lowrank.cli.main import run
 from lowrank.store import Store, records
 
 STUDY = """

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from lowrank.cli import main, output
 
+from lowrank.cli import main, output
 from lowrank.store import Store, queries, records
 
 KINDS = "SELECT step, loss, loss_kind, gradient_norm, gradient_norm_kind FROM training_log ORDER BY step"

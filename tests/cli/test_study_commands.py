@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lowrank.cli.main import run
 
+from lowrank.cli.main import run
 from lowrank.store import Store, records
 
 STUDY = """

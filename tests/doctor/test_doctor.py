@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from lowrank.cli.main import run
 
 from lowrank import checkpoint
+from lowrank.cli.main import run
 from lowrank.store import Store, records
 from lowrank.store.claims import UNITS, Claims
 from lowrank.study import Plan, plan_rows

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lowrank.cli.main import run as command_line
 
+from lowrank.cli.main import run as command_line
 from lowrank.config.schema import Downstream
 from lowrank.data.tokenizer import _train as train_tokenizer
 from lowrank.evaluate import Selection, evaluate, plan

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lowrank.cli.main import run
 
+from lowrank.cli.main import run
 from lowrank.launch import processes, slurm
 from lowrank.store import Store, records
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from lowrank.cli.main import run
 from safetensors.torch import load_file
 
 from lowrank import checkpoint
+from lowrank.cli.main import run
 from lowrank.config import load_study
 from lowrank.errors import ConfigError, UnknownNameError, UsageError
 from lowrank.measure import Selection, measure, plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import torch
+
 from lowrank.cli.train import train_command
 
 
