@@ -30,7 +30,7 @@ data: {{source: text, path: {path}, max_length: 32, vocabulary_size: 300}}
 training: {{steps: 20, learning_rate: 1.0e-2, checkpoint_every: 10}}
 downstream: {downstream}
 """
-WORDS = "the cat sat on a mat and dog ran to old red house where it was".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "to", "old", "red", "house", "where", "it", "was"]
 ITEMS = 8
 
 

@@ -128,7 +128,7 @@ def test_the_paired_query_agrees_with_numpy(make_study: Make) -> None:
     assert len(found) == len(TASKS) * len(METRICS)
     for row in (dict(zip(columns, values, strict=True)) for values in found):
         x, y = (
-            {i.item: i.value for i in tiny.store.find(records.DownstreamItem, checkpoint_id=c, task=row["task"], metric=row["metric"])}
+            {i.item: i.value for i in tiny.store.find(records.DownstreamItem, checkpoint_id=c, **{k: row[k] for k in ("task", "metric")})}
             for c in (a, b)
         )
         difference = np.array([y[item] - x[item] for item in x])

@@ -25,19 +25,20 @@ def tokenizer() -> Any:
 def model(seed: int, rows: int = 300) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     return LlamaForCausalLM(LlamaConfig(
-        vocab_size=rows, hidden_size=16, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=CONTEXT,
-        initializer_range=0.3,
+        vocab_size=rows, hidden_size=16, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=CONTEXT, initializer_range=0.3,
     ))
 
 
 def requests(count: int = 24) -> list[Any]:
     """Contexts of all lengths, empty and longer than the model's, with answers of one token and more."""
     draw = random.Random(0)
-    words = "the cat sat on a mat and dog ran to an old red house".split()
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "to", "an", "old", "red", "house"]
     made = []
     for i in range(count):
         context = " ".join(draw.choices(words, k=(i * 3) % 40))
-        made += [SimpleNamespace(args=(context, answer)) for answer in (" cat", " dog", " " + " ".join(draw.choices(words, k=1 + i % 5)))]
+        answers = (" cat", " dog", " " + " ".join(draw.choices(words, k=1 + i % 5)))
+        made += [SimpleNamespace(args=(context, answer)) for answer in answers]
     return made
 
 

@@ -133,7 +133,7 @@ def test_makers_by_hand() -> None:
 
 
 def test_a_cloze_repeats_a_word_of_its_passage_and_its_twins_do_not() -> None:
-    documents = ["Every matrix has a rank and for this reason the matrix is kept.", "Every kernel has a size and for this reason the kernel is kept."]
+    documents = [f"Every {a} has a {b} and for this reason the {a} is kept." for a, b in (("matrix", "rank"), ("kernel", "size"))]
     corpus = Corpus(documents, {"matrix": 50, "kernel": 51, "rank": 4, "size": 4})
     items = cloze(corpus, random.Random(0))
     assert {item.choices[item.label] for item in items} == {" matrix", " kernel"}

@@ -21,19 +21,21 @@ Make = Callable[..., Any]
 PUBLISHED = suites.get("published")
 
 HELLASWAG = [{
-    "ind": n, "activity_label": "Running", "ctx_a": "A dog ran to the house.", "ctx_b": "it", "ctx": "", "source_id": "", "split": "val",
-    "endings": ["sat on a mat.", "was red [title] and old.", "ran and ran.", f"saw {n} cats."], "split_type": "indomain", "label": str(n % 4),
+    "ind": n, "activity_label": "Running", "ctx_a": "A dog ran to the house.", "ctx_b": "it", "ctx": "", "source_id": "",
+    "endings": ["sat on a mat.", "was red [title] and old.", "ran and ran.", f"saw {n} cats."], "split": "val",
+    "split_type": "indomain", "label": str(n % 4),
 } for n in range(6)]
 RECORD = [{
-    "passage": f"Anna Bell and Bob met in Rome{n}.\n@highlight\nAnna was old\n@highlight\nBob ran", "query": "@placeholder was the older",
-    "entities": ["Bob", "Anna Bell", f"Rome{n}", "Bob"], "answers": ["Anna Bell"], "idx": {"passage": n, "query": n},
+    "passage": f"Anna Bell and Bob met in Rome{n}.\n@highlight\nAnna was old\n@highlight\nBob ran",
+    "query": "@placeholder was the older", "entities": ["Bob", "Anna Bell", f"Rome{n}", "Bob"], "answers": ["Anna Bell"], "idx": {"passage": n, "query": n},
 } for n in range(5)]
 LOGIQA = "".join(
     f"\n{letter}\nThe cat sat on mat {n}.The dog ran.\nWhich of them ran?\nA.The cat.\nB.The dog.\nC.Both.\nD.None of them.\n"
     for n, letter in enumerate("bacd")
 )
 LOGIQA2 = "".join(json.dumps({
-    "id": n, "answer": n % 4, "text": f" The cat sat on mat {n}. ", "type": {"Necessary": True}, "question": "Which? ", "options": ["a ", "b", "c", "d"],
+    "id": n, "answer": n % 4, "text": f" The cat sat on mat {n}. ", "type": {"Necessary": True}, "question": "Which? ",
+    "options": ["a ", "b", "c", "d"],
 }) + "\n" for n in range(4))
 
 
@@ -63,7 +65,8 @@ def data_dir(tmp_path: Path) -> Path:
 def test_tasks_of_the_published_suite_run_from_local_files(make_study: Make, data_dir: Path) -> None:
     tiny = make_study("full_rank")
     settings = Downstream(
-        suites=("published",), tasks=("hellaswag", "record", "logiqa", "logiqa2", "piqa"), every=None, data_dir=str(data_dir), batch_size=4,
+        suites=("published",), tasks=("hellaswag", "record", "logiqa", "logiqa2", "piqa"), every=None, batch_size=4,
+        data_dir=str(data_dir),
     )
     outcome = evaluate(tiny.store, tiny.study, tiny.root, settings, progress=False)
     assert outcome.units == 4
@@ -116,7 +119,7 @@ def test_a_group_needs_every_member(data_dir: Path) -> None:
 
 def test_a_task_that_the_installed_harness_lacks_is_named() -> None:
     gone = PUBLISHED.tasks["piqa"].model_copy(update={"include": "piqa/gone.yaml"})
-    with pytest.raises(EvaluationError, match=r"the task 'piqa' is unknown to the installed harness \(no piqa/gone.yaml among its tasks\)"):
+    with pytest.raises(EvaluationError, match=r"'piqa' is unknown to the installed harness \(no piqa/gone.yaml among its tasks\)"):
         definitions.define("piqa", gone, None, None)
 
 

@@ -66,5 +66,5 @@ def test_a_group_is_the_plain_mean_of_its_members() -> None:
 def test_a_disagreement_with_the_harness_is_an_error() -> None:
     task, results = loaded([((-1.0, -2.0), (0,), (1, 1), 1.0)])
     results["results"]["m0"]["acc,none"] = 0.9
-    with pytest.raises(EvaluationError, match="has a fault: acc is 1.0 here and 0.9 in the harness"):
+    with pytest.raises(EvaluationError, match=r"has a fault: acc is 1\.0 here and 0\.9 in the harness"):
         scores(task, ["acc"], results)
