@@ -225,23 +225,22 @@ def _train(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> in
     study = store.first(records.Study, name=plan.study.name)
     claims = Claims(store, "train", study_id=study.id if study else None)
     here: set[int | None] = set()
-    done, failed_before = 0, len(outcome.failures)
+    failed_before = len(outcome.failures)
 
     def missing() -> list[tuple[RunConfig, records.Run]]:
         found = ((config, run) for config, run, _ in missing_training(store, plan) if run is not None)
         return [(config, run) for config, run in found if run.status not in ("cancelled", "failed")]
 
     def work(unit: tuple[RunConfig, records.Run], claim: Claim) -> bool:
+        from lowrank.train.session import Job
+
         config, run = unit
         if run.id not in {other.id for _, other in missing()}:
             return False
         here.add(run.id)
         return _train_one(Job(config, run, plan.root, store, claim=claim), outcome)  # False where it was taken away
 
-    if missing():
-        from lowrank.train.session import Job
-
-        done = share(claims, missing, lambda unit: train_key(plan, unit[0]), work, waiting=waiting("train"))
+    done = share(claims, missing, lambda unit: train_key(plan, unit[0]), work, waiting=waiting("train"))
     done -= len(outcome.failures) - failed_before
     for config, run, _ in missing_training(store, plan):
         if run is not None and run.status == "failed" and run.id not in here:

@@ -19,7 +19,6 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -33,7 +32,6 @@ LEASE = 120.0            # seconds; longer than a store may be away from a train
 HEARTBEATS_A_LEASE = 4
 UNITS: Any = WorkUnit.__table__
 _abandoned: set[str] = set()  # owners of this process whose rows could not be taken away
-_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 class database_now(FunctionElement[float]):  # noqa: N801  (a function of SQL)
@@ -43,14 +41,33 @@ class database_now(FunctionElement[float]):  # noqa: N801  (a function of SQL)
     inherit_cache = True
 
 
+_NOW = {
+    "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
+    "postgresql": "CAST(extract(epoch FROM clock_timestamp()) AS double precision)",
+}
+# As text, since SQLAlchemy compiles an INSERT with ON CONFLICT anew each time.
+_TAKE = {
+    dialect: sa.text(f"""
+        INSERT INTO work_unit (unit_key, kind, status, owner, lease_until, heartbeat_at, attempts, error, study_id)
+        VALUES (:key, :kind, 'claimed', :owner, {now} + :lease, {now}, 1, '', :study)
+        ON CONFLICT (unit_key) DO UPDATE SET
+            owner = excluded.owner, kind = excluded.kind, lease_until = excluded.lease_until, heartbeat_at = excluded.heartbeat_at,
+            attempts = work_unit.attempts + 1, error = ''
+        WHERE work_unit.status = 'claimed' AND (work_unit.lease_until <= {now} OR work_unit.owner = :dead)
+        RETURNING attempts
+    """).bindparams(sa.bindparam("study", type_=sa.Integer()), sa.bindparam("lease", type_=sa.Double()))
+    for dialect, now in _NOW.items()
+}
+
+
 @compiles(database_now, "sqlite")
 def _now_of_sqlite(*_: Any, **__: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
+    return _NOW["sqlite"]
 
 
 @compiles(database_now, "postgresql")
 def _now_of_postgresql(*_: Any, **__: Any) -> str:
-    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+    return _NOW["postgresql"]
 
 
 class Claim:
@@ -58,7 +75,7 @@ class Claim:
 
     def __init__(self, claims: Claims, unit_key: str, owner: str, attempts: int) -> None:
         self.unit_key, self.owner, self.attempts = unit_key, owner, attempts
-        self._claims, self._lost, self._failed = claims, threading.Event(), False
+        self._claims, self._lost, self._over = claims, threading.Event(), False
 
     @property
     def lost(self) -> bool:
@@ -83,7 +100,14 @@ class Claim:
     def fail(self, error: str) -> None:
         """The work failed: the row stays and says why."""
         self._claims.fail(self, error)
-        self._failed = True
+        self._over = True
+
+    def finish(self) -> None:
+        """As :meth:`confirm`, for the last results: the row goes in their transaction, so that no moment has both or neither."""
+        self._over = self._claims.release(self)
+        if not self._over:
+            self._lost.set()
+        self.check()
 
 
 class Claims:
@@ -94,31 +118,22 @@ class Claims:
 
     def claim(self, unit_key: str) -> Claim | None:
         """The unit, claimed for this process; None where another process has it or where it has failed."""
-        claim = self._take(unit_key, "")
+        claim = self.take(unit_key)
         if claim is None:
             holder = self.holder(unit_key)
             if holder in _abandoned or is_dead(holder):
-                claim = self._take(unit_key, holder)
+                claim = self.take(unit_key, holder)
         return claim
 
-    def _take(self, unit_key: str, from_dead: str) -> Claim | None:
+    def take(self, unit_key: str, from_dead: str = "") -> Claim | None:
         """One statement: insert the row, or take over one whose lease is over or whose owner is ``from_dead``."""
-        owner, now = new_owner(), database_now()
-        fresh = {
-            "unit_key": unit_key, "kind": self.kind, "status": "claimed", "owner": owner, "lease_until": now + self.lease,
-            "heartbeat_at": now, "attempts": 1, "error": "", "study_id": self.study_id,
+        owner = new_owner()
+        values = {
+            "key": unit_key, "kind": self.kind, "study": self.study_id, "owner": owner, "lease": self.lease,
+            "dead": from_dead or "nobody",
         }
-        over = sa.or_(UNITS.c.lease_until <= now, UNITS.c.owner == from_dead) if from_dead else UNITS.c.lease_until <= now
-        statement = _INSERT[self.store.dialect](UNITS).values(fresh).on_conflict_do_update(
-            index_elements=[UNITS.c.unit_key],
-            set_={
-                "owner": owner, "lease_until": now + self.lease, "heartbeat_at": now, "attempts": UNITS.c.attempts + 1,
-                "error": "", "kind": self.kind,
-            },
-            where=sa.and_(UNITS.c.status == "claimed", over),
-        ).returning(UNITS.c.attempts)
         with self.store.connection(writes=True) as connection:
-            attempts = connection.execute(statement).scalar_one_or_none()
+            attempts = connection.execute(_TAKE[self.store.dialect], values).scalar_one_or_none()
         return None if attempts is None else Claim(self, unit_key, owner, attempts)
 
     def holder(self, unit_key: str) -> str:
@@ -129,10 +144,14 @@ class Claims:
 
     def taken(self) -> set[str]:
         """Keys of the units of this kind whose lease runs, of owners not known to be dead, in one look."""
+        return {key for key, dead in self.looked().items() if not dead}
+
+    def looked(self) -> dict[str, str]:
+        """The units of this kind whose lease runs: key -> its owner where that is known to be dead, else ''."""
         running = (UNITS.c.kind == self.kind, UNITS.c.status == "claimed", UNITS.c.lease_until > database_now())
         with self.store.connection() as connection:
             rows = connection.execute(sa.select(UNITS.c.unit_key, UNITS.c.owner).where(*running)).all()
-        return {key for key, owner in rows if not is_dead(owner)}
+        return {key: owner if owner in _abandoned or is_dead(owner) else "" for key, owner in rows}
 
     def renew(self, claim: Claim) -> bool:
         """Begin the lease anew; False where the claim is not this one's any more."""
@@ -161,22 +180,45 @@ class Claims:
         with self.store.connection(writes=True) as connection:
             return int(connection.execute(change).rowcount)
 
+    def sweep(self) -> int:
+        """Take away the rows of the dead (of this kind and study); their number.
+
+        For when nothing is missing: a process that dies between storing its last result and releasing its claim leaves one.
+        """
+        own = [UNITS.c.kind == self.kind, UNITS.c.status == "claimed"]
+        if self.study_id is not None:
+            own.append(UNITS.c.study_id == self.study_id)
+        with self.store.connection() as connection:
+            over = UNITS.c.lease_until <= database_now()
+            rows = connection.execute(sa.select(UNITS.c.unit_key, UNITS.c.owner, over).where(*own)).all()
+        dead = [(key, owner) for key, owner, lapsed in rows if lapsed or is_dead(owner)]
+        if not dead:
+            return 0
+        gone = sa.delete(UNITS).where(sa.tuple_(UNITS.c.unit_key, UNITS.c.owner).in_(dead), UNITS.c.status == "claimed")
+        with self.store.connection(writes=True) as connection:
+            return int(connection.execute(gone).rowcount)
+
     @contextmanager
-    def hold(self, unit_key: str) -> Iterator[Claim | None]:
-        """The unit with a heartbeat while the block runs, None where it cannot be had; released at the end of the block."""
-        claim = self.claim(unit_key)
+    def hold(self, unit_key: str, from_dead: str | None = None) -> Iterator[Claim | None]:
+        """The unit with a heartbeat while the block runs, None where it cannot be had; released at the end of the block.
+
+        ``from_dead``: its owner as :meth:`looked` has found it; None looks now.
+        """
+        claim = self.claim(unit_key) if from_dead is None else self.take(unit_key, from_dead)
         if claim is None:
             yield None
             return
         stop = threading.Event()
         beat = threading.Thread(target=self._beat, args=(claim, stop), name=f"heartbeat {unit_key}", daemon=True)
         beat.start()
+        over = False
         try:
             yield claim
+            over = claim._over  # what was said in a transaction that an error undid is not so
         finally:
             stop.set()
             beat.join()
-            if not claim._failed:
+            if not over:
                 _abandoned.add(claim.owner)
                 with suppress(StoreError):  # a store that is away: the lease ends by itself
                     self.release(claim)
@@ -216,32 +258,34 @@ def share(
         todo = [unit for unit in missing() if key(unit) not in settled]
         if not todo:
             waiting(0)
+            claims.sweep()
             return len(done)
-        taken = claims.taken()
-        free = [unit for unit in todo if key(unit) not in taken]
+        looked = claims.looked()
+        free = [unit for unit in todo if not (key(unit) in looked and not looked[key(unit)])]
         cost = time.monotonic() - begun
-        worked = _round(claims, _from_random(free) if taken else free, key, work, (done, settled), 20 * cost)
+        keyed = [(key(unit), unit) for unit in free]
+        worked = _round(claims, _from_random(keyed) if looked else keyed, looked, work, (done, settled), 20 * cost)
         waiting(0 if worked else len(todo))
         if not worked:
             time.sleep(max(poll, 10 * cost) * random.uniform(0.75, 1.25))
 
 
 def _round(
-    claims: Claims, units: list[T], key: Callable[[T], str], work: Callable[[T, Claim], bool],
+    claims: Claims, units: list[tuple[str, T]], looked: dict[str, str], work: Callable[[T, Claim], bool],
     kept: tuple[set[str], set[str]], patience: float,
 ) -> bool:
     """Work through ``units``; whether any was had. It ends early where others are quicker and ``units`` is too old."""
     begun, had = time.monotonic(), False
     done, settled = kept
     while units:
-        unit, *units = units
-        with claims.hold(key(unit)) as claim:
+        (key, unit), *units = units
+        with claims.hold(key, looked.get(key, "")) as claim:
             did = claim is not None and work(unit, claim)
         if claim is not None and not claim.lost:
             had = True
-            settled.add(key(unit))
+            settled.add(key)
         if did:
-            done.add(key(unit))
+            done.add(key)
         elif time.monotonic() - begun > patience:
             return True
         else:

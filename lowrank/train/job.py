@@ -88,13 +88,19 @@ def train(job: Job) -> records.Run:
                     job.store.update(records.Run, job.run.id, status="failed", error=f"{error or type(error).__name__}")
             raise
         if main:
-            if job.claim is not None:
-                job.claim.check()
-            job.run = patiently(lambda: job.store.update(records.Run, job.run.id, **outcome))
+            job.run = patiently(lambda: _finish(job, outcome))
             if outcome["status"] == "done":
                 clear_snapshots(job.folder / "resume")
         accelerator.wait_for_everyone()
     return job.run
+
+
+def _finish(job: Job, outcome: dict[str, Any]) -> records.Run:
+    """The run's last columns, in one transaction with the end of its claim."""
+    with job.store.transaction():
+        if job.claim is not None:
+            job.claim.finish()
+        return job.store.update(records.Run, job.run.id, **outcome)
 
 
 @contextmanager

@@ -188,6 +188,16 @@ def test_the_units_of_a_worker_that_dies_are_done_by_the_others(store: Store, mo
     assert 1 in seen  # it said that it waited
 
 
+def test_the_claim_of_who_died_after_the_work_goes(store: Store) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        elsewhere(patch)
+        assert Claims(store, "test", lease=0.0).claim("done") is not None
+        assert Claims(store, "other", lease=0.0).claim("of another kind") is not None
+        assert Claims(store, "test", lease=60.0).claim("alive") is not None
+    assert share(Claims(store, "test"), list, str, lambda unit, claim: True) == 0
+    assert {unit.unit_key for unit in store.find(records.WorkUnit)} == {"of another kind", "alive"}
+
+
 def test_what_was_found_done_is_not_looked_at_for_ever(sqlite_store: Store) -> None:
     assert share(Claims(sqlite_store, "test"), lambda: ["a"], lambda unit: unit, lambda unit, claim: False, poll=0.01) == 0
 
