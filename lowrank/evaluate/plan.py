@@ -17,6 +17,7 @@ from lowrank.store import Store, records
 
 LENS = "downstream"
 KIND = "evaluate"
+EMBEDDED = "embedded"  # the suite that lowrank makes itself
 REVISION = 1  # raised when the same items and weights give other scores
 
 
@@ -102,9 +103,13 @@ def plan(store: Store, study: Study, settings: Downstream | None = None, selecti
         return []
     failed = {unit.unit_key: unit.error for unit in store.find(records.WorkUnit, kind=KIND, status="failed")}
     units: list[Unit] = []
-    for name in dict.fromkeys(settings.suites):
-        variant = resolve(store, study, settings, suites.get(name))
-        units += _missing(store, runs, chosen, variant, settings, failed)
+    for suite in map(suites.get, dict.fromkeys(settings.suites)):
+        grouped: dict[float | None, list[records.Checkpoint]] = {}
+        for saved in chosen:
+            fraction = held_out_fraction(runs[saved.run_id], study) if suite.name == EMBEDDED else None
+            grouped.setdefault(fraction, []).append(saved)
+        for fraction, members in grouped.items():
+            units += _missing(store, runs, members, resolve(store, settings, suite, fraction), settings, failed)
     return sorted(units, key=lambda unit: (unit.run.scale, unit.run.id, unit.checkpoint.step))
 
 
@@ -118,10 +123,9 @@ def misspelt(settings: Downstream) -> list[str]:
     ]
 
 
-def resolve(store: Store, study: Study, settings: Downstream, suite: Suite) -> Variant:
-    """A suite and its protocol, as stored or, without an id, as it would be."""
-    ours = suite.name == "embedded"
-    embedded = build(held_out_fraction(study)) if ours else None
+def resolve(store: Store, settings: Downstream, suite: Suite, fraction: float | None) -> Variant:
+    """A suite (over what ``fraction`` of the embedded corpus holds out) and its protocol, as stored or as it would be."""
+    embedded = build(fraction) if suite.name == EMBEDDED else None
     parameters = {
         "harness": harness.version(), "num_fewshot": 0, "batch_size": settings.batch_size, "limit": settings.limit,
         "bootstrap_iters": settings.bootstrap, "prefix": "eos", "items_sha256": embedded.sha256 if embedded else "",
@@ -133,10 +137,10 @@ def resolve(store: Store, study: Study, settings: Downstream, suite: Suite) -> V
     return Variant(suite, next(same, wanted), embedded)
 
 
-def held_out_fraction(study: Study) -> float | None:
-    """What the study's runs hold out of the embedded corpus; None where they train on other text."""
-    data = resolve_runs(study)[0].data
-    return data.validation_fraction if data.source == "embedded" else None
+def held_out_fraction(run: records.Run, study: Study) -> float | None:
+    """What a run held out of the embedded corpus; None where it was trained on other text."""
+    data = run.config.get("data") or resolve_runs(study)[0].data.model_dump()
+    return float(data["validation_fraction"]) if data["source"] == "embedded" else None
 
 
 def chosen_checkpoints(

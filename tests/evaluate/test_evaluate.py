@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,9 +128,9 @@ def test_the_paired_query_agrees_with_numpy(make_study: Make) -> None:
     columns, found = queries.get("downstream_paired").run(tiny.store, {"a": a, "b": b})
     assert len(found) == len(TASKS) * len(METRICS)
     for row in (dict(zip(columns, values, strict=True)) for values in found):
+        of_row = {"task": row["task"], "metric": row["metric"]}
         x, y = (
-            {i.item: i.value for i in tiny.store.find(records.DownstreamItem, checkpoint_id=c, **{k: row[k] for k in ("task", "metric")})}
-            for c in (a, b)
+            {i.item: i.value for i in tiny.store.find(records.DownstreamItem, checkpoint_id=c, **of_row)} for c in (a, b)
         )
         difference = np.array([y[item] - x[item] for item in x])
         assert row["difference"] == pytest.approx(difference.mean(), abs=1e-12)
@@ -220,3 +221,19 @@ def test_the_command_evaluates_and_plans(make_study: Make, tmp_path: Path, capsy
     assert {s.n for s in tiny.store.find(records.DownstreamScore)} == {4}
     assert command_line(["evaluate", *arguments, "--suite", "embeded"]) == 2
     assert "did you mean 'embedded'?" in capsys.readouterr().err
+
+
+def test_items_are_held_out_from_the_run_whatever_the_file_says_now(make_study: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = make_study("full_rank", "cola")
+    asked: list[float | None] = []
+    planning = sys.modules["lowrank.evaluate.plan"]
+    built = planning.build(None)
+    monkeypatch.setattr(planning, "build", lambda fraction: asked.append(fraction) or built)
+    plan(tiny.store, tiny.study)
+    assert asked == [None], "trained on other text"
+    run_row = tiny.store.find(records.Run, method="cola")[0]
+    data = {**run_row.config["data"], "source": "embedded", "validation_fraction": 0.03}
+    tiny.store.update(records.Run, run_row.id, config={**run_row.config, "data": data})
+    asked.clear()
+    plan(tiny.store, tiny.study)
+    assert asked == [None, 0.03]

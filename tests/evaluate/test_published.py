@@ -27,7 +27,8 @@ HELLASWAG = [{
 } for n in range(6)]
 RECORD = [{
     "passage": f"Anna Bell and Bob met in Rome{n}.\n@highlight\nAnna was old\n@highlight\nBob ran",
-    "query": "@placeholder was the older", "entities": ["Bob", "Anna Bell", f"Rome{n}", "Bob"], "answers": ["Anna Bell"], "idx": {"passage": n, "query": n},
+    "query": "@placeholder was the older",
+    "entities": ["Bob", "Anna Bell", f"Rome{n}", "Bob"], "answers": ["Anna Bell"], "idx": {"passage": n, "query": n},
 } for n in range(5)]
 LOGIQA = "".join(
     f"\n{letter}\nThe cat sat on mat {n}.The dog ran.\nWhich of them ran?\nA.The cat.\nB.The dog.\nC.Both.\nD.None of them.\n"
