@@ -1,0 +1,105 @@
+"""Workers sharing 1,000 units of 50 ms on PostgreSQL by claims: every unit once, and how throughput grows with workers.
+
+    python benchmarks/claims.py                                  # on a server of its own, as the tests bring it up
+    python benchmarks/claims.py --db postgresql://user@host/scratch
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from lowrank.store import Store, records
+from lowrank.store.claims import Claim, Claims, share
+
+UNIT_SECONDS = 0.05
+WORKERS = (4, 8, 16, 32)
+
+
+def work_through(url: str, prefix: str, units: int, log: str, start: Any) -> None:
+    """One worker; a unit done is a row of the store, and each execution is a line of ``log``."""
+    everything = {f"{prefix}{i}" for i in range(units)}
+    with Store.open(url) as store:
+        start.wait()
+
+        def missing() -> list[str]:
+            _, rows = store.select("SELECT name FROM study WHERE name LIKE :prefix", {"prefix": f"{prefix}%"})
+            return sorted(everything - {row[0] for row in rows})
+
+        def work(unit: str, claim: Claim) -> bool:
+            if store.count(records.Study, name=unit):
+                return False
+            time.sleep(UNIT_SECONDS)
+            with open(log, "a", encoding="utf-8") as handle:
+                handle.write(f"{unit}\n")
+            with store.transaction():
+                store.add(records.Study(name=unit, config={}, config_hash=""))
+                claim.finish()
+            return True
+
+        share(Claims(store, prefix), missing, lambda unit: unit, work, poll=0.1)
+    assert "torch" not in sys.modules
+
+
+def measure(url: str, workers: int, units: int) -> dict[str, Any]:
+    """Units a second of ``workers`` processes from the moment when all have opened the store."""
+    context = multiprocessing.get_context("fork")
+    prefix = f"w{workers}-{time.time_ns()}-"
+    start = context.Barrier(workers + 1)
+    with tempfile.NamedTemporaryFile(mode="r", encoding="utf-8") as log:
+        processes = [context.Process(target=work_through, args=(url, prefix, units, log.name, start)) for _ in range(workers)]
+        for process in processes:
+            process.start()
+        start.wait()
+        begun = time.perf_counter()
+        for process in processes:
+            process.join()
+        seconds = time.perf_counter() - begun
+        times = Counter(log.read().split())
+    assert all(process.exitcode == 0 for process in processes)
+    assert len(times) == units, f"{units - len(times)} units were not done"
+    assert set(times.values()) == {1}, "a unit was done twice"
+    with Store.open(url) as store:
+        assert store.count(records.WorkUnit, kind=prefix) == 0
+    ideal = units * UNIT_SECONDS / workers
+    return {"workers": workers, "seconds": seconds, "units_a_second": units / seconds, "of_ideal": ideal / seconds}
+
+
+def test_server() -> Any:
+    """The throw-away server of the test suite."""
+    path = Path(__file__).parents[1] / "tests" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("conftest", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.PostgresServer()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--db", help="a scratch database; default: a server of its own")
+    parser.add_argument("--units", type=int, default=1000)
+    arguments = parser.parse_args()
+    server: Any = None if arguments.db else test_server()
+    url = arguments.db or server.create_database()
+    try:
+        Store.open(url, create=True).close()
+        for workers in WORKERS:
+            row = measure(url, workers, arguments.units)
+            print("  ".join(f"{key} {value:.3g}" for key, value in row.items()), flush=True)
+    finally:
+        if server is not None:
+            server.remove()
+
+
+if __name__ == "__main__":
+    main()
