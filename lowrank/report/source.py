@@ -142,7 +142,7 @@ def described(row: dict[Hashable, Any]) -> str:
     parts = [f"{row['name']} (revision {row['metric_revision']})"]
     parts += [f"{row['space']} weights"] if row["space"] else []
     parts += [f"{row['normalization']} normalisation"] if row["normalization"] else []
-    if row["evaluation_sha256"]:
+    if row["evaluation_sha256"] and not pd.isna(row["evaluation_sha256"]):  # a lens that needs no text has none
         parts.append(f"{int(row['examples'])} rows of {row['evaluation_set']} ({str(row['evaluation_sha256'])[:8]})")
     seed = row["direction_seed"]
     parts += [f"direction seed {int(seed)}"] if seed is not None and not pd.isna(seed) else []
