@@ -34,7 +34,7 @@ def rows(store: Store, table: str = "downstream_score") -> list[tuple[Any, ...]]
 
 
 def test_every_score_is_stored_once(make_study: Make) -> None:
-    tiny = make_study("full_rank", "cola", downstream="{batch_size: 4, bootstrap: 10}")
+    tiny = make_study("full_rank", "cola", downstream="{batch_size: 4, bootstrap: 10, items: all}")
     units = plan(tiny.store, tiny.study)
     assert len(units) == 2 * 2 * len(TASKS)  # two methods, two trained checkpoints each
     first = run(tiny)
