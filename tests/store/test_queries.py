@@ -15,7 +15,7 @@ import lowrank
 from lowrank.errors import StoreError, UsageError
 from lowrank.store import Store, queries, records
 
-REQUIRED = {"study": "demo", "metric": "ccbh", "quantity": "validation_perplexity"}
+REQUIRED: dict[str, Any] = {"study": "demo", "metric": "ccbh", "quantity": "validation_perplexity", "a": 2, "b": 2}
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def full(store: Store, populate: Callable[..., None]) -> Store:
     return store
 
 
-def required(query: queries.Query) -> dict[str, str]:
+def required(query: queries.Query) -> dict[str, Any]:
     return {parameter.name: REQUIRED[parameter.name] for parameter in query.parameters if parameter.required}
 
 
