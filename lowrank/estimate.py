@@ -227,14 +227,14 @@ def autocast(config: RunConfig) -> AbstractContextManager[Any]:
 class Trace(TorchDispatchMode):
     """Counts what happens inside: ``live`` and ``peak`` bytes of storages made here, ``flops`` of matrix products.
 
-    ``resident`` is the peak as a process on a CPU sees it, slack included.
+    ``resident`` is the peak as a process on a CPU sees it: small blocks are kept with their slack once they have been there.
 
     ``held`` are tensors from before; views of them are not counted as made here.
     """
 
     def __init__(self, held: Iterable[Tensor]) -> None:
         super().__init__()
-        self.live = self.peak = self.resident = self.flops = self._small = 0
+        self.live = self.peak = self.resident = self.flops = self._small = self._kept = 0
         self._held = [tensor.untyped_storage() for tensor in held]
         self._known: dict[int, weakref.ref[torch.UntypedStorage] | None] = {id(storage): None for storage in self._held}
 
@@ -257,7 +257,8 @@ class Trace(TorchDispatchMode):
             self._known[id(storage)] = weakref.ref(storage, partial(self._drop, id(storage), size))
             self._count(size)
             self.peak = max(self.peak, self.live)
-            self.resident = max(self.resident, self.live + round(SLACK * self._small))
+            self._kept = max(self._kept, round((1.0 + SLACK) * self._small))
+            self.resident = max(self.resident, self.live - self._small + self._kept)
 
     def _drop(self, key: int, size: int, _: object) -> None:
         self._count(-size)
