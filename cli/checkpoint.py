@@ -117,7 +117,7 @@ def export(source: str, target: Path, native: bool, root: Path | None) -> None:
 
 @checkpoint.command("import")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.argument("source", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.argument("source", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--scale", required=True, help="Scale under which it is compared; any name.")
 @click.option("--method", default="full_rank", show_default=True, help="Method that trained it.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed that trained it.")
