@@ -32,7 +32,8 @@ def make_accelerator(training: Training, folder: Path | None) -> Accelerator:
     for tracker in training.trackers:
         if tracker not in known:
             raise ConfigError(
-                f"the tracker '{tracker}' is not installed{suggestion(tracker, known)} (for TensorBoard: pip install 'lowrank[tensorboard]'); "
+                f"the tracker '{tracker}' is not installed{suggestion(tracker, known)} "
+                "(for TensorBoard: pip install 'lowrank[tensorboard]'); "
                 f"installed: {', '.join(known) or 'none'}"
             )
     AcceleratorState._reset_state()
