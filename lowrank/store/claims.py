@@ -45,7 +45,7 @@ _NOW = {
     "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
     "postgresql": "CAST(extract(epoch FROM clock_timestamp()) AS double precision)",
 }
-# As text, since SQLAlchemy compiles an INSERT with ON CONFLICT anew each time.
+# As text (of constants alone), since SQLAlchemy compiles an INSERT with ON CONFLICT anew each time.
 _TAKE = {
     dialect: sa.text(f"""
         INSERT INTO work_unit (unit_key, kind, status, owner, lease_until, heartbeat_at, attempts, error, study_id)
