@@ -50,7 +50,7 @@ LARGEST_KEPT = 32 * 2**20
 SLACK = 0.55
 """Resident bytes of a CPU process beyond each byte of smaller blocks at the peak: holes that no later tensor fits, code, scratch.
 
-Measured with glibc 2.36 at ``mini``, six methods: 0.47 to 0.69; ``benchmarks/memory_peak.py`` measures the result."""
+Measured with glibc 2.36 at ``mini``, five methods: 0.47 to 0.69; ``benchmarks/memory_peak.py`` measures the result."""
 
 
 @dataclass(frozen=True)
