@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,9 +23,9 @@ def start(study: Path, url: str, *arguments: str) -> subprocess.Popen[str]:
 
 def done_units(stderr: str) -> tuple[int, int]:
     """Runs trained and units measured, as the command says."""
-    (line,) = [line for line in stderr.splitlines() if "units done" in line]
-    counts = dict(part.rsplit(" ", 1) for part in line.partition(": ")[2].replace(" units done", "").split(", ")[:2])
-    return int(counts["train"]), int(counts["measure"])
+    found = re.search(r"train (\d+), measure (\d+)", stderr)
+    assert found is not None, stderr
+    return int(found[1]), int(found[2])
 
 
 def test_three_processes_share_a_study_and_one_is_killed(study: Path, store_url: str) -> None:
