@@ -12,7 +12,7 @@ import pytest
 
 from lowrank.cli import main, options
 from lowrank.errors import DataError
-from lowrank.store import Store, differences, records
+from lowrank.store import Store, differences, migrate, records
 
 
 @pytest.fixture(autouse=True)
@@ -40,11 +40,11 @@ def error(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) -> s
 
 def test_upgrade_check_info_downgrade(empty_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     first = rows(capsys, "db", "upgrade", "--db", empty_url)[0]
-    assert (first["schema_before"], first["schema"]) == (None, "0001")
-    assert rows(capsys, "db", "upgrade", "--db", empty_url)[0]["schema_before"] == "0001"
+    assert (first["schema_before"], first["schema"]) == (None, migrate.head())
+    assert rows(capsys, "db", "upgrade", "--db", empty_url)[0]["schema_before"] == migrate.head()
     assert rows(capsys, "db", "check", "--db", empty_url)[0]["status"] == "ok"
     info = {row["item"]: row["value"] for row in rows(capsys, "db", "info", "--db", empty_url)}
-    assert info["schema"] == info["newest_schema"] == "0001"
+    assert info["schema"] == info["newest_schema"] == migrate.head()
     assert info["rows of published_value"] > 250  # type: ignore[operator]
     assert info["bytes"] > 10_000  # type: ignore[operator]
     assert rows(capsys, "db", "downgrade", "base", "--db", empty_url)[0]["schema"] is None
