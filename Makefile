@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 .PHONY: demo check lint types test docs clean
 
 demo: $(VENV)/.installed
-	$(BIN)/lowrank study run studies/demo.yaml
+	$(BIN)/lowrank study run studies/demo.yaml --launcher processes --workers 2
 	@$(BIN)/lowrank query perplexity --param study=demo --db sqlite:///outputs/demo/lowrank.db
 	@echo "report: outputs/demo/report/index.html"
 
