@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,7 +66,7 @@ class Loop:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         self.model = model
         if training.compile:
-            model.compile()
+            compile_in_place(model, accelerator.device)
         optimizer = method.optimizer(model, training)
         self.wrapped, self.prepared = accelerator.prepare(model, optimizer)
         self.optimizer: torch.optim.Optimizer = optimizer
@@ -148,6 +150,14 @@ class Loop:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state_dict(state["method"])
+
+
+def compile_in_place(model: nn.Module, device: torch.device) -> None:
+    """``torch.compile`` without another module: parameter names stay. Code for CPUs needs a C++ compiler at hand."""
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise ConfigError(f"training.compile needs a C++ compiler and '{compiler}' is not installed; install it or drop training.compile")
+    model.compile()
 
 
 def split_batch(training: Training, processes: int) -> tuple[int, int]:

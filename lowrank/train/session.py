@@ -106,6 +106,8 @@ class Session:
         }
 
     def _walk(self, start: int, bar: tqdm) -> None:
+        if self.config.training.compile:
+            bar.set_postfix_str("compiling the model")  # half a minute or more, within the first update
         for update in range(start + 1, self.config.training.updates + 1):
             if update > 1:
                 self.loop.settle(update - 1)

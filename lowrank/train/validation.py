@@ -12,10 +12,11 @@ from lowrank.loss import summed_nats
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # a second compilation for one number would cost more than it saves
 def validation_loss(model: nn.Module, rows: EvaluationSet, training: Training, accelerator: Accelerator) -> tuple[float, int]:
     """(mean loss in nats a token, scored tokens) of ``model`` on a fixed set of rows.
 
-    Sums are taken in float64 over batches. ``validation_average: published`` repeats the study's launcher: the sum of
+    Sums are taken in float64 over batches; a compiled model runs uncompiled here. ``validation_average: published`` repeats the study's launcher: the sum of
     batch means over one batch more than there are, n/(n+1) of the mean of batch means.
     """
     was_training = model.training

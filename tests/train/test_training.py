@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from lowrank import checkpoint
-from lowrank.errors import CheckpointError, LowrankError
+from lowrank.errors import CheckpointError, ConfigError, LowrankError
 from lowrank.store import Store, records
 from lowrank.study import Plan, missing_training, register, run_study
 from lowrank.train import job as job_module
@@ -278,6 +279,7 @@ def curve(plan: Plan, root: Path) -> list[float]:
         ("training.precision=bfloat16_autocast", 0.03),
         ("training.precision=pure_bfloat16", 0.1),
         ("training.loss_average=micro_batches", 2e-6),
+        pytest.param("training.compile=true", 2e-6, marks=pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")),
     ],
 )
 def test_variations_that_must_not_move_the_curve(study_file: Path, tmp_path: Path, override: str, tolerance: float) -> None:
@@ -286,6 +288,12 @@ def test_variations_that_must_not_move_the_curve(study_file: Path, tmp_path: Pat
     assert varied == pytest.approx(plain, rel=tolerance, abs=0.0)
     if "precision" in override:
         assert varied != plain
+
+
+def test_compiling_without_a_compiler_is_one_sentence(study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"training\.compile needs a C\+\+ compiler and 'no-such-compiler' is not installed"):
+        curve(Plan.of(study_file, ["training.compile=true"]), tmp_path)
 
 
 def test_padded_rows_are_averaged_over_tokens(study_file: Path, tmp_path: Path) -> None:
