@@ -1,6 +1,7 @@
 """The sections of a study file as frozen models; unknown keys and wrong types are errors.
 
-A field marked ``weightless`` cannot change a bit of the trained weights and stays out of a run's hash.
+A field marked ``weightless`` cannot change a bit of the trained weights and stays out of a run's hash; one marked ``younger``
+enters it unless it has its default.
 """
 
 from __future__ import annotations
@@ -15,11 +16,17 @@ Names = Annotated[tuple[str, ...], Strict(False)]
 Integers = Annotated[tuple[int, ...], Strict(False)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 WEIGHTLESS: dict[str, Any] = {"weightless": True}
+YOUNGER: dict[str, Any] = {"younger": True}
 
 
 def weightless(default: Any, **constraints: Any) -> Any:
     """A field that changes what is recorded, never the weights."""
     return Field(default, json_schema_extra=WEIGHTLESS, **constraints)
+
+
+def younger(default: Any, **constraints: Any) -> Any:
+    """A field that came after runs had been stored: at its default it stays out of the hash, so that those keep theirs."""
+    return Field(default, json_schema_extra=YOUNGER, **constraints)
 
 
 class Config(BaseModel):
@@ -70,6 +77,7 @@ class Training(Config):
     batch_size: PositiveInt = 8  # rows an update, over all processes
     micro_batch_size: PositiveInt | None = None  # rows a forward pass; None: as many as the processes share evenly
     learning_rate: PositiveFloat
+    untargeted_learning_rate: PositiveFloat | None = None  # of embeddings, norms and head; None: learning_rate
     warmup_steps: NonNegativeInt | None = None  # None: warmup_fraction of the steps
     warmup_fraction: Fraction = 0.1
     min_lr_ratio: Fraction = 0.1
@@ -80,6 +88,8 @@ class Training(Config):
     precision: Precision = "float32"
     compile: bool = False
     gradient_checkpointing: bool = weightless(False)
+    per_layer_updates: bool = weightless(False)  # each parameter moves within the backward pass, its gradient is freed at once
+    state_bits: Literal[32, 8] = younger(32)  # of the optimizer's moments; 32: the precision of the weights, 8: quantised in blocks
     loss_average: Literal["tokens", "micro_batches"] = "tokens"  # published: mean of the micro-batch means
     schedule_lag: NonNegativeInt = 0  # published: 1, update k uses factor(k - 1)
     extra_updates: NonNegativeInt = 0  # published: 1, one update more than asked for
@@ -125,6 +135,7 @@ class ScaleEntry(Config):
 
     training: dict[str, Any] = {}
     shape: ModelShape | None = None
+    seeds: Integers | None = None  # None: the study's
 
 
 class MetricEntry(Config):

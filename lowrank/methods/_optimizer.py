@@ -328,7 +328,8 @@ class ProjectedMethod(Method):
         if not projected:
             raise LowrankError(f"{self.name}: the model has no target layer to project")
         plain = [(name, p) for name, p in named if name not in matrices]
-        groups = [{"params": plain}] if plain else []
+        rate = training.untargeted_learning_rate or training.learning_rate
+        groups = [{"params": plain, "lr": rate}] if plain else []
         return self.optimizer_class(
             [*groups, {"params": projected, **self.settings.model_dump()}],
             lr=training.learning_rate, betas=training.betas, eps=training.eps, weight_decay=training.weight_decay,

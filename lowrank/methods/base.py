@@ -75,12 +75,12 @@ class Method(ABC):
 
     def optimizer(self, model: nn.Module, training: Training) -> torch.optim.Optimizer:
         """The optimizer over the trained parameters of ``model`` (the whole causal language model)."""
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        if not parameters:
+        groups = parameter_groups(model, training)
+        if not groups:
             raise LowrankError(f"{self.name}: no parameter is trained")
         # Fused AdamW exists for CPU and CUDA and is the fastest of PyTorch's variants on both.
         return torch.optim.AdamW(
-            parameters, lr=training.learning_rate, betas=training.betas, eps=training.eps,
+            groups, lr=training.learning_rate, betas=training.betas, eps=training.eps,
             weight_decay=training.weight_decay, fused=True,
         )
 
@@ -112,6 +112,14 @@ class Method(ABC):
         matrices = ((f"{path}.{name}", p) for path, module in targets(model) for name, p in module.named_parameters())
         return {name: p.detach() for name, p in matrices if p.dim() == 2}
 
+    def low_rank_parts(self, model: nn.Module) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """{module path of the target layer: (base, B, A)} where W = base + B·A, base (out, in), B (out, r), A (r, in).
+
+        Where two checkpoints have the same base, bit for bit, ΔW is a difference of products, of rank 2r at most. Empty, the
+        default, where no such parts are known.
+        """
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """State of the method itself beyond model and optimizer: tensors and plain values."""
         return {}
@@ -130,6 +138,19 @@ def targets(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for path, module in model.named_modules():
         if path.rpartition(".")[2] in TARGETS:
             yield path, module
+
+
+def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, Any]]:
+    """The trained parameters as groups of an optimizer, the target layers' and all others with a learning rate of their own."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    other = training.untargeted_learning_rate
+    if other is None or not trained:
+        return [{"params": list(trained.values())}] if trained else []
+    inside = tuple(f"{path}." for path, _ in targets(model))
+    return [
+        {"params": [p for name, p in trained.items() if name.startswith(inside)]},
+        {"params": [p for name, p in trained.items() if not name.startswith(inside)], "lr": other},
+    ]
 
 
 def create(name: str, settings: dict[str, Any]) -> Method:

@@ -87,7 +87,7 @@ class Loop:
         scored = self.data.scored_tokens((update - 1) * training.batch_size, training.batch_size)
         loss = self._gradients(update, scored)
         norm = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
-        self.pending.append(_Pending(update, loss, norm, self.base_rates[0] * factor, scored + training.batch_size))
+        self.pending.append(_Pending(update, loss, norm, training.learning_rate * factor, scored + training.batch_size))
         if len(self.pending) >= self.drain_after:
             yield from self.drain()
         if training.max_grad_norm is not None:

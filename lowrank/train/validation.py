@@ -12,7 +12,6 @@ from lowrank.loss import summed_nats
 
 
 @torch.no_grad()
-@torch.compiler.set_stance("force_eager")  # a second compilation for one number would cost more than it saves
 def validation_loss(model: nn.Module, rows: EvaluationSet, training: Training, accelerator: Accelerator) -> tuple[float, int]:
     """(mean loss in nats a token, scored tokens) of ``model`` on a fixed set of rows.
 
@@ -28,7 +27,9 @@ def validation_loss(model: nn.Module, rows: EvaluationSet, training: Training, a
             if index % accelerator.num_processes != accelerator.process_index:
                 continue
             input_ids, labels = batch.input_ids.to(accelerator.device), batch.labels.to(accelerator.device)
-            nats, tokens = float(summed_nats(model(input_ids=input_ids).logits, labels)), batch.scored
+            with torch.compiler.set_stance("force_eager"):  # compiling twice would cost more than it saves
+                logits = model(input_ids=input_ids).logits
+            nats, tokens = float(summed_nats(logits, labels)), batch.scored
             sums += torch.tensor([nats, tokens, nats / tokens if tokens else 0.0, 1.0], dtype=torch.float64)
     finally:
         model.train(was_training)

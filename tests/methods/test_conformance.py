@@ -103,6 +103,18 @@ def test_an_update_at_rate_zero_changes_nothing(name: str, start: Start) -> None
 
 
 @every_method
+def test_what_is_not_a_target_may_have_a_learning_rate_of_its_own(name: str, start: Start) -> None:
+    run = start(name)
+    training = run.config.training.model_copy(update={"untargeted_learning_rate": 0.5})
+    optimizer = run.method.optimizer(run.model, training)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    trained = {key: rates.pop(id(p)) for key, p in run.model.named_parameters() if p.requires_grad}
+    assert not rates
+    assert trained == {key: training.learning_rate if "_proj." in key else 0.5 for key in trained}
+    assert set(trained.values()) == {training.learning_rate, 0.5}
+
+
+@every_method
 @pytest.mark.parametrize("cut", [4, 5, 6])
 def test_stopped_and_resumed_is_bit_identical(name: str, cut: int, start: Start) -> None:
     """Over refreshes (every 3 updates) and merges (every 4), with everything through a file."""
