@@ -163,5 +163,11 @@ class ReLoRA(Method):
         with torch.no_grad():
             return {path: module.dense() for path, module in targets(model) if isinstance(module, ReLoRALinear)}
 
+    @torch.no_grad()
+    def low_rank_parts(self, model: nn.Module) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """Frozen weights, which change at merges alone, and the factors of the adapters."""
+        adapters = {path: module for path, module in targets(model) if isinstance(module, ReLoRALinear)}
+        return {path: (m.weight.detach(), m.scale * m.B.detach().double(), m.A.detach().double()) for path, m in adapters.items()}
+
 
 METHOD = ReLoRA

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, cast
 
@@ -113,10 +113,11 @@ Entry = Tensor | tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Matrices:
-    """The matrices of one checkpoint."""
+    """The matrices of one checkpoint; ``parts`` has (base, B, A) of those that are base + B·A."""
 
     entries: Mapping[Key, Entry]
     note: str = ""
+    parts: Mapping[Key, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
 
 class SpectraSettings(LensSettings):
@@ -196,7 +197,7 @@ class Spectra(Lens):
         spectra = all_singular_values(deltas)
         if "dw" in unit.roles:
             yield from shape_rows(spectra, "dw", settings.threshold, now.note)
-            yield from norm_rows(deltas, now)
+            yield from norm_rows(spectra, now)
         if "span" in unit.roles:
             yield from distributions(spectra, "dw")
 
@@ -206,7 +207,10 @@ def matrices(point: Point, bench: Bench, space: str, linearise: bool) -> Matrice
     loaded = bench.loaded(point)
     dense = bench.memo(point, "dense", lambda: loaded.method.dense(loaded.model)) if space == "dense" else None
     if dense is not None:
-        found = Matrices({(*place(path), ""): W for path, W in dense.items()})
+        parts = bench.memo(point, "parts", lambda: loaded.method.low_rank_parts(loaded.model))
+        found = Matrices(
+            {(*place(path), ""): W for path, W in dense.items()}, parts={(*place(path), ""): p for path, p in parts.items()},
+        )
     else:
         factors = bench.memo(point, "factors", lambda: loaded.method.factors(loaded.model))
         note = FACTORS if space == "dense" else ""
@@ -254,15 +258,31 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def differences(now: Matrices, before: Matrices, unit: Unit) -> dict[Key, Tensor]:
-    """ΔW of every matrix in float64; raises where the checkpoints have different shapes."""
-    deltas = {}
+def differences(now: Matrices, before: Matrices, unit: Unit) -> dict[Key, Entry]:
+    """ΔW of every matrix in float64; raises where the checkpoints have different shapes.
+
+    Where W = base + B·A and the base is that of before, bit for bit, ΔW = BA - B'A' stays a product: it has rank 2r at most,
+    and none of the rounding errors of two dense float32 sums.
+    """
+    deltas: dict[Key, Entry] = {}
     for key, W in now.entries.items():
         V = before.entries.get(key)
         if not isinstance(W, Tensor) or not isinstance(V, Tensor) or W.shape != V.shape:
             raise MetricError(f"{unit.label}: the checkpoints have different shapes; ΔW needs two of the same model")
-        deltas[key] = W.double() - V.double()
+        deltas[key] = _moved_factors(now, before, key) or W.double() - V.double()
     return deltas
+
+
+def _moved_factors(now: Matrices, before: Matrices, key: Key) -> tuple[Tensor, Tensor] | None:
+    """The factors of ΔW, or None where it is no product: a merge between the two checkpoints changes the base."""
+    if key not in now.parts or key not in before.parts:
+        return None
+    (base, B, A), (base_before, B_before, A_before) = now.parts[key], before.parts[key]
+    if not torch.equal(base, base_before):
+        return None
+    moved_B, moved_A = B.double() - B_before.double(), A.double() - A_before.double()
+    # BA - B'A' = [B-B', B'] [A; A-A'], which cancels nothing where the factors moved little.
+    return torch.cat((moved_B, B_before.double()), 1), torch.cat((A.double(), moved_A), 0)
 
 
 def cells(key: Key) -> tuple[tuple[int, str], ...]:
@@ -284,12 +304,15 @@ def shape_rows(spectra: Mapping[Key, Tensor], which: str, threshold: float, note
             yield Value(f"{name}_{which}", mean, layer, module, n=len(rows), note=note)
 
 
-def norm_rows(deltas: Mapping[Key, Tensor], now: Matrices) -> Iterator[Value]:
-    """‖ΔW‖_F and ‖ΔW‖_F/‖W‖_F of every cell; a cell of several matrices has the norm of all their entries together."""
+def norm_rows(spectra: Mapping[Key, Tensor], now: Matrices) -> Iterator[Value]:
+    """‖ΔW‖_F and ‖ΔW‖_F/‖W‖_F of every cell; a cell of several matrices has the norm of all their entries together.
+
+    ‖ΔW‖_F² is the sum of the squared singular values: those of a Gram matrix add up to its trace.
+    """
     squares: dict[tuple[int, str], list[tuple[float, float]]] = {}
-    for key, delta in deltas.items():
+    for key, values in spectra.items():
         W = now.entries[key]
-        pair = (float(delta.square().sum()), float(cast(Tensor, W).double().square().sum()))
+        pair = (float(values.square().sum()), float(cast(Tensor, W).double().square().sum()))
         for cell in cells(key):
             squares.setdefault(cell, []).append(pair)
     for (layer, module), pairs in squares.items():

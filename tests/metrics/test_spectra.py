@@ -19,6 +19,9 @@ from lowrank.metrics.spectra import (
     LINEARISED,
     Spectra,
     SpectraSettings,
+    all_singular_values,
+    differences,
+    matrices,
     product_singular_values,
     singular_value_metrics,
     singular_values,
@@ -126,6 +129,36 @@ def test_relora_is_measured_as_its_effective_weight_or_as_three_factors(arena: C
     assert factors["effective_rank_w", 0, "q"].n == 3
     three = [singular_value_metrics(torch.linalg.svdvals(f.double()))["effective_rank"] for f in (layer.weight, layer.A, layer.B)]
     assert factors["effective_rank_w", 0, "q"].value == pytest.approx(np.mean(three))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("merged", [False, True])
+def test_an_adapter_that_was_not_merged_moves_by_its_factors(merged: bool, arena: Callable[..., Any]) -> None:
+    place = arena(("relora", 0))
+    now, before = place.point("relora", 20), place.point("relora", 10)
+    models = [place.bench.models[p.checkpoint_id].model for p in (now, before)]
+    adapters = [[m for m in model.modules() if hasattr(m, "merge_")] for model in models]
+    for new, old in zip(*adapters, strict=True):
+        new.weight.copy_(old.weight)
+        new.B.copy_(old.B + 1e-4 * new.B)  # moves by little: two dense float32 sums would lose most of it in rounding
+        new.A.copy_(old.A)
+        if merged:
+            new.merge_()
+    unit = Unit(now, before, frozenset({"dw"}))
+    deltas = differences(*(matrices(p, place.bench, "dense", linearise=False) for p in (now, before)), unit)
+    spectra = all_singular_values(deltas)
+    assert {isinstance(entry, tuple) for entry in deltas.values()} == {not merged}, "a merge rounds W0, which leaves no product"
+    assert all((values[8:] == 0).all() == (not merged) for values in spectra.values()), "of rank 2r at most"
+    found = rows(unit, place.bench)
+    new, old = (model.model.layers[0].self_attn.q_proj for model in models)
+    W, V = ((m.weight.double() + m.scale * m.B.double() @ m.A.double()).numpy() for m in (new, old))
+    exact = singular_value_metrics(torch.from_numpy(np.linalg.svd(W - V, compute_uv=False)))
+    tolerance = 1e-2 if merged else 1e-9
+    for name in ("effective_rank", "stable_rank", "spectral_gap"):
+        assert found[f"{name}_dw", 0, "q"].value == pytest.approx(exact[name], rel=tolerance)
+    assert found["delta_norm", 0, "q"].value == pytest.approx(np.linalg.norm(W - V), rel=tolerance)
+    still = rows(Unit(now, now, frozenset({"dw"})), place.bench)
+    assert {r.value for r in still.values()} == {0.0}
 
 
 def test_a_method_without_dense_weights_says_what_is_measured(arena: Callable[..., Any]) -> None:
