@@ -9,7 +9,7 @@ from typing import Any
 
 from lowrank import methods, presets
 from lowrank.config.loading import validate, validate_partial
-from lowrank.config.schema import WEIGHTLESS, Config, Data, MethodEntry, ModelShape, Overrides, Study, Training
+from lowrank.config.schema import WEIGHTLESS, YOUNGER, Config, Data, MethodEntry, ModelShape, Overrides, Study, Training
 from lowrank.errors import ConfigError, UnknownNameError
 
 
@@ -60,6 +60,7 @@ def weight_fields(section: Config) -> dict[str, Any]:
     """The fields of a section that can change the weights; derived defaults are resolved, so that spelling is no difference."""
     fields = type(section).model_fields
     kept = {name for name, info in fields.items() if info.json_schema_extra != WEIGHTLESS}
+    kept -= {name for name, info in fields.items() if info.json_schema_extra == YOUNGER and getattr(section, name) == info.default}
     body = section.model_dump(mode="json", include=kept)
     if isinstance(section, Training):
         body["warmup_steps"] = section.warmup
@@ -86,6 +87,12 @@ def scale_shape(study: Study, scale: str) -> ModelShape:
     return ModelShape.model_validate(shapes[scale])
 
 
+def scale_seeds(study: Study, scale: str) -> tuple[int, ...]:
+    """The seeds that a scale is trained with: its own or the study's."""
+    own = study.scales[scale].seeds
+    return study.seeds if own is None else own
+
+
 def resolve_runs(study: Study, where: str = "study") -> list[RunConfig]:
     """All runs of a study in a fixed order: scale, method, variant, seed."""
     runs = [
@@ -93,7 +100,7 @@ def resolve_runs(study: Study, where: str = "study") -> list[RunConfig]:
         for scale in study.scales
         for method, entry in study.methods.items()
         for label, variant in (entry.variants or {"": Overrides()}).items()
-        for seed in study.seeds
+        for seed in scale_seeds(study, scale)
     ]
     by_hash: dict[str, RunConfig] = {}
     for run in runs:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lowrank.config import RunConfig, load_study, resolve_runs
+from lowrank.config import RunConfig, Training, load_study, resolve_runs
+from lowrank.config.resolve import weight_fields
 from lowrank.errors import ConfigError, UsageError
 
 STUDY = """
@@ -56,6 +57,8 @@ def test_exponents_without_a_dot_are_numbers(study_file: Path) -> None:
         ("training.checkpoint_every=5", False),
         ("training.log_every=9", False),
         ("training.gradient_checkpointing=true", False),
+        ("training.per_layer_updates=true", False),
+        ("training.state_bits=8", True),
         ("training.trackers=[tensorboard]", False),
         ("data.validation_tokens=100", False),
         ("description=other", False),
@@ -67,10 +70,20 @@ def test_the_hash_covers_what_changes_the_weights_and_nothing_else(study_file: P
     assert (runs(study_file)[0].fingerprint() != runs(study_file, override)[0].fingerprint()) is changes
 
 
+def test_a_younger_field_at_its_default_leaves_stored_hashes_alone() -> None:
+    assert "state_bits" not in weight_fields(Training(learning_rate=1.0))
+    assert weight_fields(Training(learning_rate=1.0, state_bits=8))["state_bits"] == 8
+
+
 def test_seeds_make_different_runs(study_file: Path) -> None:
     first, second = runs(study_file)
     assert first.fingerprint() != second.fingerprint()
     assert (first.init_seed, second.init_seed, first.data_seed, second.data_seed) == (0, 1, 0, 1)
+
+
+def test_a_scale_may_have_seeds_of_its_own(study_file: Path) -> None:
+    found = runs(study_file, "scales={nano: {seeds: [3]}, micro: {}}")
+    assert [(run.scale, run.seed) for run in found] == [("nano", 3), ("micro", 0), ("micro", 1)]
 
 
 def test_a_data_seed_of_the_study_fixes_the_order_for_all_seeds(study_file: Path) -> None:
@@ -84,6 +97,8 @@ def test_a_data_seed_of_the_study_fixes_the_order_for_all_seeds(study_file: Path
         ("training.steps=abc", ("training.steps", "integer", "'abc'")),
         ("training.steps=1.5", ("training.steps", "integer")),
         ("training.steps=true", ("training.steps", "integer")),
+        ("seeds=[]", ("'seeds' must name at least one seed",)),
+        ("scales.nano.seeds=[1, 1]", ("'scales.nano.seeds'", "each of them once", "[1, 1]")),
         ("training.steps=0", ("training.steps", "greater than 0")),
         ("training.betas=[0.9]", ("training.betas",)),
         ("data.layout=woven", ("data.layout", "'packed' or 'padded'")),
