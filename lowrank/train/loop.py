@@ -156,7 +156,9 @@ def compile_in_place(model: nn.Module, device: torch.device) -> None:
     """``torch.compile`` without another module: parameter names stay. Code for CPUs needs a C++ compiler at hand."""
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:
-        raise ConfigError(f"training.compile needs a C++ compiler and '{compiler}' is not installed; install it or drop training.compile")
+        raise ConfigError(
+            f"training.compile needs a C++ compiler and '{compiler}' is not installed; install it or drop training.compile"
+        )
     model.compile()
 
 

@@ -15,8 +15,9 @@ from lowrank.loss import summed_nats
 def validation_loss(model: nn.Module, rows: EvaluationSet, training: Training, accelerator: Accelerator) -> tuple[float, int]:
     """(mean loss in nats a token, scored tokens) of ``model`` on a fixed set of rows.
 
-    Sums are taken in float64 over batches; a compiled model runs uncompiled here. ``validation_average: published`` repeats the study's launcher: the sum of
-    batch means over one batch more than there are, n/(n+1) of the mean of batch means.
+    Sums are taken in float64 over batches; a compiled model runs uncompiled here. ``validation_average: published``
+    repeats the study's launcher: the sum of batch means over one batch more than there are, n/(n+1) of the mean of
+    batch means.
     """
     was_training = model.training
     model.eval()
