@@ -87,13 +87,21 @@ def check_sections(study: Study, where: str) -> None:
     """Check the override sections of a study against the sections that they override."""
     validate_partial(Data, study.data, where, "data")
     validate_partial(Training, study.training, where, "training")
+    check_seeds(study.seeds, where, "seeds")
     for name, scale in study.scales.items():
         validate_partial(Training, scale.training, where, f"scales.{name}.training")
+        check_seeds(scale.seeds, where, f"scales.{name}.seeds")
     for name, entry in study.methods.items():
         validate_partial(Training, entry.training, where, f"methods.{name}.training")
         for kind, group in (("scales", entry.scales), ("variants", entry.variants)):
             for label, part in group.items():
                 validate_partial(Training, part.training, where, f"methods.{name}.{kind}.{label}.training")
+
+
+def check_seeds(seeds: Sequence[int] | None, where: str, key: str) -> None:
+    """A list of seeds holds at least one, and none twice; None stands for the study's."""
+    if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
+        raise ConfigError(f"{where}: '{key}' must name at least one seed, each of them once (given: {list(seeds)})")
 
 
 def _annotated(info: Any) -> Any:
