@@ -15,9 +15,10 @@ JOIN checkpoint_view AS c ON c.checkpoint_id = v.checkpoint_id
 WHERE c.study = :study AND c.status <> 'failed' AND protocol.name = :protocol
   AND v.layer = -2 AND v.module = '' AND v.metric NOT LIKE 'imbh%'
 UNION ALL
-SELECT c.run_id, c.scale, c.method, c.variant, c.seed, c.step, c.kind, 'score', s.task || ':' || s.metric, s.value, s.value_kind,
-       s.protocol_id, 0, c.checkpoint_id
+SELECT c.run_id, c.scale, c.method, c.variant, c.seed, c.step, c.kind, CASE WHEN m.metric IS NULL THEN 'score' ELSE 'primary' END,
+       s.task || ':' || s.metric, s.value, s.value_kind, s.protocol_id, 0, c.checkpoint_id
 FROM downstream_score AS s
 JOIN checkpoint_view AS c ON c.checkpoint_id = s.checkpoint_id
+LEFT JOIN primary_metric_view AS m ON m.protocol_id = s.protocol_id AND m.task = s.task AND m.metric = s.metric
 WHERE c.study = :study AND c.status <> 'failed'
 ORDER BY 1, 6, 8, 9, 12

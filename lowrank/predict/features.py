@@ -32,8 +32,6 @@ SETS: dict[str, tuple[str, ...]] = {
     "geometry_only": PUBLISHED_GEOMETRY,
     "loss_plus_geometry": (LOSS, *PUBLISHED_GEOMETRY),
 }
-PRIMARY = ("acc", "f1", "acc_norm")
-"""The metric that stands for a task: the first of these that it has, else its first."""
 KEYS = ["checkpoint_id", "run_id", "scale", "method", "variant", "seed", "step", "kind"]
 IDENTITY = ["scale", "method", "variant", "seed", "step"]
 
@@ -81,7 +79,7 @@ def feature_table(store: Store, study: str, protocol: str = "exact", every: int 
     values = newest(values)
     values["value"] = pd.to_numeric(values["value"]).astype(float)
     values.loc[values["value_kind"] != "finite", "value"] = np.nan
-    scores = values[values["role"] == "score"]
+    scores = values[values["role"].isin(["score", "primary"])]
     if scores.empty:
         raise PredictError(f"no checkpoint of the study '{study}' has a downstream score; run: lowrank evaluate FILE")
     target = primary_scores(scores)
@@ -106,16 +104,22 @@ def newest(values: pd.DataFrame) -> pd.DataFrame:
 def primary_scores(scores: pd.DataFrame) -> pd.Series[float]:
     """The unweighted mean over tasks of each task's primary metric, for checkpoints that have every task."""
     parts = scores["name"].str.rsplit(":", n=1, expand=True)
-    scores = scores.assign(task=parts[0], metric=parts[1])
-    chosen = {task: primary_metric(list(dict.fromkeys(group["metric"]))) for task, group in scores.groupby("task")}
-    rows = scores[scores["metric"] == scores["task"].map(chosen)]
+    scores = scores.assign(task=parts[0], metric=parts[1], is_primary=(scores["role"] == "primary").astype(int))
+    rows = primary_rows(scores)
     by_task = rows.pivot_table(index="checkpoint_id", columns="task", values="value", aggfunc="mean", dropna=False)
     return by_task.mean(axis=1, skipna=False).rename(TARGET)
 
 
-def primary_metric(metrics: Sequence[str]) -> str:
-    """The metric that stands for a task that has ``metrics``."""
-    return next((name for name in PRIMARY if name in metrics), metrics[0])
+def primary_rows(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each task's primary metric: the one that their protocol names (``is_primary``).
+
+    Where a protocol names none for a task, as for scores that were put into the store by other means, it is accuracy
+    or else the first metric by name.
+    """
+    named = scores.groupby(["protocol_id", "task"])["is_primary"].transform("max").astype(bool)
+    rank = scores["metric"].where(scores["metric"] != "acc", "")
+    first = rank == rank.groupby([scores["protocol_id"], scores["task"]]).transform("min")
+    return scores[scores["is_primary"].astype(bool) | (first & ~named)]
 
 
 def thinned(frame: pd.DataFrame, every: int) -> pd.DataFrame:

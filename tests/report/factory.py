@@ -127,7 +127,7 @@ def parents(store: Store, spec: Synthetic) -> Built:
                 evaluation_set_id=evaluation.id,
                 direction_seed=7 if key.startswith("landscape") else None,
                 precision="float32",
-                parameters={"examples": 64},
+                parameters={"primary": dict.fromkeys(TASKS, "acc")} if key == "downstream" else {"examples": 64},
             )
         )
         for key, (name, space, normalization) in variants.items()

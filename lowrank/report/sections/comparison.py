@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from lowrank.predict.features import primary_metric
+from lowrank.predict.features import primary_rows
 from lowrank.report.axes import number
 from lowrank.report.charts import Estimate, Forest
 from lowrank.report.figure import Figure, Missing, Note, Section
@@ -95,8 +95,7 @@ def final_values(source: Source) -> pd.DataFrame:
     parts.append(metrics.assign(quantity=metrics["metric"]))
     scores = finite(source.query("downstream"))
     scores = scores[scores["step"] == scores["run_id"].map(last)]
-    chosen = {task: primary_metric(list(dict.fromkeys(group["metric"]))) for task, group in scores.groupby("task")}
-    scores = scores[scores["metric"] == scores["task"].map(chosen)]
+    scores = primary_rows(scores)
     parts += [scores.assign(quantity="score: " + scores["task"].astype(str))]
     return (
         pd.concat([part.reindex(columns=COLUMNS) for part in parts if len(part)])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lowrank.predict.features import primary_metric
+from lowrank.predict.features import primary_rows
 from lowrank.report.axes import number
 from lowrank.report.charts import XY, Estimate, Forest, Style
 from lowrank.report.figure import Block, Figure, Missing, Section
@@ -34,15 +34,9 @@ def build(source: Source) -> Section:
     return section
 
 
-def primary(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each task's primary metric."""
-    chosen = {task: primary_metric(list(dict.fromkeys(group["metric"]))) for task, group in rows.groupby("task")}
-    return rows[rows["metric"] == rows["task"].map(chosen)]
-
-
 def protocol_blocks(source: Source, rows: pd.DataFrame, way: str, *, folded: bool) -> list[Block]:
     """All that is shown of one protocol."""
-    main, suffix = primary(rows), f"-{slug(way)}" if folded else ""
+    main, suffix = primary_rows(rows), f"-{slug(way)}" if folded else ""
     last = main[main["step"] == main.groupby("run_id")["step"].transform("max")]
     common: dict[str, Any] = {"protocol": source.describe(rows), "query": source.command("downstream"), "folded": folded}
     label = f" ({way})" if folded else ""
@@ -139,7 +133,7 @@ def with_error(rows: pd.DataFrame) -> str | None:
 
 def beyond_accuracy(source: Source, rows: pd.DataFrame, name: str) -> Figure:
     """The other metrics of the tasks, as points by method."""
-    extra = rows[~rows.index.isin(primary(rows).index)]
+    extra = rows[~rows.index.isin(primary_rows(rows).index)]
     panels = []
     for (metric, scale), group in extra.groupby(["metric", "scale"], sort=True):
         lines = [(s.label, [estimate(group[group["series"] == s.key], s, str(metric))]) for s in source.styles(group["series"])]
