@@ -1,45 +1,74 @@
-"""Many kills: the test of tests/faults/test_kills.py with one seed after the other, downstream tasks included.
+"""Many kills: studies that are killed at random moments again and again, in every stage, must end as undisturbed ones.
 
     python benchmarks/faults.py [--kills 200]
 
-Each round kills a study at random moments, finishes it, and compares rows and weights with those of an undisturbed one.
+A round is a study through every stage (training, two lenses, downstream tasks, predictor, report), killed about ten times and
+finished. Rounds take turns: SQLite with one process, PostgreSQL with two processes that share the work and are killed in turn.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
+import importlib.util
+import random
 import sys
+import tempfile
 import time
+from collections import Counter
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
-SECTIONS = "downstream: {suites: [embedded], limit: 4, every: null}\n"
+SECTIONS = """
+metrics: [spectra, {lens: interpolation, settings: {points: 3, examples: 8, kinds: [consecutive]}}]
+downstream: {suites: [embedded], limit: 4}
+"""
+KILLS_A_ROUND = 10
 
 
-def one_round(seed: int, kills: int) -> int:
-    """The kills of one round; raises where its test fails."""
-    asked = {"LOWRANK_TEST_KILLS": str(kills), "LOWRANK_TEST_SEED": str(seed), "LOWRANK_TEST_SECTIONS": SECTIONS}
-    environment = {**os.environ, **asked}
-    command = [sys.executable, "-m", "pytest", "-q", "-s", "--timeout", "0", "tests/faults/test_kills.py"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"seed {seed}:\n{done.stdout[-6000:]}")
-    return done.stdout.split().count("killed")
+def module(path: Path) -> ModuleType:
+    """A module of the test suite."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--kills-a-round", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0, help="Of the first round.")
     arguments = parser.parse_args()
-    killed, seed, begun = 0, 0, time.monotonic()
-    while killed < arguments.kills:
-        killed += one_round(seed, min(arguments.kills_a_round, arguments.kills - killed))
-        seed += 1
-        print(f"{killed} kills in {seed} rounds, {time.monotonic() - begun:.0f} s: rows and weights as undisturbed", flush=True)
+    faults = module(ROOT / "tests" / "faults" / "test_kills.py")
+    server: Any = module(ROOT / "tests" / "conftest.py").PostgresServer()
+    met: Counter[str] = Counter()
+    begun, seed = time.monotonic(), arguments.seed
+    try:
+        with tempfile.TemporaryDirectory() as name, faults.nursery() as nursery:
+            folder = Path(name)
+            faults.write_corpus(folder, seed)
+            whole = faults.written(folder, "whole", sections=SECTIONS)
+            seconds = faults.finish(nursery, whole)
+            told = whole.stages()
+            parts = [f"{stage} {later - start:.1f}" for (_, stage, start), (_, _, later) in zip(told, told[1:], strict=False)]
+            print(f"undisturbed: {seconds:.1f} s ({', '.join(parts)})", flush=True)
+            while met.total() < arguments.kills:
+                rng, workers = random.Random(seed), 1 + seed % 2
+                url = server.create_database() if workers == 2 else ""
+                killed = faults.written(folder, f"killed-{seed}", url, SECTIONS)
+                met += faults.kill_at_random(nursery, killed, rng, KILLS_A_ROUND, 0.4 * seconds * workers, workers)
+                faults.finish(nursery, killed)
+                faults.require_same(whole, killed)
+                seed += 1
+                parts = [f"{stage} {count}" for stage, count in met.most_common()]
+                print(f"{met.total()} kills ({', '.join(parts)}), {time.monotonic() - begun:.0f} s: rows and weights as undisturbed", flush=True)
+    finally:
+        server.remove()
 
 
 if __name__ == "__main__":

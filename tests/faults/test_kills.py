@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lowrank import checkpoint
 from lowrank.store import Store, records
 from lowrank.store.copy import differences
 
@@ -24,56 +31,158 @@ scales:
   pico: {{shape: {{hidden_size: 16, intermediate_size: 24, num_hidden_layers: 2, num_attention_heads: 2, rank: 4}}}}
 data: {{source: text, path: {corpus}, vocabulary_size: 300, max_length: 16, validation_fraction: 0.2, validation_tokens: 400}}
 training: {{steps: 60, batch_size: 4, learning_rate: 0.01, checkpoint_every: 15}}
-metrics: [spectra]
+{sections}
 """
-# benchmarks/faults.py asks for more: many seeds, and a stage that takes too long for every day.
-KILLS = int(os.environ.get("LOWRANK_TEST_KILLS", "8"))
-SEED = int(os.environ.get("LOWRANK_TEST_SEED", "11"))
-STUDY += os.environ.get("LOWRANK_TEST_SECTIONS", "")
+METRICS = "metrics: [spectra]"
+WORDS = ["matrix", "rank", "gradient", "weight", "loss", "step", "seed", "token"]
+LONGEST = 240.0  # seconds
 
 
-def start(study: Path, cache: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LOWRANK_CACHE": str(cache)}
-    command = [sys.executable, "-m", "lowrank", "study", "run", str(study)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+class Nursery:
+    """Processes of ``lowrank`` that have done their imports when they begin (tests/faults/nursery.py)."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("nursery.py"))]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def _ask(self, **asked: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{json.dumps(asked)}\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def start(self, place: Place) -> int:
+        """``lowrank study run`` of a study; the number of the process."""
+        environment = {"LOWRANK_CACHE": str(place.cache), "LOWRANK_DATABASE_URL": place.url}
+        return int(self._ask(run=["study", "run", str(place.file)], environment=environment, log=str(place.log)))
+
+    def wait(self, process: int, seconds: float) -> int | None:
+        """Its exit status, None while it runs."""
+        status: int | None = self._ask(wait=process, seconds=seconds)
+        return status
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
 
 
-def finish(study: Path, cache: Path) -> float:
+@contextmanager
+def nursery() -> Iterator[Nursery]:
+    """A nursery for the block."""
+    opened = Nursery()
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A study file, its folder and its database."""
+
+    root: Path
+    url: str
+
+    @property
+    def file(self) -> Path:
+        return self.root.with_suffix(".yaml")
+
+    @property
+    def cache(self) -> Path:
+        return self.root.with_suffix(".cache")
+
+    @property
+    def log(self) -> Path:
+        return self.root.with_suffix(".log")
+
+    def stages(self) -> list[tuple[int, str, float]]:
+        """Which process began which stage when, in order."""
+        path = Path(f"{self.log}.stage")
+        told = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        return [(int(process), stage, float(when)) for process, stage, when in told]
+
+    def stage(self, process: int) -> str:
+        """The stage that a process is in or was in at last."""
+        return next((stage for number, stage, _ in reversed(self.stages()) if number == process), "begin")
+
+
+def written(folder: Path, name: str, url: str = "", sections: str = METRICS) -> Place:
+    """A study file beside the corpus."""
+    place = Place(folder / name, url or f"sqlite:///{folder / name}/lowrank.db")
+    place.file.write_text(STUDY.format(root=place.root, corpus=folder / "corpus.txt", sections=sections))
+    return place
+
+
+def write_corpus(folder: Path, seed: int) -> None:
+    """A text of 200 documents."""
+    rng = random.Random(seed)
+    documents = [" ".join(rng.choices(WORDS, k=40)) + f" {i}." for i in range(200)]
+    (folder / "corpus.txt").write_text("\n\n".join(documents))
+
+
+def finish(nursery: Nursery, place: Place) -> float:
     """Run to the end; the seconds it took."""
     begun = time.monotonic()
-    process = start(study, cache)
-    _, stderr = process.communicate(timeout=240)
-    assert process.returncode == 0, stderr.decode()[-3000:]
+    status = nursery.wait(nursery.start(place), LONGEST)
+    assert status == 0, place.log.read_text()[-3000:]
     return time.monotonic() - begun
 
 
-def written(tmp_path: Path, name: str) -> tuple[Path, Path]:
-    root, file = tmp_path / name, tmp_path / f"{name}.yaml"
-    file.write_text(STUDY.format(root=root, corpus=tmp_path / "corpus.txt"))
-    return root, file
+def kill_at_random(nursery: Nursery, place: Place, rng: random.Random, kills: int, longest: float, workers: int = 1) -> Counter[str]:
+    """Kill one of ``workers`` processes after up to ``longest`` seconds, ``kills`` times, and start another; the stages it met.
+
+    It ends early when two of them have come to their ends: what is left to kill would be the writing of reports only.
+    """
+    met: Counter[str] = Counter()
+    ended = 0
+    running = [nursery.start(place) for _ in range(workers)]
+    while met.total() < kills and ended < 2:
+        victim = rng.randrange(workers)
+        status = nursery.wait(running[victim], rng.uniform(0.0, longest))
+        if status is None:
+            os.killpg(running[victim], signal.SIGKILL)
+            assert nursery.wait(running[victim], LONGEST) == -signal.SIGKILL
+            met[place.stage(running[victim])] += 1
+        else:
+            assert status == 0, place.log.read_text()[-3000:]
+            ended += 1
+        running[victim] = nursery.start(place)
+    for process in running:
+        assert nursery.wait(process, LONGEST) == 0, place.log.read_text()[-3000:]
+    return met
 
 
-def test_a_study_survives_kills_at_random_moments(tmp_path: Path) -> None:
-    words = ["matrix", "rank", "gradient", "weight", "loss", "step", "seed", "token"]
-    rng = random.Random(SEED)
-    documents = [" ".join(rng.choices(words, k=40)) + f" {i}." for i in range(200)]
-    (tmp_path / "corpus.txt").write_text("\n\n".join(documents))
-    whole_root, whole = written(tmp_path, "whole")
-    seconds = finish(whole, tmp_path / "cache")
-    root, study = written(tmp_path, "killed")
-    for _ in range(KILLS):
-        process = start(study, tmp_path / "cache-of-the-killed")
-        try:
-            process.wait(timeout=rng.uniform(0.25, 1.0) * seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            print("killed", flush=True)  # benchmarks/faults.py counts
-        process.communicate()
-    finish(study, tmp_path / "cache-of-the-killed")
-    with Store.open(f"sqlite:///{whole_root}/lowrank.db") as expected, Store.open(f"sqlite:///{root}/lowrank.db") as found:
+def csv_tables(place: Place) -> dict[str, bytes]:
+    """The tables of a report that hold no time and no memory."""
+    return {path.name: path.read_bytes() for path in (place.root / "report").rglob("*.csv") if path.name != "resources.csv"}
+
+
+def require_same(whole: Place, killed: Place) -> None:
+    """Rows, weights and tables of a study that was killed are those of the undisturbed one, and nothing is left over."""
+    with Store.open(whole.url) as expected, Store.open(killed.url) as found:
         assert expected.count(records.Checkpoint) == 3 * 5
         assert expected.count(records.MetricValue) > 0
         problems = [line for line in differences(expected, found) if not line.startswith("study")]  # its folder has another name
         assert problems == []
-    assert (root / "report" / "index.html").exists()
-    assert not [path for path in root.rglob("*") if ".tmp" in path.name]
+        for row in found.find(records.Checkpoint):
+            checkpoint.verify(killed.root / row.path, row.sha256)
+        assert found.count(records.WorkUnit) == 0
+    tables = csv_tables(whole)
+    assert len(tables) > 10
+    assert csv_tables(killed) == tables
+    assert (killed.root / "report" / "index.html").exists()
+    assert not [path for path in killed.root.rglob("*") if ".tmp" in path.name or path.name == "resume"]
+
+
+def test_a_study_survives_kills_at_random_moments(tmp_path: Path) -> None:
+    write_corpus(tmp_path, seed=11)
+    whole, killed = written(tmp_path, "whole"), written(tmp_path, "killed")
+    with nursery() as opened:
+        seconds = finish(opened, whole)
+        met = kill_at_random(opened, killed, random.Random(11), 8, 0.5 * seconds)
+        print(f"{seconds:.1f} s undisturbed, killed in {dict(met)}")
+        finish(opened, killed)
+    assert met.total() >= 5
+    require_same(whole, killed)
