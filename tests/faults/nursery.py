@@ -1,0 +1,91 @@
+"""A process that has imported lowrank and forks a command line of it for each line of its standard input.
+
+A command that is killed early has then done something else than importing. A line is JSON: ``{"run": arguments, "environment":
+variables, "log": file}`` is answered by the process's number; ``{"wait": number, "seconds": s}`` by its status, null while it runs.
+Beside the log, ``….stage`` tells which process began which stage of its study when.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PRELOADED = (
+    "lowrank.cli.study", "lowrank.train.job", "lowrank.measure", "lowrank.evaluate", "lowrank.predict", "lowrank.report", "lm_eval",
+    "lowrank.evaluate.harness", "lowrank.launch.run", "transformers.models.llama.modeling_llama", "sqlalchemy.dialects.sqlite",
+)
+
+
+def fork(asked: dict[str, Any]) -> int:
+    """Start a command line of lowrank in a session of its own."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.setsid()
+        os.environ.update(asked["environment"])
+        log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        tell_stages(Path(f"{asked['log']}.stage"))
+        status = importlib.import_module("lowrank.cli.main").run(asked["run"])
+        sys.stderr.flush()
+        os._exit(status)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+        os._exit(70)
+
+
+def tell_stages(path: Path) -> None:
+    """Have each stage of a study write its name down as it begins."""
+    stages = importlib.import_module("lowrank.study").STAGES
+
+    def tell(name: str) -> None:
+        with path.open("a", encoding="utf-8") as log:
+            log.write(f"{os.getpid()} {name} {time.monotonic()}\n")
+
+    def telling(name: str, work: Callable[..., int]) -> Callable[..., int]:
+        def told(*arguments: Any) -> int:
+            tell(name)
+            return work(*arguments)
+
+        return told
+
+    tell("begin")
+    for name, work in list(stages.items()):
+        stages[name] = telling(name, work)
+
+
+def wait(child: int, seconds: float) -> int | None:
+    """The exit status (negative: the signal), None if it is still running after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(0.005)
+
+
+def main() -> None:
+    """Serve until the end of standard input."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answer = fork(asked) if "run" in asked else wait(asked["wait"], asked["seconds"])
+        sys.stdout.write(f"{json.dumps(answer)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
