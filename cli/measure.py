@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .options import database_option, json_option, open_store
 from .output import emit
+
+if TYPE_CHECKING:
+    from lowrank.measure import Split
 
 COLUMNS = ("lens", "protocol", "method", "variant", "scale", "seed", "step", "reference", "missing_values", "detail")
 
@@ -23,16 +27,18 @@ COLUMNS = ("lens", "protocol", "method", "variant", "scale", "seed", "step", "re
 @click.option("--lens", "lenses", multiple=True, metavar="NAME", help="Only this lens (see: lowrank metrics).")
 @click.option("--plan", "plan_only", is_flag=True, help="Show the missing work as rows and write nothing.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
+@click.option("--split", type=click.Choice(["auto", "checkpoints", "directions"]), default="auto", show_default=True,
+              help="What the processes of one launch share; auto: directions where checkpoints are too few.")
 @json_option
 @database_option
 def measure(
     file: Path, methods: tuple[str, ...], scales: tuple[str, ...], seeds: tuple[int, ...], steps: tuple[int, ...],
     runs: tuple[int, ...], checkpoints: tuple[int, ...], lenses: tuple[str, ...], plan_only: bool, retry_failed: bool,
-    as_json: bool,
+    split: Split, as_json: bool,
 ) -> int:
     """Compute and store the metrics of a study's checkpoints that are missing; what is there is left alone.
 
-    Several processes share the work under torchrun or accelerate launch.
+    Several processes share the work under torchrun or accelerate launch: checkpoints, or the directions of each.
 
     \b
     Examples:
@@ -51,7 +57,9 @@ def measure(
         if plan_only:
             emit(plan_rows(plan(store, todo.study, todo.root, chosen)), as_json, COLUMNS)
             return 0
-        outcome = work(store, todo.study, todo.root, chosen, retry_failed=retry_failed)
+        outcome = work(store, todo.study, todo.root, chosen, retry_failed=retry_failed, split=split)
+    if outcome.helper:
+        return 0
     for sentence in (*outcome.failed, *outcome.blocked, *outcome.left_alone):
         click.echo(f"failed: {sentence}", err=True)
     emit([outcome.row()], as_json)

@@ -6,6 +6,6 @@ no queue. Work is grouped so that a checkpoint is loaded and verified once, and 
 
 from lowrank.measure.execute import Outcome
 from lowrank.measure.plan import Selection, Task, plan, plan_rows
-from lowrank.measure.shift import measure
+from lowrank.measure.shift import Split, measure
 
-__all__ = ["Outcome", "Selection", "Task", "measure", "plan", "plan_rows"]
+__all__ = ["Outcome", "Selection", "Split", "Task", "measure", "plan", "plan_rows"]

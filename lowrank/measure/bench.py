@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,26 +15,32 @@ from torch import nn
 from lowrank import checkpoint
 from lowrank.errors import CheckpointError, LowrankError
 from lowrank.export import dense_model
+from lowrank.measure.memory import footprint
 from lowrank.measure.plan import Task
+from lowrank.measure.team import SOLO, Team
 from lowrank.metrics.base import Batch, MetricError, Point, Unit
 from lowrank.store import Store, records
 
+A = TypeVar("A")
 T = TypeVar("T")
-MEMORY_SHARE = 0.4  # of the machine's memory, for checkpoints that later tasks need
+MEMORY_SHARE = 0.4  # of the machine's and of the accelerator's memory, for checkpoints that later tasks need
 
 
 class Workbench:
     """Holds the checkpoints of the tasks ahead; a checkpoint leaves when no task needs it any more.
 
-    Where the memory does not hold all of them, those whose next use is farthest leave first and are loaded again.
-    ``loads`` counts loads by checkpoint.
+    Where the memory does not hold all of them with what lenses keep beside them (dense copies, copies on the accelerator, bases
+    of directions), those whose next use is farthest leave first and are loaded again. ``budget`` is in bytes of the machine's
+    memory. ``loads`` counts loads by checkpoint.
     """
 
-    def __init__(self, store: Store, root: Path, device: torch.device, budget: int | None = None) -> None:
-        self.store, self.root, self.device = store, root.resolve(), device
-        self.budget = budget if budget is not None else int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    def __init__(self, store: Store, root: Path, device: torch.device, budget: int | None = None, team: Team = SOLO) -> None:
+        self.store, self.root, self.device, self.team = store, root.resolve(), device, team
+        own = budgets(device) if budget is None else Counter({**budgets(device), "cpu": budget})
+        self.budget = team.smallest(own)  # processes that work together must keep the same
         self.loads: Counter[int] = Counter()
         self._held: dict[int, checkpoint.Loaded] = {}
+        self._sizes: dict[int, Counter[str]] = {}
         self._memo: dict[int, dict[str, Any]] = {}
         self._broken: dict[int, LowrankError] = {}
         self._uses: dict[int, list[int]] = {}
@@ -73,8 +79,8 @@ class Workbench:
             except LowrankError as error:
                 self._broken[key] = error
                 raise
-            self._make_room(_bytes(loaded))
             self._held[key] = loaded
+            self._weigh(key)
         return self._held[key]
 
     def memo(self, point: Point, key: str, compute: Callable[[], T]) -> T:
@@ -82,6 +88,7 @@ class Workbench:
         kept = self._memo.setdefault(point.checkpoint_id, {})
         if key not in kept:
             kept[key] = compute()
+            self._weigh(point.checkpoint_id)
         found: T = kept[key]
         return found
 
@@ -90,8 +97,16 @@ class Workbench:
         loaded = self.loaded(point)
         if space != "dense" or not loaded.method.custom_architecture:
             return self.memo(point, "network", lambda: self._on_device(loaded.model))
-        made = self.memo(point, "dense network", lambda: dense_model(loaded))
-        return None if made is None else made.to(self.device)  # type: ignore[arg-type]
+        return self.memo(point, "dense network", lambda: self._moved(dense_model(loaded)))
+
+    def spread(self, compute: Callable[[A], T], items: Sequence[A]) -> list[T]:
+        """``compute`` of every item, in their order: each process of the team does a share."""
+        return self.team.spread(compute, items)
+
+    @property
+    def processes(self) -> int:
+        """How many processes :meth:`spread` shares work among."""
+        return self.team.world
 
     def batches(self, unit: Unit, rows: int) -> list[Batch]:
         """The evaluation set of the current task on the device."""
@@ -111,6 +126,9 @@ class Workbench:
         """The model itself on a CPU, a copy elsewhere: the loaded one stays on the CPU."""
         return model if self.device.type == "cpu" else copy.deepcopy(model).to(self.device)
 
+    def _moved(self, model: nn.Module | None) -> nn.Module | None:
+        return None if model is None else model.to(self.device)
+
     def _load(self, checkpoint_id: int) -> checkpoint.Loaded:
         row = self.store.get(records.Checkpoint, checkpoint_id)
         folder = (self.root / row.path).resolve()
@@ -123,11 +141,12 @@ class Workbench:
                 raise MetricError(f"checkpoint {checkpoint_id} ({row.path}): the weight '{name}' is not finite; the run diverged")
         return loaded
 
-    def _make_room(self, size: int) -> None:
-        """Let the checkpoints with the farthest next use go until ``size`` bytes fit; two always stay, for a pair."""
-        while len(self._held) > 1 and sum(map(_bytes, self._held.values())) + size > self.budget:
-            current = {p.checkpoint_id for p in self._task.unit.points} if self._task else set()
-            candidates = [key for key in self._held if key not in current]
+    def _weigh(self, key: int) -> None:
+        """A checkpoint has grown: let those with the farthest next use go until all fit; those of the current task stay."""
+        self._sizes[key] = footprint(self._held.get(key), self._memo.get(key))
+        current = {key} | ({p.checkpoint_id for p in self._task.unit.points} if self._task else set())
+        while any(size > self.budget[device] for device, size in sum(self._sizes.values(), Counter()).items()):
+            candidates = [key for key in self._sizes if key not in current]
             if not candidates:
                 return
             self._drop(max(candidates, key=lambda key: self._uses.get(key, [1 << 62])[0]))
@@ -135,7 +154,12 @@ class Workbench:
     def _drop(self, key: int) -> None:
         self._held.pop(key, None)
         self._memo.pop(key, None)
+        self._sizes.pop(key, None)
 
 
-def _bytes(loaded: checkpoint.Loaded) -> int:
-    return sum(t.numel() * t.element_size() for t in loaded.model.state_dict().values())
+def budgets(device: torch.device) -> Counter[str]:
+    """Bytes that checkpoints may take, by type of device."""
+    found = Counter({"cpu": int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))})
+    if device.type == "cuda":
+        found["cuda"] = int(MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory)
+    return found

@@ -24,6 +24,7 @@ class Outcome:
     blocked: list[str] = field(default_factory=list)
     left_alone: list[str] = field(default_factory=list)
     loads: int = 0
+    helper: bool = False  # this process computed with another one, which stored and tells
 
     def row(self) -> dict[str, Any]:
         """The counts for people."""
@@ -41,10 +42,15 @@ def share_of(task: Task, world: int) -> int:
     return (task.unit.checkpoint.run_id * 1_000_003 + task.unit.checkpoint.step) % world
 
 
+def compute(task: Task, bench: Workbench) -> list[Result]:
+    """The results of a unit, computed together by all processes of the bench's team."""
+    return bench.team.together(lambda: list(task.variant.lens.compute(task.unit, bench, task.variant.settings)))
+
+
 def attempt(store: Store, bench: Workbench, task: Task, made_by: int | None, outcome: Outcome, claim: Claim) -> None:
     """Compute and store one unit; a failure is a row of its own."""
     try:
-        results = list(task.variant.lens.compute(task.unit, bench, task.variant.settings))
+        results = compute(task, bench)
         outcome.rows += store_results(store, task, results, made_by, claim)
         outcome.units += 1
     except ClaimLostError:
@@ -63,7 +69,9 @@ def _fail(store: Store, task: Task, error: str, outcome: Outcome) -> None:
     outcome.failed.append(f"{task.label}: {error}")
     known = store.first(records.WorkUnit, unit_key=task.unit_key)
     attempts = (known.attempts if known else 0) + 1
-    store.put(records.WorkUnit(unit_key=task.unit_key, kind="measure", status="failed", attempts=attempts, error=error))
+    store.put(records.WorkUnit(
+        unit_key=task.unit_key, kind="measure", status="failed", attempts=attempts, error=error, study_id=task.study_id,
+    ))
 
 
 def store_results(store: Store, task: Task, results: list[Result], made_by: int | None, claim: Claim | None = None) -> int:
@@ -80,7 +88,31 @@ def store_results(store: Store, task: Task, results: list[Result], made_by: int 
         protocol = store.add(replace(task.protocol, evaluation_set_id=evaluation.id if evaluation else None))
         if task.error:
             store.forget_unit(task.unit_key)
-        return store.add_all(rows_of(task, lacking, protocol.id or 0, made_by))
+        rows = rows_of(task, lacking, protocol.id or 0, made_by)
+        known = stored_positions(store, task, protocol.id) if task.missing.spectra else frozenset()
+        return store.add_all(row for row in rows if is_missing(row, task, known))
+
+
+def is_missing(row: records.Record, task: Task, positions: frozenset[tuple[str, int, str, int]]) -> bool:
+    """Whether a row of a result that is not there as a whole is itself not there: the rest of a curve or spectrum may have been
+    computed on another machine, to other last digits."""
+    match row:
+        case records.CurvePoint():
+            return (row.curve, row.direction_index, row.position) in task.missing.points
+        case records.SingularValue():
+            return (row.matrix, row.layer, row.module, row.position) not in positions
+        case _:
+            return True
+
+
+def stored_positions(store: Store, task: Task, protocol_id: int | None) -> frozenset[tuple[str, int, str, int]]:
+    """(matrix, layer, module, position) of the unit's singular values that are stored."""
+    point, reference = task.unit.checkpoint, task.unit.reference
+    rows = store.iterate(
+        records.SingularValue, checkpoint_id=point.checkpoint_id, protocol_id=protocol_id,
+        reference_checkpoint_id=reference.checkpoint_id if reference else None,
+    )
+    return frozenset((row.matrix, row.layer, row.module, row.position) for row in rows)
 
 
 def _stored_set(store: Store, record: records.EvaluationSet) -> records.EvaluationSet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from lowrank import methods, metrics
 from lowrank.config.loading import validate
 from lowrank.config.resolve import content_hash
 from lowrank.config.schema import MetricEntry, Study
-from lowrank.errors import ConfigError, UsageError
+from lowrank.errors import ConfigError, LowrankError, StoreError, UsageError
 from lowrank.measure.sets import EvaluationSets, Opened
 from lowrank.metrics.base import SELECTION, Expected, Lens, LensSettings, Panel, Point, TextSettings, Unit
 from lowrank.store import Store, records
@@ -83,6 +83,7 @@ class Task:
     evaluation: Opened | None
     missing: Expected
     unit_key: str
+    study_id: int | None = None
     error: str = ""
 
     @property
@@ -101,10 +102,14 @@ class Task:
         }
 
 
-def plan(store: Store, study: Study, root: Path, selection: Selection = ALL, sets: EvaluationSets | None = None) -> list[Task]:
+def plan(
+    store: Store, study: Study, root: Path, selection: Selection = ALL, sets: EvaluationSets | None = None,
+    also: Collection[str] = (),
+) -> list[Task]:
     """The tasks of ``study`` that lack rows, in the order in which they are best done.
 
-    ``root`` is the study's folder. Tasks whose unit is ``blocked`` are in the list, with the reason.
+    ``root`` is the study's folder. Tasks whose unit is ``blocked`` are in the list, with the reason; so are those of the
+    unit keys ``also``, complete or not.
     """
     row = store.first(records.Study, name=study.name)
     variants = [v for v in resolve_metrics(study) if not selection.lenses or v.lens.name() in selection.lenses]
@@ -120,10 +125,10 @@ def plan(store: Store, study: Study, root: Path, selection: Selection = ALL, set
     keys = {run.id: run.config_hash for run in store.find(records.Run, study_id=row.id)}
     tasks: list[Task] = []
     for variant in variants:
-        chosen = [u for u in variant.lens.units(panel, variant.settings) if selection.takes(u.checkpoint)]
         kept = every_nth(panel, variant.every)
-        tasks += missing_tasks(store, row, variant, [u for u in chosen if u.checkpoint.checkpoint_id in kept], sets, failed, keys)
-    return sorted(tasks, key=_order)
+        chosen = [u for u in variant.lens.units(panel, variant.settings) if u.checkpoint.checkpoint_id in kept]
+        tasks += all_tasks(store, row, variant, [u for u in chosen if selection.takes(u.checkpoint)], sets, failed, keys)
+    return sorted((task for task in tasks if task.missing or task.unit.blocked or task.unit_key in also), key=_order)
 
 
 def plan_rows(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
@@ -193,17 +198,22 @@ def every_nth(panel: Panel, every: int) -> set[int]:
     return {point.checkpoint_id for run in panel.runs() for point in run[::-1][::every]}
 
 
-def missing_tasks(
+def all_tasks(
     store: Store, study: records.Study, variant: Variant, units: list[Unit], sets: EvaluationSets,
     failed: dict[str, str], keys: dict[Any, str],
 ) -> Iterator[Task]:
-    """The units of one variant that lack rows."""
+    """The units of one variant with the rows that they lack."""
     grouped: dict[str, list[Unit]] = {}
     opened: dict[str, Opened | None] = {}
     for unit in units:
         evaluation = None
         if isinstance(variant.settings, TextSettings):
-            evaluation = sets.open(unit.checkpoint.run_id, variant.settings.examples, variant.settings.split)
+            try:
+                evaluation = sets.open(unit.checkpoint.run_id, variant.settings.examples, variant.settings.split)
+            except StoreError:
+                raise
+            except LowrankError as error:  # no text, or none that can be scored: lenses that need none go on
+                unit = replace(unit, blocked=str(error))
         sha = evaluation.record.sha256 if evaluation else ""
         opened[sha] = evaluation
         grouped.setdefault(sha, []).append(unit)
@@ -214,9 +224,8 @@ def missing_tasks(
             reference = unit.reference.checkpoint_id if unit.reference else None
             known = there.get((unit.checkpoint.checkpoint_id, reference), Expected())
             lacking = variant.lens.expected(unit, variant.settings) - known
-            if lacking or unit.blocked:
-                key = unit_key(variant, sha, unit, keys)
-                yield Task(variant, unit, protocol, opened[sha], lacking, key, failed.get(key, ""))
+            key = unit_key(study.name, variant, sha, unit, keys)
+            yield Task(variant, unit, protocol, opened[sha], lacking, key, study.id, failed.get(key, ""))
 
 
 def protocol_record(variant: Variant, evaluation: Opened | None) -> records.Protocol:
@@ -279,10 +288,10 @@ def stored_rows(
     return {where_: Expected(*map(frozenset, found)) for where_, found in cells.items()}
 
 
-def unit_key(variant: Variant, evaluation_sha: str, unit: Unit, keys: dict[Any, str]) -> str:
-    """A key of a unit of work that means the same in every copy of the store."""
+def unit_key(study: str, variant: Variant, evaluation_sha: str, unit: Unit, keys: dict[Any, str]) -> str:
+    """A key of a unit of work that means the same in every copy of the store; equal runs of two studies differ in it."""
     body = [
-        variant.lens.name(), variant.lens.revision, variant.name, variant.settings.model_dump(mode="json"), evaluation_sha,
+        study, variant.lens.name(), variant.lens.revision, variant.name, variant.settings.model_dump(mode="json"), evaluation_sha,
         *([keys[p.run_id], p.step] if p else None for p in (unit.checkpoint, unit.reference)),
     ]
     return f"measure/{content_hash(body)}"

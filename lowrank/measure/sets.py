@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lowrank.config.loading import validate
 from lowrank.config.resolve import resolve_runs
 from lowrank.config.schema import Data, Study
+from lowrank.errors import LowrankError
 from lowrank.metrics.base import MetricError
 from lowrank.store import Store, records
 
@@ -32,14 +33,21 @@ class EvaluationSets:
         self.store, self.study = store, study
         self._data: dict[int, Data] = {}
         self._opened: dict[tuple[str, int, str], Opened] = {}
+        self._failed: dict[tuple[str, int, str], LowrankError] = {}
 
     def open(self, run_id: int, examples: int | None, split: str = "validation") -> Opened:
         """The evaluation set of a run, drawn from a held-out split; raises :class:`MetricError` where it scores no token."""
         data = self._data_of(run_id)
         count = data.evaluation_examples if examples is None else examples
         key = (data.model_dump_json(), count, split)
+        if key in self._failed:
+            raise self._failed[key]
         if key not in self._opened:
-            self._opened[key] = self._open(data, count, split)
+            try:
+                self._opened[key] = self._open(data, count, split)
+            except LowrankError as error:
+                self._failed[key] = error  # told once a unit, tried once
+                raise
         found = self._opened[key]
         if found.record.id is None and (known := self.store.first(records.EvaluationSet, sha256=found.record.sha256)):
             found = self._opened[key] = replace(found, record=replace(found.record, id=known.id))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from lowrank.checkpoint import Loaded
 
+A = TypeVar("A")
 T = TypeVar("T")
 AGGREGATE_LAYER = -2  # over all layers
 EMBEDDING_LAYER = -1  # the embedding output
@@ -219,7 +220,34 @@ class Batch:
     labels: Tensor
 
 
-class Bench(Protocol):
+class Spreader(Protocol):
+    """Shares independent evaluations among the processes that compute a unit together."""
+
+    @property
+    def processes(self) -> int:
+        """How many they are."""
+
+    def spread(self, compute: Callable[[A], T], items: Sequence[A]) -> list[T]:
+        """``compute`` of every item, in their order; every process calls this at the same place and gets all results.
+
+        The result of an item must not depend on which others the process computes.
+        """
+
+
+class Alone:
+    """One process."""
+
+    processes = 1
+
+    def spread(self, compute: Callable[[A], T], items: Sequence[A]) -> list[T]:
+        """One after another."""
+        return [compute(item) for item in items]
+
+
+ALONE = Alone()
+
+
+class Bench(Spreader, Protocol):
     """What computing may ask for; checkpoints are loaded and verified once and stay as long as work needs them."""
 
     device: torch.device

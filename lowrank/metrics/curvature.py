@@ -23,6 +23,7 @@ from lowrank.metrics._offsets import mean_estimate
 from lowrank.metrics.base import (
     AGGREGATE_LAYER,
     ALL_MODULES,
+    ALONE,
     Batch,
     Bench,
     Estimate,
@@ -31,6 +32,7 @@ from lowrank.metrics.base import (
     MetricInfo,
     Panel,
     Result,
+    Spreader,
     TextSettings,
     Unit,
     Value,
@@ -41,16 +43,18 @@ Product = Callable[[Vectors], Vectors]
 NO_DENSE = "the method has no dense equivalent; measure space: trained"
 
 
-def hutchinson(product: Product, like: Mapping[str, Tensor], probes: int, seed: int) -> Estimate:
+def hutchinson(
+    product: Product, like: Mapping[str, Tensor], probes: int, seed: int, spreader: Spreader = ALONE,
+) -> Estimate:
     """tr(H) as the mean of zᵀHz over ``probes`` vectors z of random signs, with its standard error (Hutchinson 1990).
 
     ``product`` maps named vectors v to H v; ``like`` gives names and shapes. Probe i is keyed by (seed, i, name).
     """
-    samples = []
-    for index in range(probes):
+    def sample(index: int) -> float:
         z = {name: _signs(W, f"{seed}/{index}/{name}") for name, W in like.items()}
-        samples.append(inner(z, product(z)))
-    return mean_estimate(np.array(samples))
+        return inner(z, product(z))
+
+    return mean_estimate(np.array(spreader.spread(sample, range(probes))))
 
 
 def top_eigenvalue(
@@ -177,7 +181,7 @@ class Curvature(Lens):
                 yield Value(info.name, None, note=NO_DENSE)
             return
         with hessian_products(network, bench.batches(unit, settings.batch_rows)) as (product, like):
-            trace = hutchinson(product, like, settings.probes, settings.direction_seed)
+            trace = hutchinson(product, like, settings.probes, settings.direction_seed, bench)
             value, bound, used = top_eigenvalue(product, like, settings.iterations, settings.tolerance, settings.direction_seed)
         yield Value("hessian_trace", trace.value, standard_error=trace.standard_error, n=trace.n)
         close = bound <= settings.tolerance * abs(value)

@@ -190,13 +190,15 @@ class _Line:
             base_losses(p, self.bench.network(p, self.space), self.bench, self.batches)  # type: ignore[arg-type]
             for p in self.unit.points
         )
-        interior = []
         start, end = ({name: t.clone() for name, t in weights.items()} for weights in (start, end))  # one of them is lent below
         with lent(network) as (weights, _):
-            for alpha in self.settings.alphas[1:-1]:
+
+            def at(alpha: float) -> Losses:
                 for name, tensor in weights.items():
                     torch.lerp(start[name], end[name], alpha, out=tensor)
-                interior.append(row_losses(network, self.batches))
+                return row_losses(network, self.batches)
+
+            interior = self.bench.spread(at, self.settings.alphas[1:-1])
         return [first, *interior, last]
 
     def rows(self, name: str, excess: str | None, losses: list[Losses], note: str) -> Iterator[Result]:

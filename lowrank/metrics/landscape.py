@@ -24,6 +24,7 @@ from lowrank.metrics._probe import Average, Floats, base_losses, require_same_sh
 from lowrank.metrics.base import (
     AGGREGATE_LAYER,
     ALL_MODULES,
+    ALONE,
     Bench,
     Curve,
     Estimate,
@@ -32,6 +33,7 @@ from lowrank.metrics.base import (
     MetricInfo,
     Panel,
     Result,
+    Spreader,
     TextSettings,
     Unit,
     Value,
@@ -222,7 +224,7 @@ class Landscape(Lens):
         rule = rule_for(settings.grid.offsets(), settings.nodes)
         # Without an architecture of its own a method's trained parameters are the dense ones: one walk serves both spaces.
         key = f"random/{id(walk.network)}/{settings.model_dump_json(include=RANDOM_FIELDS)}"
-        table = bench.memo(unit.checkpoint, key, lambda: random_table(walk, rule, settings))
+        table = bench.memo(unit.checkpoint, key, lambda: random_table(walk, rule, settings, bench))
         estimate, variance = rule.sharpness(table), rule.variance(table)
         yield Value("sharpness_random", estimate.value, standard_error=estimate.standard_error, n=len(table))
         yield Value("direction_variance", variance.value, standard_error=variance.standard_error, n=len(table))
@@ -235,10 +237,9 @@ class Landscape(Lens):
         rule = rule_for(settings.component_grid.offsets(), settings.nodes)
         key = f"components/{id(walk.network)}/{wanted[-1]}"
         found = bench.memo(unit.checkpoint, key, lambda: Components(walk.pristine, wanted[-1]))
-        tables: dict[int, Floats] = {}
-        for k in wanted:
-            if not self._beyond(unit, k, settings):
-                tables[k] = np.array([walk.losses(found.direction(k), rule.offsets)])
+        present = [k for k in wanted if not self._beyond(unit, k, settings)]
+        losses = _independent(walk, bench).spread(lambda k: walk.losses(found.direction(k), rule.offsets), present)
+        tables = {k: np.array([row]) for k, row in zip(present, losses, strict=True)}
         for k in settings.components:
             if k not in tables:
                 note = f"component {k} does not exist: the smallest matrix has {found.sides()}"
@@ -267,25 +268,43 @@ class Landscape(Lens):
         directions, shares = trajectory_directions(path, settings.trajectory)
         rule = rule_for(settings.trajectory_grid.offsets(), settings.nodes)
         with self._walk(unit, bench, settings, space) as walk:
-            for k, (direction, share) in enumerate(zip(directions, shares, strict=True), start=1):
-                table = np.array([walk.losses(direction, rule.offsets)])
+            losses = _independent(walk, bench).spread(lambda direction: walk.losses(direction, rule.offsets), directions)
+            for k, (row, share) in enumerate(zip(losses, shares, strict=True), start=1):
+                table = np.array([row])
                 yield Value(f"sharpness_trajectory_{k}", rule.sharpness(table).value, n=1, note=note)
                 yield Value(f"trajectory_share_{k}", share, n=len(ordered), note=note)
                 yield _curve(f"landscape_trajectory_{k}", rule, table)
 
 
-def random_table(walk: Walk, rule: Rule, settings: LandscapeSettings) -> Floats:
-    """Losses (directions, offsets) along as many random directions as the settings ask for."""
-    fixed = None if settings.directions == "auto" else settings.directions
+def random_table(walk: Walk, rule: Rule, settings: LandscapeSettings, spreader: Spreader = ALONE) -> Floats:
+    """Losses (directions, offsets) along as many random directions as the settings ask for.
+
+    Directions are shared among processes; how many there are, and each of them, does not depend on the number of processes.
+    """
+    spreader = _independent(walk, spreader)
+    most = settings.most if settings.directions == "auto" else settings.directions
+
+    def losses(index: int) -> list[float]:
+        direction = random_direction(walk.pristine, settings.direction_seed, index, settings.normalization)
+        return walk.losses(direction, rule.offsets)
+
     rows: list[list[float]] = []
-    while len(rows) < (fixed or settings.most):
-        direction = random_direction(walk.pristine, settings.direction_seed, len(rows), settings.normalization)
-        rows.append(walk.losses(direction, rule.offsets))
-        if fixed is None and len(rows) >= max(2, settings.fewest):
-            estimate = rule.sharpness(np.array(rows))
-            if (estimate.standard_error or 0.0) <= settings.relative_error * abs(estimate.value):
-                break
-    return np.array(rows)
+    fewest = min(most, max(2, settings.fewest))
+    wanted = most if settings.directions != "auto" else fewest
+    while True:
+        rows += spreader.spread(losses, range(len(rows), wanted))
+        if settings.directions != "auto":
+            return np.array(rows)
+        for n in range(fewest, len(rows) + 1):
+            estimate = rule.sharpness(np.array(rows[:n]))
+            if n == most or (estimate.standard_error or 0.0) <= settings.relative_error * abs(estimate.value):
+                return np.array(rows[:n])
+        wanted = min(most, len(rows) + spreader.processes)
+
+
+def _independent(walk: Walk, spreader: Spreader) -> Spreader:
+    """One process alone where offsets pile up rounding errors: what one direction gives then depends on those before it."""
+    return ALONE if walk.in_place else spreader
 
 
 def _curve(name: str, rule: Rule, table: Floats) -> Curve:

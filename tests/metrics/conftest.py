@@ -15,7 +15,7 @@ from torch import nn
 from lowrank.config.schema import ModelShape
 from lowrank.export import dense_model
 from lowrank.methods.base import create
-from lowrank.metrics.base import Batch, Panel, Point, Unit
+from lowrank.metrics.base import Alone, Batch, Panel, Point, Unit
 from lowrank.models import build, init_hash
 
 SHAPE = ModelShape(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, rank=4)
@@ -29,7 +29,7 @@ torch.set_num_threads(1)  # tiny matrices: threads would only wait for one anoth
 
 
 @dataclass
-class MemoryBench:
+class MemoryBench(Alone):
     """Networks by checkpoint id."""
 
     models: dict[int, Any] = field(default_factory=dict)
