@@ -47,7 +47,10 @@ def measure(
             bench = Workbench(store, root, device or default_device(), team=team)
             shift = Shift(store, study, root, selection, bench, bar, retry_failed)
             told = (lambda units: None) if quiet else waiting("measure")
-            return shift.run_together(told) if team.world > 1 and shift.splits(split) else shift.run(told)
+            if team.world > 1 and shift.splits(split):
+                return shift.run_together(told)
+            bench.team = SOLO
+            return shift.run(told)
 
 
 def default_device() -> torch.device:
