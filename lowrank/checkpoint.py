@@ -30,6 +30,7 @@ MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 PRUNED = "pruned.json"  # beside the manifest where the weights were deleted on purpose
 FORMAT = 1
+SEAL = "sha256"  # key of a JSON file under which a hash of its other keys stands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,20 +147,37 @@ def dumps(manifest: Manifest) -> str:
     body = asdict(manifest)
     loss = manifest.validation_loss
     body["validation_loss"] = loss if loss is None or math.isfinite(loss) else str(loss)
-    return json.dumps(body, indent=1, sort_keys=True, allow_nan=False)
+    return sealed(body)
+
+
+def sealed(body: dict[str, Any], *, strict: bool = True) -> str:
+    """JSON of ``body`` with a hash of itself, for :func:`unsealed`; not ``strict``: NaN and Infinity may stand in it."""
+    return json.dumps(body | {SEAL: _seal(body)}, indent=1, sort_keys=True, allow_nan=not strict)
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """What :func:`sealed` was given; raises ValueError where it was changed since. Without a hash it is taken as it is."""
+    body: dict[str, Any] = json.loads(text)
+    if (found := body.pop(SEAL, None)) is not None and found != _seal(body):
+        raise ValueError("it does not match its own hash")
+    return body
+
+
+def _seal(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a checkpoint folder; raises :class:`CheckpointError` where it is missing or damaged."""
     path = folder / MANIFEST
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = unsealed(path.read_text(encoding="utf-8"))
         if body.get("validation_loss") is not None:
             body["validation_loss"] = float(body["validation_loss"])
         manifest = Manifest(**body)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: not a checkpoint (no {MANIFEST})") from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: damaged manifest ({error}); delete the folder and train again from its last resume point"
         ) from error

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Json = dict[str, Any]
+CHECK = "content_sha256"  # in every JSON file of a cache, over the rest of it
 
 
 def cache_folder(given: Path | None = None) -> Path:
@@ -58,19 +59,43 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 
 def write_json(path: Path, value: Json) -> None:
-    """Write a small JSON file atomically."""
-    write_atomically(path, lambda file: file.writelines([json.dumps(value, sort_keys=True).encode()]))
+    """Write a small JSON file atomically, with a hash of itself."""
+    body = json.dumps(value | {CHECK: content_key(value)}, sort_keys=True)
+    write_atomically(path, lambda file: file.writelines([body.encode()]))
 
 
 def read_json(path: Path) -> Json | None:
-    """The object in ``path``, or None where there is none."""
+    """The object in ``path``, or None where there is none, or one of an older release, without a hash of itself."""
     try:
         value: Json = json.loads(path.read_bytes())
+        check = value.pop(CHECK, None)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(f"the cached file {path} cannot be read ({error}); delete its folder and run again") from error
-    return value
+    if check is not None and check != content_key(value):
+        raise DataError(f"the cached file {path} is damaged; delete its folder and run again")
+    return None if check is None else value
+
+
+def hashes(paths: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of files by name."""
+    found = {}
+    for path in paths:
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def require(folder: Path, expected: dict[str, str]) -> None:
+    """Raise unless the files of a cached folder are those of ``expected`` (:func:`hashes`)."""
+    for name, sha256 in expected.items():
+        try:
+            intact = hashes([folder / name])[name] == sha256
+        except OSError:
+            intact = False
+        if not intact:
+            raise DataError(f"the cached file {folder / name} is damaged or missing; delete {folder} and run again")
 
 
 def write_array(path: Path, array: np.ndarray) -> str:

@@ -41,6 +41,7 @@ class Index:
     held: int = 0              # documents in the shuffle buffer
     characters: int = 0        # of all documents read, those in the buffer included
     encoded: int = 0           # tokens of the same documents
+    held_sha256: str = ""      # of the tokens in the shuffle buffer and of their ends, joined
 
     def write(self, path: Path) -> None:
         """Write atomically."""

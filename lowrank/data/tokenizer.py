@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from lowrank.data.cache import Json, content_key, locked, read_json, write_json
+from lowrank.data.cache import Json, content_key, hashes, locked, read_json, require, write_json
 from lowrank.errors import DataError
 
 if TYPE_CHECKING:
@@ -131,7 +131,10 @@ def _load(name: str, place: str | Path, local: bool) -> Any:
 
 def _kept(folder: Path) -> Vocabulary | None:
     note = read_json(folder / "lowrank.json")
-    return None if note is None else Vocabulary(folder, note["hash"], note["size"], note["special"])
+    if note is None:
+        return None
+    require(folder, note["files"])
+    return Vocabulary(folder, note["hash"], note["size"], note["special"])
 
 
 def _keep(folder: Path, make: Any) -> Vocabulary:
@@ -143,7 +146,9 @@ def _keep(folder: Path, make: Any) -> Vocabulary:
         tokenizer.save_pretrained(folder)
         text = (folder / "tokenizer.json").read_text(encoding="utf-8")
         special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
-        write_json(folder / "lowrank.json", {"hash": canonical_hash(text), "size": len(tokenizer), "special": special})
+        files = hashes(path for path in folder.iterdir() if path.suffix == ".json" and path.name != "lowrank.json")
+        note = {"hash": canonical_hash(text), "size": len(tokenizer), "special": special, "files": files}
+        write_json(folder / "lowrank.json", note)
     found = _kept(folder)
     assert found is not None
     return found

@@ -165,9 +165,8 @@ class TokenStore:
         if made.documents:
             tokens, ends = self._put(f"{number:05d}", made.documents)
             shards = (*shards, Shard(*tokens, *ends))
-        if made.held:
-            self._put(f"{number:05d}.held", made.held)
-        index = replace(made.after, shards=shards)
+        held = "".join(self._put(f"{number:05d}.held", made.held)[1]) if made.held else ""
+        index = replace(made.after, shards=shards, held_sha256=held)
         index.write(self._index_path)
         for old in self.folder.glob("*.held.*.npy"):
             if not (made.held and old.name.startswith(f"{number:05d}")):
@@ -190,4 +189,6 @@ class TokenStore:
             tokens, ends = (np.load(f"{stem}.{kind}.npy", allow_pickle=False) for kind in ("tokens", "ends"))
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"the cached shuffle buffer cannot be read ({error}); delete {self.folder} and run again") from error
+        if cache.array_hash(tokens) + cache.array_hash(ends) != self.index.held_sha256:
+            raise DataError(f"the cached shuffle buffer is damaged; delete {self.folder} and run again")
         return [array.astype(np.int64) for array in np.split(tokens, ends[:-1])]

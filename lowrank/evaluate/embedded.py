@@ -54,6 +54,7 @@ def build(validation_fraction: float | None = None, cache: Path | None = None) -
             if (found := files.read_json(target / "suite.json")) is None:
                 documents = [document for document, _ in source.read("train", None) if document]
                 found = write_suite(target, make_items(corpus_of(documents, data.validation_fraction)))
+    files.require(target, found["files"])
     return Embedded(target, found["sha256"], found["tasks"])
 
 
@@ -105,7 +106,8 @@ def write_suite(target: Path, made: dict[str, list[Item]]) -> files.Json:
         write(target / f"{PREFIX}{name}.yaml", yaml.safe_dump(_definition(name, target), sort_keys=False).encode())
         tasks[name] = {"items": len(items), "sha256": hashlib.sha256(body).hexdigest()}
     digest = hashlib.sha256("".join(f"{name} {task['sha256']}\n" for name, task in sorted(tasks.items())).encode()).hexdigest()
-    note = {"sha256": digest, "tasks": tasks, "revision": REVISION, "version": VERSION}
+    kept = files.hashes(target / name for task in tasks for name in (f"{task}.jsonl", f"{PREFIX}{task}.yaml"))
+    note = {"sha256": digest, "tasks": tasks, "revision": REVISION, "version": VERSION, "files": kept}
     files.write_json(target / "suite.json", note)
     return note
 

@@ -6,7 +6,6 @@ rows of a batch, dropout masks and every other random choice are functions of th
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lowrank.checkpoint import file_entry, write_folder
+from lowrank.checkpoint import file_entry, sealed, unsealed, write_folder
 from lowrank.errors import CheckpointError
 
 STATE, LOOP = "state.pt", "loop.json"
@@ -39,7 +38,7 @@ def write_snapshot(folder: Path, progress: Progress, state: dict[str, Any]) -> N
     def fill(temporary: Path) -> None:
         torch.save(state, temporary / STATE)
         loop = {"progress": asdict(progress), "files": {STATE: file_entry(temporary / STATE)}}
-        (temporary / LOOP).write_text(json.dumps(loop), encoding="utf-8")
+        (temporary / LOOP).write_text(sealed(loop, strict=False), encoding="utf-8")
 
     if not target.exists():
         write_folder(target, fill)
@@ -60,10 +59,10 @@ def read_snapshot(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
         return None
     path = found[-1]
     try:
-        loop = json.loads((path / LOOP).read_text(encoding="utf-8"))
+        loop = unsealed((path / LOOP).read_text(encoding="utf-8"))
         progress = Progress(**loop["progress"])
         intact = file_entry(path / STATE) == loop["files"][STATE]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged resume point ({error}); delete it to train the run again from the start") from error
     if not intact:
         raise CheckpointError(

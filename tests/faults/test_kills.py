@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ training: {{steps: 60, batch_size: 4, learning_rate: 0.01, checkpoint_every: 15}
 METRICS = "metrics: [spectra]"
 WORDS = ["matrix", "rank", "gradient", "weight", "loss", "step", "seed", "token"]
 LONGEST = 240.0  # seconds
+ORDER = ["begin", "train", "measure", "evaluate", "predict", "report"]
 
 
 class Nursery:
@@ -84,14 +85,11 @@ class Place:
 
     root: Path
     url: str
+    cache: Path
 
     @property
     def file(self) -> Path:
         return self.root.with_suffix(".yaml")
-
-    @property
-    def cache(self) -> Path:
-        return self.root.with_suffix(".cache")
 
     @property
     def log(self) -> Path:
@@ -103,14 +101,21 @@ class Place:
         told = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
         return [(int(process), stage, float(when)) for process, stage, when in told]
 
+    def seconds(self) -> dict[str, float]:
+        """How long each stage of the only process took, the last one until now."""
+        told = self.stages()
+        ends = [start for _, _, start in told[1:]] + [time.monotonic()]
+        return {stage: end - start for (_, stage, start), end in zip(told, ends, strict=True)}
+
     def stage(self, process: int) -> str:
         """The stage that a process is in or was in at last."""
         return next((stage for number, stage, _ in reversed(self.stages()) if number == process), "begin")
 
 
 def written(folder: Path, name: str, url: str = "", sections: str = METRICS) -> Place:
-    """A study file beside the corpus."""
-    place = Place(folder / name, url or f"sqlite:///{folder / name}/lowrank.db")
+    """A study file beside the corpus; those that are killed share a cache, the undisturbed one has its own."""
+    cache = folder / ("cache" if name == "whole" else "cache-of-the-killed")
+    place = Place(folder / name, url or f"sqlite:///{folder / name}/lowrank.db", cache)
     place.file.write_text(STUDY.format(root=place.root, corpus=folder / "corpus.txt", sections=sections))
     return place
 
@@ -122,32 +127,33 @@ def write_corpus(folder: Path, seed: int) -> None:
     (folder / "corpus.txt").write_text("\n\n".join(documents))
 
 
-def finish(nursery: Nursery, place: Place) -> float:
-    """Run to the end; the seconds it took."""
-    begun = time.monotonic()
+def finish(nursery: Nursery, place: Place) -> dict[str, float]:
+    """Run to the end; the seconds that each stage took."""
     status = nursery.wait(nursery.start(place), LONGEST)
     assert status == 0, place.log.read_text()[-3000:]
-    return time.monotonic() - begun
+    return place.seconds()
 
 
-def kill_at_random(nursery: Nursery, place: Place, rng: random.Random, kills: int, longest: float, workers: int = 1) -> Counter[str]:
-    """Kill one of ``workers`` processes after up to ``longest`` seconds, ``kills`` times, and start another; the stages it met.
-
-    It ends early when two of them have come to their ends: what is left to kill would be the writing of reports only.
+def kill_at_random(
+    nursery: Nursery, place: Place, rng: random.Random, stages: Sequence[str], longest: Mapping[str, float], workers: int = 1,
+) -> Counter[str]:
+    """For each of ``stages`` kill one of ``workers`` processes up to ``longest`` seconds after it came there (or beyond, where
+    nothing was left to do), and start another; the stages that the kills met. Then all come to their ends.
     """
     met: Counter[str] = Counter()
-    ended = 0
     running = [nursery.start(place) for _ in range(workers)]
-    while met.total() < kills and ended < 2:
+    for stage in stages:
         victim = rng.randrange(workers)
-        status = nursery.wait(running[victim], rng.uniform(0.0, longest))
+        status = None
+        while status is None and ORDER.index(place.stage(running[victim])) < ORDER.index(stage):
+            status = nursery.wait(running[victim], 0.02)
+        if status is None:
+            status = nursery.wait(running[victim], rng.uniform(0.0, longest[stage]))
         if status is None:
             os.killpg(running[victim], signal.SIGKILL)
-            assert nursery.wait(running[victim], LONGEST) == -signal.SIGKILL
-            met[place.stage(running[victim])] += 1
-        else:
-            assert status == 0, place.log.read_text()[-3000:]
-            ended += 1
+            status = nursery.wait(running[victim], LONGEST)
+            met[place.stage(running[victim])] += status == -signal.SIGKILL
+        assert status in (0, -signal.SIGKILL), place.log.read_text()[-3000:]
         running[victim] = nursery.start(place)
     for process in running:
         assert nursery.wait(process, LONGEST) == 0, place.log.read_text()[-3000:]
@@ -155,8 +161,9 @@ def kill_at_random(nursery: Nursery, place: Place, rng: random.Random, kills: in
 
 
 def csv_tables(place: Place) -> dict[str, bytes]:
-    """The tables of a report that hold no time and no memory."""
-    return {path.name: path.read_bytes() for path in (place.root / "report").rglob("*.csv") if path.name != "resources.csv"}
+    """The tables of a report but those with time, memory and attempts."""
+    paths = (path for path in (place.root / "report").rglob("*.csv") if path.name not in ("resources.csv", "runs.csv"))
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def require_same(whole: Place, killed: Place) -> None:
@@ -181,8 +188,8 @@ def test_a_study_survives_kills_at_random_moments(tmp_path: Path) -> None:
     whole, killed = written(tmp_path, "whole"), written(tmp_path, "killed")
     with nursery() as opened:
         seconds = finish(opened, whole)
-        met = kill_at_random(opened, killed, random.Random(11), 8, 0.5 * seconds)
-        print(f"{seconds:.1f} s undisturbed, killed in {dict(met)}")
-        finish(opened, killed)
-    assert met.total() >= 5
+        stages = ["begin", "train", "train", "train", "train", "measure", "measure", "report"]
+        met = kill_at_random(opened, killed, random.Random(11), stages, {name: one / 3 for name, one in seconds.items()})
+    assert met.total() == len(stages)
+    assert met["train"] >= 3
     require_same(whole, killed)

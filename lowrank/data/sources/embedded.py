@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
-from lowrank.data.cache import Json, content_key, locked, write_atomically
+from lowrank.data.cache import Json, content_key, hashes, locked, read_json, require, write_atomically, write_json
 from lowrank.data.sources._prose import REVISION, Collector, docstrings
 from lowrank.data.sources.base import Source
 from lowrank.errors import DataError
@@ -58,18 +58,23 @@ class SOURCE(Source):
         return 1
 
     def documents(self, part: str, piece: int, skip: int) -> Iterator[str]:
-        with self._corpus().open(encoding="utf-8") as file:
+        with self._corpus.open(encoding="utf-8") as file:
             for line in islice(file, skip, None):
                 yield json.loads(line)
 
+    @cached_property
     def _corpus(self) -> Path:
-        """The harvested documents, one JSON string a line."""
+        """The harvested documents, one JSON string a line; the note beside it is written last and marks it complete."""
         path = self.cache / "corpora" / f"embedded-{content_key(self.origin())[:16]}.jsonl"
-        if not path.exists():
+        note = path.with_suffix(".json")
+        if (found := read_json(note)) is None:
             with locked(path.parent):
-                if not path.exists():
+                if (found := read_json(note)) is None:
                     lines = [json.dumps(document).encode() + b"\n" for document in self._harvest()]
                     write_atomically(path, lambda file: file.writelines(lines))
+                    found = {"files": hashes([path])}
+                    write_json(note, found)
+        require(path.parent, found["files"])
         return path
 
     def _harvest(self) -> Iterator[str]:
