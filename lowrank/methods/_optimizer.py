@@ -1,33 +1,32 @@
 """AdamW with moments in a gradient subspace: what GaLore and Fira share.
 
-The state of a parameter holds ``step`` (int), ``exp_avg``, ``exp_avg_sq`` and, where projected, ``basis`` (and
-``basis_2`` for two-sided projections): tensors and plain values, so that it loads with ``weights_only=True``.
+The state of a parameter is Adam's (``lowrank/methods/_adam.py``) and, where projected, ``basis`` (and ``basis_2`` for two-sided
+projections): tensors and plain values, so that it loads with ``weights_only=True``.
 """
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
-from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer
 
 from lowrank.config.schema import Config, Training
 from lowrank.errors import ConfigError, DivergedError, LowrankError
+from lowrank.methods import _adam as adam
 from lowrank.methods import _projection as projection
 from lowrank.methods import _sharding as sharding
+from lowrank.methods._adamw8 import refuse_shards
+from lowrank.methods._quantisation import check_bits, moment_bytes
 from lowrank.methods._sharding import local, whole
 from lowrank.methods.base import Method, targets
 
-FUSED_DTYPES = (torch.float32, torch.float64)
-FUSED_DEVICES = ("cpu", "cuda")
 Group = dict[str, Any]
 State = dict[str, Any]
 
@@ -45,7 +44,7 @@ class Move:
     group: Group
 
 
-class ProjectedAdamW(Optimizer):
+class ProjectedAdamW(adam.KeepsCodecs, Optimizer):
     """AdamW whose groups with a ``rank`` keep their moments in the leading singular subspace of the gradient.
 
     Without projection, update t of W with gradient G is m = β₁ m + (1-β₁) G, v = β₂ v + (1-β₂) G²,
@@ -53,8 +52,9 @@ class ProjectedAdamW(Optimizer):
     this differs from ``torch.optim.AdamW``.) Subclasses say how a projected matrix moves.
 
     Keys of a projected group: ``rank``, ``update_proj_gap`` (updates between decompositions, 200), ``proj_type``
-    (``std``), ``svd`` and the subclass's ``scale_key``. Parameters may be given with names, as PyTorch's optimizers take
-    them; errors then name the parameter.
+    (``std``), ``svd`` and the subclass's ``scale_key``. Any group may have ``state_bits`` 8: moments of 4096 entries and more
+    are then quantised in blocks between updates; bases and smaller moments are not. Parameters may be given with names, as
+    PyTorch's optimizers take them; errors then name the parameter.
     """
 
     scale_key: str
@@ -63,20 +63,24 @@ class ProjectedAdamW(Optimizer):
 
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
-        weight_decay: float = 0.0, correct_bias: bool = True, *, svd: projection.Svd = "exact",
+        weight_decay: float = 0.0, correct_bias: bool = True, *, svd: projection.Svd = "exact", state_bits: int = 32,
     ) -> None:
         _require(lr >= 0.0, f"lr is {lr}; it must be at least 0")
         _require(all(0.0 <= beta < 1.0 for beta in betas), f"betas are {betas}; each must lie in [0, 1)")
         _require(eps >= 0.0, f"eps is {eps}; it must be at least 0")
         _require(weight_decay >= 0.0, f"weight_decay is {weight_decay}; it must be at least 0")
-        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "correct_bias": correct_bias, "svd": svd}
-        super().__init__(params, defaults)
+        check_bits(state_bits)
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "correct_bias": correct_bias}
+        super().__init__(params, {**defaults, "svd": svd, "state_bits": state_bits})
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group; one with a ``rank`` is projected. Raises :class:`ConfigError` for a rank that does not fit."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         _require(group["svd"] in projection.SVDS, f"svd is '{group['svd']}'; choose one of {', '.join(projection.SVDS)}")
+        check_bits(group["state_bits"])
+        if group["state_bits"] == 8:
+            refuse_shards(group["params"])
         if "rank" not in group:
             return
         for key, default in (("update_proj_gap", 200), (self.scale_key, 1.0), ("proj_type", "std")):
@@ -126,10 +130,11 @@ class ProjectedAdamW(Optimizer):
         total = 0
         for group in self.param_groups:
             for p in group["params"]:
-                elements = 2 * p.numel()
+                bases, moment = 0, p.numel()
                 if "rank" in group:
-                    elements = projection.state_elements(p.shape, group["rank"], group["proj_type"]) + self.scalars
-                total += elements * p.element_size()
+                    bases, moment = projection.state_elements(p.shape, group["rank"], group["proj_type"])
+                    bases += self.scalars
+                total += bases * p.element_size() + 2 * moment_bytes(moment, p.element_size(), group["state_bits"])
         return total
 
     @abstractmethod
@@ -150,14 +155,18 @@ class ProjectedAdamW(Optimizer):
     def _projected_step(self, p: Tensor, group: Group) -> None:
         state, kind = self.state[p], projection.kind_of(p.shape, group["proj_type"])
         assert p.grad is not None
-        G = p.grad.to(state["exp_avg"].dtype) if "exp_avg" in state else p.grad  # a loaded state keeps its precision
+        G = p.grad.to(state["basis"].dtype) if "basis" in state else p.grad  # a loaded state keeps its precision
         if _due(state, group):
             bases = projection.decompose(whole(G), group["rank"], group["proj_type"], group["svd"])
             _set_bases(state, sharding.spread(bases, kind, p))
         bases = _bases(state)
         R = sharding.settle(projection.project(G, bases, kind), kind, p)
-        step_size = _advance(state, R, group)
-        N = _direction(R, state, group)
+        adam.advance(state, R, group)
+        if adam.is_quantised(state):
+            N = adam.quantised_direction(R, state, group, self.codecs(R.device))
+        else:
+            N = adam.direction(R, state, group)
+        step_size = adam.step_size(state["step"], group)
         self._move(p, G, Move(R, N, bases, kind, step_size, state, group))
         _decay([p], group)
 
@@ -168,78 +177,18 @@ class ProjectedAdamW(Optimizer):
             if p.grad.is_sparse:
                 raise ConfigError("sparse gradients are not supported; use dense ones (nn.Embedding(sparse=False))")
             state = self.state[p]
-            step_size = _advance(state, p.grad, group)
-            if p.dtype == p.grad.dtype and local(p).is_contiguous() and _fusable(p.grad, state):
+            adam.advance(state, p.grad, group)
+            step_size = adam.step_size(state["step"], group)
+            if adam.is_quantised(state):
+                adam.quantised_update(p, p.grad, state, group, self.codecs(p.device), step_size)
+            elif p.dtype == p.grad.dtype and local(p).is_contiguous() and adam.fusable(p.grad, state):
                 together[state["step"], p.device].append(p)
             else:
-                p.add_(_direction(p.grad, state, group), alpha=-step_size)
+                p.add_(adam.direction(p.grad, state, group), alpha=-step_size)
         for (step, _), some in together.items():
             gradients = [p.grad for p in some if p.grad is not None]
-            _fused(some, gradients, [self.state[p] for p in some], group, _step_size(step, group))
+            adam.fused(some, gradients, [self.state[p] for p in some], group, adam.step_size(step, group))
         _decay(parameters, group)
-
-
-def _fusable(G: Tensor, state: State) -> bool:
-    """Whether PyTorch's fused Adam applies: it walks through memory, and all it walks through must lie alike.
-
-    Half precision keeps the rounding of a chain of operations, as the published runs had it.
-    """
-    same = G.dtype == state["exp_avg"].dtype and G.dtype in FUSED_DTYPES and G.device.type in FUSED_DEVICES
-    return same and all(local(tensor).is_contiguous() for tensor in (G, state["exp_avg"], state["exp_avg_sq"]))
-
-
-def _fused(parameters: list[Tensor], gradients: list[Tensor], states: list[State], group: Group, step_size: float) -> None:
-    """Put ``gradients`` into the moments and do p -= step_size · m / (√v + eps), in one pass over memory.
-
-    All states are at the same step. PyTorch's AdamW divides by √v/√(1-β₂ᵗ) + eps and multiplies by lr/(1-β₁ᵗ): with its eps and
-    lr stretched accordingly, that is the update wanted here.
-    """
-    keep = [i for i, gradient in enumerate(gradients) if local(gradient).numel()]  # a process may hold no row at all
-    if not keep:
-        return
-
-    def mine(tensors: list[Tensor]) -> list[Tensor]:
-        return [local(tensors[i]) for i in keep]
-
-    (beta1, beta2), step = group["betas"], states[0]["step"]
-    root = math.sqrt(1.0 - beta2**step)
-    steps = torch.full((len(keep),), step - 1.0, dtype=torch.float32, device=gradients[0].device).unbind()
-    m, v = ([s[key] for s in states] for key in ("exp_avg", "exp_avg_sq"))
-    adamw(
-        mine(parameters), mine(gradients), mine(m), mine(v), [], list(steps),
-        fused=True, amsgrad=False, maximize=False, beta1=beta1, beta2=beta2, weight_decay=0.0,
-        lr=step_size * (1.0 - beta1**step) / root, eps=group["eps"] / root,
-    )
-
-
-def _advance(state: State, like: Tensor, group: Group) -> float:
-    """Count one update, make the moments at the first, and return the step size."""
-    if "exp_avg" not in state:
-        for key in ("exp_avg", "exp_avg_sq"):
-            state[key] = torch.zeros_like(like, memory_format=torch.contiguous_format)
-    state["step"] = state.get("step", 0) + 1
-    return _step_size(state["step"], group)
-
-
-def _step_size(step: int, group: Group) -> float:
-    """The learning rate with Adam's bias correction, where the group asks for it."""
-    if not group["correct_bias"]:
-        return float(group["lr"])
-    beta1, beta2 = group["betas"]
-    return float(group["lr"] * math.sqrt(1.0 - beta2**step) / (1.0 - beta1**step))
-
-
-def _direction(G: Tensor, state: State, group: Group) -> Tensor:
-    """Put ``G`` into the moments and return N = m / (√v + eps)."""
-    if _fusable(G, state):
-        N = torch.zeros_like(G, memory_format=torch.contiguous_format)
-        _fused([N], [G], [state], group, step_size=-1.0)
-        return N
-    (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
-    G = G.to(m.dtype)
-    m.mul_(beta1).add_(G, alpha=1.0 - beta1)
-    v.mul_(beta2).addcmul_(G, G, value=1.0 - beta2)
-    return torch.div(m, v.sqrt().add_(group["eps"]))
 
 
 def _decay(parameters: list[Tensor], group: Group) -> None:
@@ -278,30 +227,13 @@ def _require(condition: bool, sentence: str) -> None:
         raise ConfigError(sentence)
 
 
-def _one_update_at_a_time(value: bool) -> bool:
-    if value:
-        raise ValueError(
-            "updates within the backward pass are not built: clipping, gradient norms and accumulation need all gradients, "
-            "one update at a time; gradient checkpointing and FSDP save memory here"
-        )
-    return value
-
-
-def _full_precision(value: int) -> int:
-    if value != 32:
-        raise ValueError("quantised moments are not built: the state has 32 bits (16 in pure_bfloat16)")
-    return value
-
-
 class ProjectionSettings(Config):
-    """Settings of a method whose moments live in gradient subspaces. Savers of memory that are not built are refused by name."""
+    """Settings of a method whose moments live in gradient subspaces."""
 
     rank: PositiveInt
     update_proj_gap: PositiveInt = 200                # updates between two decompositions of a gradient
     proj_type: projection.ProjType = "std"
     svd: projection.Svd = "exact"
-    per_layer_updates: Annotated[bool, AfterValidator(_one_update_at_a_time), Field(exclude=True)] = False
-    state_bits: Annotated[int, AfterValidator(_full_precision), Field(exclude=True)] = 32
 
 
 class ProjectedMethod(Method):
@@ -333,4 +265,5 @@ class ProjectedMethod(Method):
         return self.optimizer_class(
             [*groups, {"params": projected, **self.settings.model_dump()}],
             lr=training.learning_rate, betas=training.betas, eps=training.eps, weight_decay=training.weight_decay,
+            state_bits=training.state_bits,
         )

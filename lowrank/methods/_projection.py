@@ -81,13 +81,12 @@ def fix_signs(V: Tensor) -> Tensor:
     return V * V.gather(0, largest).sign()
 
 
-def state_elements(shape: torch.Size, rank: int, proj_type: str) -> int:
-    """Elements of the bases and of both moments of a matrix of ``shape``."""
+def state_elements(shape: torch.Size, rank: int, proj_type: str) -> tuple[int, int]:
+    """Elements (of the bases, of one moment) of a matrix of ``shape``."""
     m, n = shape
-    bases, moments = {
+    return {
         "right": (rank * n, m * rank), "left": (m * rank, rank * n), "full": (m * rank + rank * n, rank * rank),
     }[kind_of(shape, proj_type)]
-    return bases + 2 * moments
 
 
 def project(G: Tensor, bases: Bases, kind: str) -> Tensor:

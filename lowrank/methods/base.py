@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from lowrank import schedule
 from lowrank.config.schema import Config, Training
-from lowrank.errors import LowrankError
+from lowrank.errors import ConfigError, LowrankError
+from lowrank.methods._adamw8 import AdamW8bit
 
 Draw = Callable[[str], torch.Generator]
 """``draw(name)`` is a fresh CPU generator keyed by the run's seed and ``name`` (a parameter's full name, or any label)."""
@@ -74,10 +75,17 @@ class Method(ABC):
         """
 
     def optimizer(self, model: nn.Module, training: Training) -> torch.optim.Optimizer:
-        """The optimizer over the trained parameters of ``model`` (the whole causal language model)."""
+        """The optimizer over the trained parameters of ``model`` (the whole causal language model).
+
+        By ``state_bits`` 8 in its groups an optimizer says that it heeds ``training.state_bits``; any other is refused there.
+        """
         groups = parameter_groups(model, training)
         if not groups:
             raise LowrankError(f"{self.name}: no parameter is trained")
+        if training.state_bits == 8:
+            return AdamW8bit(
+                groups, lr=training.learning_rate, betas=training.betas, eps=training.eps, weight_decay=training.weight_decay,
+            )
         # Fused AdamW exists for CPU and CUDA and is the fastest of PyTorch's variants on both.
         return torch.optim.AdamW(
             groups, lr=training.learning_rate, betas=training.betas, eps=training.eps,
@@ -126,6 +134,17 @@ class Method(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
+
+
+def build_optimizer(method: Method, model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """``method.optimizer(model, training)``. Raises :class:`ConfigError` where it would ignore ``training.state_bits``."""
+    optimizer = method.optimizer(model, training)
+    if any(group.get("state_bits", 32) != training.state_bits for group in optimizer.param_groups):
+        raise ConfigError(
+            f"training.state_bits is {training.state_bits} and the optimizer of method '{method.name}' "
+            f"({type(optimizer).__name__}) has no such states; use 32"
+        )
+    return optimizer
 
 
 def plain_path(path: str) -> str:

@@ -156,7 +156,7 @@ class ReLoRA(Method):
             state[key].mul_(beside(mask, state[key]))
         if kind == "full":
             # Without the corrections of a new counter the first step would be (1-β₁)/√(1-β₂) = 3.2 learning rates long.
-            state["step"].zero_()
+            state["step"] = state["step"].zero_() if torch.is_tensor(state["step"]) else 0
 
     def dense(self, model: nn.Module) -> dict[str, Tensor]:
         """Frozen weights plus adapters."""

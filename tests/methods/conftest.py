@@ -33,13 +33,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def run_config(method: str, seed: int = 0, **settings: Any) -> RunConfig:
+def run_config(method: str, seed: int = 0, training: dict[str, Any] | None = None, **settings: Any) -> RunConfig:
     known = methods.get(method).Settings.model_fields
     chosen = {key: value for key, value in {**QUICK, **settings}.items() if key in known}
     resolved = methods.get(method).Settings.model_validate(chosen).model_dump(mode="json")
     return RunConfig(
         method=method, scale="tiny", seed=seed, init_seed=seed, data_seed=seed, shape=SHAPE, settings=resolved,
-        data=Data(max_length=16), training=TRAINING,
+        data=Data(max_length=16), training=TRAINING.model_copy(update=training or {}),
     )
 
 
@@ -78,10 +78,10 @@ def batch(update: int) -> Tensor:
     return 3 + (start + torch.arange(16)) % (VOCABULARY - 3)
 
 
-def begin(method: str, seed: int = 0, **settings: Any) -> Run:
-    config = run_config(method, seed, **settings)
+def begin(method: str, seed: int = 0, training: dict[str, Any] | None = None, **settings: Any) -> Run:
+    config = run_config(method, seed, training, **settings)
     model, built = models.build(config, VOCABULARY, SPECIAL)
-    return Run(model, built, built.optimizer(model, TRAINING), config)
+    return Run(model, built, built.optimizer(model, config.training), config)
 
 
 @pytest.fixture(scope="session")
