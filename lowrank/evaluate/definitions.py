@@ -23,11 +23,15 @@ SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val",
 
 @dataclass(frozen=True)
 class Definition:
-    """The YAML files of a task (several for a group), and where its data come from, for messages."""
+    """The YAML files of a task (several for a group), and where its data come from, for messages.
+
+    ``items``: JSON lines that the documents must equal, since what the library caches of them has no hash of its own.
+    """
 
     name: str
     files: tuple[Path, ...]
     origin: str
+    items: Path | None = None
 
 
 @cache
@@ -46,7 +50,8 @@ def define(name: str, info: TaskInfo, data_dir: Path | None, embedded: Embedded 
         EvaluationError: the harness has no such task, or ``data_dir`` lacks its file.
     """
     if embedded is not None:
-        return Definition(name, (embedded.folder / f"{PREFIX}{name}.yaml",), str(embedded.folder))
+        folder = embedded.folder
+        return Definition(name, (folder / f"{PREFIX}{name}.yaml",), str(folder), folder / f"{name}.jsonl")
     given = list(_installed(name, info))
     if data_dir is None:
         return Definition(name, tuple(given), info.fetch or info.url or "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import logging
 import os
 import sys
@@ -195,6 +196,9 @@ def load(definition: Definition, limit: int | None) -> LoadedTask:
                 f"the task '{definition.name}' cannot read its data ({definition.origin}): {_first_line(error)}; "
                 "connect, or fetch the files beforehand and give --data-dir"
             ) from error
+    if definition.items is not None:
+        for task in members.values():
+            _require_items(task, definition.items)
     versions = sorted({str(task.VERSION) for task in members.values()})
     answers = {
         (name, index): _answers(task, instances)
@@ -215,6 +219,14 @@ def _render_once(task: Task, limit: int | None) -> None:
 
     task.build_all_requests = again  # type: ignore[method-assign]
     task.doc_iterator = lambda **_: iter(documents.items())  # type: ignore[method-assign, assignment]
+
+
+def _require_items(task: Task, path: Path) -> None:
+    """Raise unless the documents are the lines of ``path``."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for instance in task.instances:
+        if json.loads(lines[instance.doc_id or 0]) != instance.doc:
+            raise EvaluationError(f"the cached items of {path.name} are damaged; delete {path.parent} and run again")
 
 
 def _by_document(task: Task) -> dict[int, list[Any]]:
