@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from lowrank.errors import StoreError
 from lowrank.store import migrate, write
-from lowrank.store.engine import create_engine, mask, parse_url, to_json, translated, writing
+from lowrank.store.engine import create_engine, mask, parse_url, single, to_json, translated, writing
 from lowrank.store.records import EvaluationSet, Protocol, Record, TrainingLog, WorkUnit
 from lowrank.store.rows import Codec, codec
 
@@ -44,6 +44,7 @@ class Store:
         self._url, self.read_only = url, read_only
         self._reader = create_engine(url, read_only=True)
         self._engine = self._reader if read_only else create_engine(url)
+        self._single = self._engine if read_only else single(self._engine)
         self._local = threading.local()
 
     @classmethod
@@ -156,17 +157,19 @@ class Store:
         """As :meth:`find`, holding ``batch`` records at a time (by id within each 10,000 values of a list)."""
         return self._select(record_type, where, batch)
 
-    def _select(self, record_type: type[R], where: Mapping[str, Any], batch: int, limit: int | None = None) -> Iterator[R]:
+    def _select(self, record_type: type[R], where: Mapping[str, Any], batch: int = 0, limit: int | None = None) -> Iterator[R]:
         found = codec(record_type)
         query = sa.select(*found.columns).order_by(found.table.c.id).limit(limit)
-        with self._reading() as connection:
+        if limit is None:
+            query = query.execution_options(yield_per=batch)
+        with self._reading(single=limit is not None) as connection:
             for part in _conditions(found, where):
-                for row in connection.execute(query.where(*part).execution_options(yield_per=batch)):
+                for row in connection.execute(query.where(*part)):
                     yield found.decode(row)
 
     def first(self, record_type: type[R], **where: Any) -> R | None:
         """The record with the lowest id among those that :meth:`find` finds."""
-        found = self._select(record_type, where, batch=1, limit=1)
+        found = self._select(record_type, where, limit=1)
         return min(found, key=lambda record: record.id or 0, default=None)
 
     def get(self, record_type: type[R], record_id: int | None) -> R:
@@ -180,7 +183,7 @@ class Store:
         """How many records :meth:`find` would find."""
         found = codec(record_type)
         query = sa.select(sa.func.count()).select_from(found.table)
-        with self._reading() as connection:
+        with self._reading(single=True) as connection:
             return sum(connection.execute(query.where(*part)).scalar_one() for part in _conditions(found, where))
 
     def stored(self, records: Sequence[R]) -> list[R]:
@@ -229,12 +232,15 @@ class Store:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
-    def connection(self, *, writes: bool = False) -> AbstractContextManager[Connection]:
-        """The connection of this thread's transaction, or a new one: for the modules of this package alone."""
-        return self._writing() if writes else self._reading()
+    def connection(self, *, writes: bool = False, statements: int | None = None) -> AbstractContextManager[Connection]:
+        """The connection of this thread's transaction, or a new one: for the modules of this package alone.
+
+        ``statements=1`` promises that there is no more than one to a transaction, which saves PostgreSQL two round trips.
+        """
+        return self._writing(single=statements == 1) if writes else self._reading(single=statements == 1)
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def _writing(self, *, single: bool = False) -> Iterator[Connection]:
         if self.read_only:
             raise StoreError(f"the store {self.url_masked} is open for reading only")
         open_one = getattr(self._local, "connection", None)
@@ -243,7 +249,7 @@ class Store:
                 raise StoreError("a snapshot is for reading; write before or after it")
             yield open_one
             return
-        with translated(self._url), writing(self._engine).begin() as connection:
+        with translated(self._url), writing(self._single if single else self._engine).begin() as connection:
             self._local.connection = connection
             try:
                 yield connection
@@ -251,12 +257,12 @@ class Store:
                 self._local.connection = None
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def _reading(self, *, single: bool = False) -> Iterator[Connection]:
         open_one = getattr(self._local, "connection", None)
         if open_one is not None:
             yield open_one
             return
-        with translated(self._url), self._engine.connect() as connection:
+        with translated(self._url), (self._single if single else self._engine).connect() as connection:
             yield connection
 
     def _completed(self, connection: Connection, record: R) -> R:

@@ -132,13 +132,13 @@ class Claims:
             "key": unit_key, "kind": self.kind, "study": self.study_id, "owner": owner, "lease": self.lease,
             "dead": from_dead or "nobody",
         }
-        with self.store.connection(writes=True) as connection:
+        with self.store.connection(writes=True, statements=1) as connection:
             attempts = connection.execute(_TAKE[self.store.dialect], values).scalar_one_or_none()
         return None if attempts is None else Claim(self, unit_key, owner, attempts)
 
     def holder(self, unit_key: str) -> str:
         """The owner of a unit's row, '' where there is none."""
-        with self.store.connection() as connection:
+        with self.store.connection(statements=1) as connection:
             found = connection.execute(sa.select(UNITS.c.owner).where(UNITS.c.unit_key == unit_key)).scalar_one_or_none()
         return found or ""
 
@@ -149,7 +149,7 @@ class Claims:
     def looked(self) -> dict[str, str]:
         """The units of this kind whose lease runs: key -> its owner where that is known to be dead, else ''."""
         running = (UNITS.c.kind == self.kind, UNITS.c.status == "claimed", UNITS.c.lease_until > database_now())
-        with self.store.connection() as connection:
+        with self.store.connection(statements=1) as connection:
             rows = connection.execute(sa.select(UNITS.c.unit_key, UNITS.c.owner).where(*running)).all()
         return {key: owner if owner in _abandoned or is_dead(owner) else "" for key, owner in rows}
 
@@ -168,7 +168,7 @@ class Claims:
 
     def _change(self, claim: Claim, statement: Any) -> bool:
         own = (UNITS.c.unit_key == claim.unit_key, UNITS.c.owner == claim.owner, UNITS.c.status == "claimed")
-        with self.store.connection(writes=True) as connection:
+        with self.store.connection(writes=True, statements=1) as connection:
             return bool(connection.execute(statement.where(*own)).rowcount)
 
     def reopen(self) -> int:

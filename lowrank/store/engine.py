@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +28,7 @@ from lowrank.errors import StoreAwayError, StoreError
 
 LOCK_TIMEOUT = 30.0      # seconds that a writer waits for another one on SQLite
 CONNECT_TIMEOUT = 10     # seconds that PostgreSQL has to answer
+IDLE = 1.0               # seconds after which a connection is tried before it is used again
 SECRET_PARAMETERS = ("password", "sslpassword", "passfile")
 MASK = "***"
 PASSING = ("database is locked", "disk is full", "disk I/O error", "No space left on device")  # what may be mended meanwhile
@@ -111,11 +113,17 @@ def writing(engine: Engine) -> Engine:
     return engine.execution_options(lowrank_writes=True)
 
 
+def single(engine: Engine) -> Engine:
+    """The same engine for single statements, on PostgreSQL without BEGIN and COMMIT: one round trip instead of three."""
+    return engine.execution_options(isolation_level="AUTOCOMMIT") if engine.dialect.name == "postgresql" else engine
+
+
 def _postgresql_engine(url: URL, read_only: bool) -> Engine:
     # prepare_threshold=0: each text of a reader is prepared, and a prepared text is one statement
     connect: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, **({"prepare_threshold": 0} if read_only else {})}
-    engine = sa.create_engine(url, connect_args=connect, json_serializer=to_json, pool_pre_ping=True)
+    engine = sa.create_engine(url, connect_args=connect, json_serializer=to_json)
     _refuse_forked(engine)
+    _refuse_broken(engine)
     return engine.execution_options(postgresql_readonly=True) if read_only else engine
 
 
@@ -156,6 +164,22 @@ def _refuse_forked(engine: Engine) -> None:
         if record.info["pid"] != os.getpid():
             record.dbapi_connection = proxy.dbapi_connection = None
             raise DisconnectionError("opened before a fork")
+
+
+def _refuse_broken(engine: Engine) -> None:
+    """A connection that lay idle for a while is tried before use; at once after use that would double the round trips."""
+
+    @sa.event.listens_for(engine, "checkin")
+    def remember(_connection: Any, record: Any) -> None:
+        record.info["used"] = time.monotonic()
+
+    @sa.event.listens_for(engine, "checkout")
+    def try_it(connection: Any, record: Any, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get("used", math.inf) > IDLE:
+            try:
+                engine.dialect.do_ping(connection)
+            except engine.dialect.loaded_dbapi.Error as error:  # type: ignore[attr-defined]
+                raise DisconnectionError("broken while it was idle") from error
 
 
 def _exp(value: float | None) -> float | None:

@@ -37,7 +37,10 @@ def protocol_hash(protocol: Protocol, evaluation_set_sha256: str | None) -> str:
 def add(connection: Connection, codec: Codec[R], record: R) -> R:
     """The stored record under the key of ``record``, inserted where there was none."""
     row = codec.encode(record)
-    _insert_new(connection, codec, row)
+    with _refusals(codec.name):
+        new = connection.execute(_insert(connection, codec).returning(*codec.columns), row).one_or_none()
+    if new is not None:
+        return codec.decode(new)
     stored = next(lookup(connection, codec, [codec.key_of(row)]))
     require_same(codec, codec.encode(stored), row)
     return stored
@@ -101,13 +104,17 @@ def _by_key(codec: Codec[R], rows: Iterator[Row]) -> dict[Key, Row]:
     return found
 
 
-def _insert_new(connection: Connection, codec: Codec[R], rows: Row | list[Row]) -> int:
+def _insert_new(connection: Connection, codec: Codec[R], rows: list[Row]) -> int:
     """Insert rows, leaving those whose key is there already alone; the number of new ones."""
-    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name]
-    statement = insert(codec.table).on_conflict_do_nothing(index_elements=list(codec.conflict)).inline()
-    statement = statement.execution_options(preserve_rowcount=True)
+    statement = _insert(connection, codec).inline().execution_options(preserve_rowcount=True)
     with _refusals(codec.name):
         return int(connection.execute(statement, rows).rowcount)
+
+
+def _insert(connection: Connection, codec: Codec[R]) -> Any:
+    """INSERT that leaves a row alone whose key is there already."""
+    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name]
+    return insert(codec.table).on_conflict_do_nothing(index_elements=list(codec.conflict))
 
 
 @contextmanager
