@@ -92,6 +92,12 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def forget_unfinished(folder: Path) -> None:
+    """Remove what killed processes left half-written below ``folder``; for who knows that nobody else writes there."""
+    for path in folder.glob("*/.*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def sync(path: Path) -> None:
     """Flush a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -6,6 +6,7 @@ the order train, measure, evaluate, predict, report; a failed unit does not stop
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -242,11 +243,21 @@ def _train(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> in
 
     done = share(claims, missing, lambda unit: train_key(plan, unit[0]), work, waiting=waiting("train"))
     done -= len(outcome.failures) - failed_before
+    _clear_resume_points(store, plan)
     for config, run, _ in missing_training(store, plan):
         if run is not None and run.status == "failed" and run.id not in here:
             note = outcome.notes if run.failed_step is not None else outcome.failures
             note.append(f"{config.label} failed earlier and was left alone: {run.error} (--retry-failed tries it again)")
     return done
+
+
+def _clear_resume_points(store: Store, plan: Plan) -> None:
+    """Remove those of finished runs, which a process leaves that is killed right after the end."""
+    kept = [config for config in plan.runs if (plan.root / "runs" / config.folder / "resume").is_dir()]
+    missing = {config.fingerprint() for config, _, _ in missing_training(store, plan)} if kept else set()
+    for config in kept:
+        if config.fingerprint() not in missing:
+            shutil.rmtree(plan.root / "runs" / config.folder / "resume", ignore_errors=True)
 
 
 def train_key(plan: Plan, config: RunConfig) -> str:

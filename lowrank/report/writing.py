@@ -69,7 +69,7 @@ def write(store: Store, study_name: str, out: Path, *, against: tuple[Store, str
     source = Source(store, study_name)
     sections = build(source, Source(*against) if against else None, progress)
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".tmp", dir=out.parent))
     try:
         fill(folder, source, sections, progress)
         folder.chmod(0o755)

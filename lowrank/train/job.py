@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 
+from lowrank.checkpoint import forget_unfinished
 from lowrank.config import Training
 from lowrank.errors import ClaimLostError, ConfigError, DivergedError, LowrankError, StoreAwayError, StoreError, suggestion
 from lowrank.store import records
@@ -62,6 +63,7 @@ def train(job: Job) -> records.Run:
     with _locked(job.folder / "train.lock", main):
         job.run = job.store.get(records.Run, job.run.id)
         if main:
+            forget_unfinished(job.folder)
             job.run = job.store.update(
                 records.Run,
                 job.run.id,
