@@ -30,7 +30,7 @@ RUNS = """
 INSERT INTO run (id, study_id, config_hash, method, scale, seed, data_seed, init_seed, variant, kind, status, config, total_steps,
                  precision, world_size, attempts, error, init_hash, dataset_fingerprint, tokenizer_hash)
 {numbers}
-SELECT i, 1, CAST(i AS VARCHAR), 'method' || CAST(i % 6 AS VARCHAR), 'scale' || CAST(i % 3 AS VARCHAR), i / 18, 0, 0, '', 'trained',
+SELECT i, 1, CAST(i AS VARCHAR), 'method' || CAST(i % 6 AS VARCHAR), 'scale' || CAST(i % 3 AS VARCHAR), i / 6, 0, 0, '', 'trained',
        'done', '{{}}', 100, 'float32', 1, 1, '', '', '', '' FROM n"""
 CHECKPOINTS = """
 INSERT INTO checkpoint (id, run_id, step, kind, tokens_seen, path, sha256, bytes, validation_loss, validation_loss_kind,

@@ -3,7 +3,7 @@
 SELECT point.curve, protocol.name AS protocol, protocol.lens, c.scale, c.method, c.variant, c.seed, c.step,
        r.method AS reference_method, r.variant AS reference_variant, r.seed AS reference_seed, r.step AS reference_step,
        point.position, point.offset_value, point.mean, point.mean_kind, point.variance, point.variance_kind, point.n,
-       point.protocol_id, c.run_id
+       point.protocol_id, c.run_id, r.run_id AS reference_run_id
 FROM curve_point AS point
 JOIN protocol ON protocol.id = point.protocol_id
 JOIN checkpoint_view AS c ON c.checkpoint_id = point.checkpoint_id

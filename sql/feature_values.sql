@@ -1,9 +1,10 @@
--- description: Features and downstream scores of each checkpoint, one row a checkpoint and name; the predictor's input.
+-- description: Features and downstream scores of each checkpoint of the current runs, one row a checkpoint and name; the predictor's input.
 -- param: study text
 -- param: protocol text default 'exact'
 SELECT c.run_id, c.scale, c.method, c.variant, c.seed, c.step, c.kind, 'loss' AS role, 'log_perplexity' AS name,
        c.validation_loss AS value, c.validation_loss_kind AS value_kind, 0 AS protocol_id, 0 AS own_reference, c.checkpoint_id
 FROM checkpoint_view AS c
+JOIN current_run_view AS kept ON kept.run_id = c.run_id
 WHERE c.study = :study AND c.status <> 'failed'
 UNION ALL
 -- a barrier between two runs belongs to the pair and to neither of the two, so it is no feature of a checkpoint
@@ -12,6 +13,7 @@ SELECT c.run_id, c.scale, c.method, c.variant, c.seed, c.step, c.kind, 'feature'
 FROM metric_value AS v
 JOIN protocol ON protocol.id = v.protocol_id
 JOIN checkpoint_view AS c ON c.checkpoint_id = v.checkpoint_id
+JOIN current_run_view AS kept ON kept.run_id = c.run_id
 WHERE c.study = :study AND c.status <> 'failed' AND protocol.name = :protocol
   AND v.layer = -2 AND v.module = '' AND v.metric NOT LIKE 'imbh%'
 UNION ALL
@@ -19,6 +21,7 @@ SELECT c.run_id, c.scale, c.method, c.variant, c.seed, c.step, c.kind, CASE WHEN
        s.task || ':' || s.metric, s.value, s.value_kind, s.protocol_id, 0, c.checkpoint_id
 FROM downstream_score AS s
 JOIN checkpoint_view AS c ON c.checkpoint_id = s.checkpoint_id
+JOIN current_run_view AS kept ON kept.run_id = c.run_id
 LEFT JOIN primary_metric_view AS m ON m.protocol_id = s.protocol_id AND m.task = s.task AND m.metric = s.metric
 WHERE c.study = :study AND c.status <> 'failed'
 ORDER BY 1, 6, 8, 9, 12

@@ -1,7 +1,22 @@
 -- description: The feature table: one row a checkpoint with loss, the published features, the other scalars and the mean score.
 -- param: study text
 -- param: protocol text default 'exact'
-WITH metrics AS (
+WITH named AS (
+    SELECT p.id, count(*) OVER (PARTITION BY p.lens) AS rivals FROM protocol AS p WHERE p.name = :protocol
+), older AS (
+    -- what a newer protocol of the same name has replaced in this study; without rivals no value is looked at
+    SELECT found.metric, found.protocol_id
+    FROM (
+        SELECT v.metric, v.protocol_id, max(v.protocol_id) OVER (PARTITION BY v.metric) AS newest
+        FROM named CROSS JOIN metric_value AS v
+        JOIN checkpoint ON checkpoint.id = v.checkpoint_id
+        JOIN run ON run.id = checkpoint.run_id
+        JOIN study ON study.id = run.study_id
+        WHERE named.rivals > 1 AND v.protocol_id = named.id AND study.name = :study AND v.layer = -2 AND v.module = ''
+        GROUP BY v.metric, v.protocol_id
+    ) AS found
+    WHERE found.protocol_id < found.newest
+), metrics AS (
     SELECT v.checkpoint_id,
            avg(CASE WHEN v.metric = 'ccbh' THEN v.value END) AS ccbh,
            avg(CASE WHEN v.metric = 'activation_cka' THEN v.value END) AS activation_cka_mean,
@@ -26,35 +41,42 @@ WITH metrics AS (
            avg(CASE WHEN v.metric = 'hessian_trace' THEN v.value END) AS hessian_trace,
            avg(CASE WHEN v.metric = 'hessian_top_eigenvalue' THEN v.value END) AS hessian_top_eigenvalue
     FROM metric_value AS v
-    JOIN protocol ON protocol.id = v.protocol_id
-    JOIN checkpoint ON checkpoint.id = v.checkpoint_id
-    JOIN run ON run.id = checkpoint.run_id
-    JOIN study ON study.id = run.study_id
-    WHERE study.name = :study AND protocol.name = :protocol AND v.layer = -2 AND v.module = ''
+    WHERE v.protocol_id IN (SELECT named.id FROM named) AND (v.metric, v.protocol_id) NOT IN (SELECT metric, protocol_id FROM older)
+      AND v.layer = -2 AND v.module = ''
     GROUP BY v.checkpoint_id
-), task_scores AS (
-    -- the metric that stands for a task is acc, else f1
-    SELECT s.checkpoint_id, s.task, coalesce(avg(CASE WHEN s.metric = 'acc' THEN s.value END),
-                                             avg(CASE WHEN s.metric = 'f1' THEN s.value END)) AS score
-    FROM downstream_score AS s
-    JOIN checkpoint ON checkpoint.id = s.checkpoint_id
-    JOIN run ON run.id = checkpoint.run_id
-    JOIN study ON study.id = run.study_id
-    WHERE study.name = :study
-    GROUP BY s.checkpoint_id, s.task
+), suites AS (
+    SELECT p.id, count(*) OVER () AS rivals FROM protocol AS p WHERE p.lens = 'downstream'
+), older_scores AS (
+    SELECT found.task, found.protocol_id
+    FROM (
+        SELECT s.task, s.protocol_id, max(s.protocol_id) OVER (PARTITION BY s.task) AS newest
+        FROM suites CROSS JOIN downstream_score AS s
+        JOIN checkpoint ON checkpoint.id = s.checkpoint_id
+        JOIN run ON run.id = checkpoint.run_id
+        JOIN study ON study.id = run.study_id
+        WHERE suites.rivals > 1 AND s.protocol_id = suites.id AND study.name = :study
+        GROUP BY s.task, s.protocol_id
+    ) AS found
+    WHERE found.protocol_id < found.newest
 ), scores AS (
-    SELECT checkpoint_id, avg(score) AS downstream_mean, count(score) AS tasks
-    FROM task_scores
-    GROUP BY checkpoint_id
+    -- of each task the metric that its protocol names, acc where it names none
+    SELECT s.checkpoint_id, avg(s.value) AS downstream_mean, count(s.value) AS tasks
+    FROM downstream_score AS s
+    LEFT JOIN primary_metric_view AS m ON m.protocol_id = s.protocol_id AND m.task = s.task
+    WHERE s.metric = coalesce(m.metric, 'acc') AND (s.task, s.protocol_id) NOT IN (SELECT task, protocol_id FROM older_scores)
+    GROUP BY s.checkpoint_id
 )
-SELECT c.scale, c.method, c.variant, c.seed, c.step, c.kind, c.validation_loss AS log_perplexity, c.validation_loss_kind AS log_perplexity_kind,
-       metrics.ccbh, metrics.activation_cka_mean, metrics.activation_l2_mean, metrics.stable_rank_dw, metrics.effective_rank_dw,
-       metrics.threshold_rank_w, metrics.spectral_gap_dw, metrics.stable_rank_w, metrics.sharpness_random, metrics.direction_variance,
-       metrics.sharpness_pca_1, metrics.sigma_pca_1, metrics.ccbh_excess, metrics.effective_rank_w, metrics.spectral_gap_w,
-       metrics.threshold_rank_dw, metrics.delta_norm, metrics.delta_norm_relative, metrics.activation_cosine_mean,
-       metrics.activation_cka_debiased_mean, metrics.hessian_trace, metrics.hessian_top_eigenvalue,
+SELECT c.scale, c.method, c.variant, c.seed, c.step, c.kind, c.validation_loss AS log_perplexity,
+       c.validation_loss_kind AS log_perplexity_kind,
+       metrics.ccbh, metrics.activation_cka_mean, metrics.activation_l2_mean, metrics.stable_rank_dw,
+       metrics.effective_rank_dw, metrics.threshold_rank_w, metrics.spectral_gap_dw, metrics.stable_rank_w,
+       metrics.sharpness_random, metrics.direction_variance, metrics.sharpness_pca_1, metrics.sigma_pca_1,
+       metrics.ccbh_excess, metrics.effective_rank_w, metrics.spectral_gap_w, metrics.threshold_rank_dw, metrics.delta_norm,
+       metrics.delta_norm_relative, metrics.activation_cosine_mean, metrics.activation_cka_debiased_mean,
+       metrics.hessian_trace, metrics.hessian_top_eigenvalue,
        scores.downstream_mean, scores.tasks, c.status, c.run_id, c.checkpoint_id
 FROM checkpoint_view AS c
+JOIN current_run_view AS kept ON kept.run_id = c.run_id
 LEFT JOIN metrics ON metrics.checkpoint_id = c.checkpoint_id
 LEFT JOIN scores ON scores.checkpoint_id = c.checkpoint_id
 WHERE c.study = :study

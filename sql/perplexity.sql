@@ -7,6 +7,7 @@ SELECT final.study, final.scale, final.method, final.variant, final.seed, final.
 FROM (
     SELECT c.*, CASE WHEN c.validation_loss < 700 THEN exp(c.validation_loss) END AS perplexity
     FROM checkpoint_view AS c
+    JOIN current_run_view AS kept ON kept.run_id = c.run_id
     WHERE c.kind = 'final' OR c.run_kind = 'imported'
 ) AS final
 LEFT JOIN published_value AS published

@@ -11,10 +11,12 @@ FROM (
         SELECT 'validation_loss' AS metric, '' AS protocol, 0 AS protocol_id, c.scale, c.method, c.variant, c.step,
                c.validation_loss AS value
         FROM checkpoint_view AS c
+        JOIN current_run_view AS kept ON kept.run_id = c.run_id
         WHERE c.study = :study AND c.validation_loss IS NOT NULL
         UNION ALL
         SELECT m.metric, m.protocol, m.protocol_id, m.scale, m.method, m.variant, m.step, m.value
         FROM metric_view AS m
+        JOIN current_run_view AS kept ON kept.run_id = m.run_id
         WHERE m.study = :study AND m.layer = -2 AND m.module = '' AND m.value IS NOT NULL AND m.metric NOT LIKE 'imbh%'
     ) AS v
     WHERE v.metric LIKE :metric

@@ -160,6 +160,7 @@ class Heat:
     y_label: str = ""
     limits: tuple[float, float] | None = None
     diverging: bool = False
+    log: bool = False  # colours by the logarithm, for positive values; 0 takes the lowest colour
     figures: bool = False  # write the numbers into the cells where they fit
     column_styles: Sequence[Style] = ()  # columns are named by these methods' markers
     cell_height: float = 20.0
@@ -187,6 +188,9 @@ class Heat:
         """The colour scale over the finite values."""
         finite = [v for row in self.values for v in row if v is not None and math.isfinite(v)] or [0.0]
         low, high = self.limits or (min(finite), max(finite))
+        if self.log:
+            positive = [v for v in (*finite, low) if v > 0]
+            return theme.Ramp(theme.CIVIDIS, min(positive), high, log=True) if positive else theme.Ramp(theme.CIVIDIS, low, high)
         if self.diverging:
             reach = max(abs(low), abs(high)) or 1.0
             return theme.Ramp(theme.DIVERGING, -reach, reach)
@@ -230,8 +234,7 @@ class Heat:
         span, pieces = min(150.0, WIDTH - 8 - left - 110.0), 40
         start = left + 52
         for i in range(pieces):
-            value = ramp.low + (ramp.high - ramp.low) * (i + 0.5) / pieces
-            scene.rect(start + span * i / pieces, y, span / pieces + 0.3, 7, fill=ramp.color(value))
+            scene.rect(start + span * i / pieces, y, span / pieces + 0.3, 7, fill=ramp.shade((i + 0.5) / pieces))
         scene.add(Label(x=start - 6, y=y + 3.5, text=number(ramp.low, 3), anchor="end", size=10))
         scene.add(Label(x=start + span + 6, y=y + 3.5, text=number(ramp.high, 3), size=10))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 
 from lowrank.report.axes import text_width
 from lowrank.report.charts import XY, Forest, Heat, Style
@@ -30,6 +31,7 @@ class Figure:
     notes: Sequence[str] = ()
     folded: bool = False  # shown on request: another protocol of the figure before
     columns: int = 0  # panels side by side where the page is wide; 0: as many as look well
+    rows: Sequence[int] = ()  # how many panels each group has, where every group begins a row of its own
 
     @property
     def across(self) -> int:
@@ -43,9 +45,15 @@ class Figure:
         """The panels, drawn."""
         return [panel.scene() for panel in self.panels]
 
+    @property
+    def groups(self) -> list[list[Scene]]:
+        """The scenes in their groups; all in one where ``rows`` says nothing."""
+        scenes = iter(self.scenes)
+        return [list(islice(scenes, count)) for count in self.rows or (len(self.scenes),)]
+
     def sheet(self) -> Scene:
         """All panels, title and legend on one canvas, for files."""
-        sheet = stack(self.scenes, self.across, 14.0, 56.0 if self.legend else 34.0, self.title)
+        sheet = stack(self.groups, self.across, 14.0, 56.0 if self.legend else 34.0, self.title)
         sheet.add(Label(x=2, y=14, text=self.title, size=15, color="ink", bold=True))
         x = 4.0
         for style in self.legend:

@@ -7,7 +7,7 @@ and a page of forty panels weighs some hundred kilobytes. PNG files come from th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from itertools import groupby
@@ -200,10 +200,9 @@ def standalone(scene: Scene) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{head}{label}{paper}{scene.body()}</svg>\n'
 
 
-def stack(panels: Iterable[Scene], columns: int, gap: float, top: float, label: str) -> Scene:
-    """Panels side by side and below one another on one canvas, ``top`` pixels left free above."""
-    panels = list(panels)
-    rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+def stack(groups: Iterable[Sequence[Scene]], columns: int, gap: float, top: float, label: str) -> Scene:
+    """Panels side by side and below one another on one canvas, each group from a new row, ``top`` pixels left free above."""
+    rows = [group[i : i + columns] for group in groups for i in range(0, len(group), columns)]
     width = max((sum(p.width for p in row) + gap * (len(row) - 1) for row in rows), default=0.0)
     sheet, y = Scene(width, 0.0, label), top
     for row in rows:

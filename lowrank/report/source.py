@@ -39,19 +39,17 @@ class Source:
         return self.frames[key]
 
     def current(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Without the runs that a newer run of the same method, variant, scale and seed has superseded."""
-        if "run_id" not in frame.columns:
-            return frame
-        return frame[~frame["run_id"].isin(self.superseded)].reset_index(drop=True)
+        """Without the runs that a newer run of the same method, variant, scale and seed has superseded, as either end of a pair."""
+        for column in {"run_id", "reference_run_id"} & set(frame.columns):
+            frame = frame[~frame[column].isin(self.superseded)]
+        return frame.reset_index(drop=True)
 
     @cached_property
     def superseded(self) -> frozenset[int]:
-        """Runs whose recipe the study file no longer has, as far as a newer run of the same name shows."""
-        newest: dict[tuple[str, str, str, int], int] = {}
-        runs = self.store.find(Run, study_id=self.study.id)
-        for run in sorted(runs, key=lambda r: r.id or 0):
-            newest[run.method, run.variant, run.scale, run.seed] = run.id or 0
-        return frozenset({run.id or 0 for run in runs} - set(newest.values()))
+        """Runs of the study that ``current_run_view`` does not have: the study file has changed their recipe since."""
+        _, rows = self.store.select("SELECT run_id FROM current_run_view WHERE study_id = :study_id", {"study_id": self.study.id})
+        kept = {int(row[0]) for row in rows}
+        return frozenset({run.id or 0 for run in self.store.find(Run, study_id=self.study.id)} - kept)
 
     def command(self, query: str, **params: Any) -> str:
         """The command that shows the rows of :meth:`query`."""

@@ -7,6 +7,7 @@ rests on colour alone. Heat maps use cividis (Nuñez, Anderton, Renslow 2018) an
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 LIGHT = {
@@ -69,16 +70,22 @@ DIVERGING = ("#08519c", "#3f83bd", "#85b4d6", "#c6dcea", "#f2f1ee", "#f7d9b9", "
 
 @dataclass(frozen=True)
 class Ramp:
-    """A continuous colour scale over [low, high]; ``dark`` tells whether a colour wants light text on it."""
+    """A continuous colour scale over [low, high], both positive where it is logarithmic."""
 
     stops: tuple[str, ...]
     low: float
     high: float
+    log: bool = False
 
     def color(self, value: float) -> str:
         """Hex colour of ``value``; values outside take the end colours."""
-        span = self.high - self.low
-        share = 0.5 if span <= 0 else min(1.0, max(0.0, (value - self.low) / span))
+        if self.log and value <= 0:
+            return self.stops[0]
+        low, high, value = (math.log(v) for v in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        return self.shade(0.5 if high <= low else min(1.0, max(0.0, (value - low) / (high - low))))
+
+    def shade(self, share: float) -> str:
+        """Hex colour at ``share`` (0 … 1) of the scale."""
         place = share * (len(self.stops) - 1)
         left = min(int(place), len(self.stops) - 2)
         return blend(self.stops[left], self.stops[left + 1], place - left)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lowrank.report.charts import XY, Series
+from lowrank.report.charts import XY, Estimate, Forest, Series
 from lowrank.report.figure import Figure
 from lowrank.report.source import Source
 from lowrank.report.summary import over_seeds, spreads
 from lowrank.report.tables import Table
+
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w])")
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,12 @@ def trajectory_figures(
     """The figures of ``quantities`` among aggregate ``rows``: the main protocol open, the others folded."""
     rows = rows[rows["metric"].isin([q.metric for q in quantities])]
     figures: list[Figure] = []
+    shown: set[str] = set()
     for place, (way, part) in enumerate(source.ways(rows, "metric")):
         panels = [p for q in quantities for p in quantity_panels(source, part, q)]
         if not panels:
             continue
+        drawn = set(finite(part)["series"])
         suffix = "" if place == 0 else f"-{slug(way)}"
         figures.append(
             Figure(
@@ -43,23 +47,27 @@ def trajectory_figures(
                 title=title if place == 0 else f"{title} ({way})",
                 panels=panels,
                 caption=caption,
-                legend=source.styles(part.loc[np.isfinite(part["value"]), "series"]),
+                legend=source.styles(drawn),
                 protocol=source.describe(part),
                 query=source.command("aggregates"),
                 table=trajectory_table(source, part, name + suffix, title),
                 notes=notes(part),
-                folded=bool(figures),
+                folded=bool(figures) and drawn <= shown,  # one that shows a method for the first time stands open
                 columns=len(source.scales) if 1 < len(source.scales) <= 3 and len(panels) > len(source.scales) else 0,
             )
         )
+        shown |= drawn
     return figures
 
 
-def quantity_panels(source: Source, rows: pd.DataFrame, quantity: Quantity) -> list[XY]:
-    """One panel for each scale that has finite values."""
-    panels = []
+def quantity_panels(source: Source, rows: pd.DataFrame, quantity: Quantity) -> list[XY | Forest]:
+    """One panel for each scale that has finite values: curves over the steps, or rows where there is but one step."""
+    panels: list[XY | Forest] = []
     for scale in source.scales:
-        part = rows[(rows["metric"] == quantity.metric) & (rows["scale"] == scale)]
+        part = finite(rows[(rows["metric"] == quantity.metric) & (rows["scale"] == scale)])
+        if part["step"].nunique() == 1:
+            panels.append(at_one_step(source, part, f"{quantity.label} · {scale}", quantity))
+            continue
         series = seed_series(source, part, "step", "value", "standard_error")
         if series:
             panels.append(
@@ -73,6 +81,18 @@ def quantity_panels(source: Source, rows: pd.DataFrame, quantity: Quantity) -> l
                 )
             )
     return panels
+
+
+def at_one_step(source: Source, rows: pd.DataFrame, title: str, quantity: Quantity) -> Forest:
+    """A row for each method with the mean over seeds and their range, or the stored standard error of one seed."""
+    lines = []
+    for style in source.styles(rows["series"]):
+        found = over_seeds(rows[rows["series"] == style.key], style, "step", "value", "standard_error")
+        if found is not None:
+            lines.append((style.label, [Estimate(style, found.y[0], found.low[0], found.high[0], found.tips[0])]))
+    log = quantity.log and bool((rows["value"] > 0).all())
+    label = f"{quantity.label}, step {int(rows['step'].iloc[0])}"
+    return Forest(title=title, rows=lines, x_label=label, level=None if log else quantity.level, log_x=log)
 
 
 def seed_series(source: Source, rows: pd.DataFrame, x: str, y: str, error: str = "") -> list[Series]:
@@ -100,18 +120,30 @@ def trajectory_table(source: Source, rows: pd.DataFrame, name: str, title: str) 
 
 
 def notes(rows: pd.DataFrame) -> list[str]:
-    """Reasons and remarks that came with the values, who they are about, and how many values are not finite."""
+    """Reasons and remarks that came with the values, who they are about, and how many values are not finite.
+
+    Remarks that differ in their numbers alone are told once, with the range of the numbers.
+    """
     found: list[str] = []
     marked = rows[rows["note"].fillna("") != ""]
-    for (note, kind), group in marked.groupby(["note", marked["value_kind"] == "absent"], sort=False):
+    kinds = [marked["note"].str.replace(NUMBER, "#", regex=True), marked["value_kind"] == "absent"]
+    for (_, absent), group in marked.groupby(kinds, sort=False):
+        note = merged(list(dict.fromkeys(group["note"])))
         who = ", ".join(dict.fromkeys(group["series"]))
-        what = ", ".join(sorted(set(group["metric"])))
-        found.append(f"{who}: no {what}, {note}" if kind else f"{who} ({what}): {note}")
+        what = ", ".join(dict.fromkeys(map(words, sorted(set(group["metric"])))))
+        found.append(f"{who}: no {what}; {note}" if absent else f"{who} ({what}): {note}")
     broken = rows[~rows["value_kind"].isin(["finite", "absent"])]
     if len(broken):
         who = ", ".join(f"{series} ({len(group)})" for series, group in broken.groupby("series"))
         found.append(f"{len(broken)} values are not finite and not drawn: {who}")
     return found
+
+
+def merged(texts: Sequence[str]) -> str:
+    """Texts that differ in numbers alone as one, ``low to high`` in the place of numbers that differ."""
+    numbers = [sorted(set(column), key=float) for column in zip(*(NUMBER.findall(text) for text in texts), strict=True)]
+    spans = iter(column[0] if len(column) == 1 else f"{column[0]} to {column[-1]}" for column in numbers)
+    return NUMBER.sub(lambda _: next(spans), texts[0])
 
 
 def finite(rows: pd.DataFrame, column: str = "value") -> pd.DataFrame:
@@ -134,7 +166,8 @@ def slug(text: str) -> str:
 
 def words(metric: str) -> str:
     """A metric's name for people."""
-    return metric.replace("_dw", " ΔW").replace("_w", " W").replace("_", " ")
+    text = re.sub("_dw$", " ΔW", re.sub("_w$", " W", metric)).replace("_", " ")
+    return re.sub(r"\b(pca|cka|ccbh|imbh|l2)\b", lambda found: found[0].upper(), text)
 
 
 def by_metric(rows: pd.DataFrame) -> Mapping[str, pd.DataFrame]:

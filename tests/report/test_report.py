@@ -156,7 +156,7 @@ def test_scales_go_from_small_to_large(written: Path) -> None:
 
 
 def test_absent_values_say_why(written: Path) -> None:
-    assert "cola: no direction_variance, sharpness_random, the method has no dense equivalent" in read(written).texts["landscape"]
+    assert "cola: no direction variance, sharpness random; the method has no dense equivalent" in read(written).texts["landscape"]
 
 
 def test_published_values_carry_their_source(written: Path) -> None:

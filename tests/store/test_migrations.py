@@ -44,7 +44,7 @@ def names(url: str) -> set[str]:
 
 def test_up_down_up(empty_url: str) -> None:
     url = parse_url(empty_url)
-    views = {"checkpoint_view", "metric_view", "pair_view", "primary_metric_view"}
+    views = {"checkpoint_view", "metric_view", "pair_view", "primary_metric_view", "current_run_view"}
     expected = {*schema.Base.metadata.tables, "alembic_version", *views}
     assert migrate.upgrade(url) == (None, migrate.head())
     assert names(empty_url) == expected

@@ -19,7 +19,9 @@ def build(source: Source) -> Section:
     section = Section(
         name="activations",
         title="Activations",
-        lead="Hidden states against those of full_rank at the same scale, step and seed, on the fixed evaluation set.",
+        lead="Hidden states after each layer against those of full_rank at the same scale, step and seed, on a fixed set of texts. "
+        "Linear CKA (centred kernel alignment) compares their geometry up to rotation and scale, 1 being the same; the L2 distance "
+        "and the cosine compare them vector by vector.",
     )
     found = [m for m in set(source.aggregates["metric"]) if m.startswith("activation_")]
     metrics = sorted(found, key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m))
@@ -51,7 +53,8 @@ def heat_maps(source: Source, rows: pd.DataFrame, metric: str, *, folded: bool) 
     """Layer by step for each method; methods of one scale share their colours."""
     figures = []
     for place, (way, part) in enumerate(source.ways(rows, "metric")):
-        panels = []
+        panels: list[Heat] = []
+        counts: list[int] = []
         for scale in source.scales:
             of_scale = part[part["scale"] == scale]
             # the reference against itself is constant by definition and says nothing
@@ -60,16 +63,22 @@ def heat_maps(source: Source, rows: pd.DataFrame, metric: str, *, folded: bool) 
             of_scale = of_scale[of_scale["series"].isin(shown)]
             if of_scale.empty:
                 continue
-            limits = (float(of_scale["value"].min()), float(of_scale["value"].max()))
-            panels += [heat(of_scale[of_scale["series"] == s.key], f"{s.label} · {scale}", limits) for s in source.styles(shown)]
+            log, values = metric.endswith("_l2"), of_scale["value"]
+            # a distance of 0, as of equal initial weights, has no logarithm and no say in where the colours begin
+            limits = (float(values[values > 0].min() if log else values.min()), float(values.max()))
+            styles = source.styles(shown)
+            panels += [heat(of_scale[of_scale["series"] == s.key], f"{s.label} · {scale}", limits, log=log) for s in styles]
+            counts.append(len(styles))
         if panels:
             figures.append(
                 Figure(
                     name=slug(metric).replace("-", "_") + "_layers" + (f"-{slug(way)}" if place else ""),
                     panels=panels,
+                    rows=counts,
                     folded=folded or place > 0,
                     title=f"{label(metric)}, layer by step" + (f" ({way})" if place else ""),
-                    caption="Mean over seeds. Layer −1 is the embedding output. Methods of one scale share the colour scale.",
+                    caption="Mean over seeds; emb is the output of the embedding. Methods of one scale share the colour scale"
+                    + (", which is logarithmic." if metric.endswith("_l2") else "."),
                     protocol=source.describe(part),
                     query=source.command("layer_values", metric=metric),
                 )
@@ -77,7 +86,7 @@ def heat_maps(source: Source, rows: pd.DataFrame, metric: str, *, folded: bool) 
     return figures
 
 
-def heat(rows: pd.DataFrame, title: str, limits: tuple[float, float]) -> Heat:
+def heat(rows: pd.DataFrame, title: str, limits: tuple[float, float], *, log: bool) -> Heat:
     """One method's heat map, deepest layer on top."""
     means = rows.groupby(["layer", "step"])["value"].mean()
     layers, steps = sorted(set(rows["layer"]), reverse=True), sorted(set(rows["step"]))
@@ -96,5 +105,6 @@ def heat(rows: pd.DataFrame, title: str, limits: tuple[float, float]) -> Heat:
         x_label="step",
         y_label="layer",
         limits=limits,
+        log=log,
         cell_height=24.0,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lowrank.report.axes import number
-from lowrank.report.charts import Heat
+from lowrank.report.charts import XY, Heat, Series, Style
 from lowrank.report.figure import Block, Figure, Missing, Note, Section
 from lowrank.report.identity import series_key
 from lowrank.report.source import Source
@@ -24,8 +25,9 @@ def build(source: Source) -> Section:
     section = Section(
         name="barriers",
         title="Barriers",
-        lead="Highest loss on the straight line between two checkpoints, minus the mean of its ends (the "
-        "published definition, which may be negative).",
+        lead="Highest loss strictly between two checkpoints on the straight line through their weights, minus the mean loss of its "
+        "two ends (the published definition, which may be negative): between consecutive checkpoints of one run (CCBH) and between "
+        "two methods at one step (IMBH). The excess counts only what rises above the chord from end to end.",
     )
     rows = source.aggregates
     consecutive = rows[rows["metric"] == "ccbh"]
@@ -33,11 +35,21 @@ def build(source: Source) -> Section:
     section.blocks += trajectory_figures(
         source,
         rows,
-        [Quantity("ccbh", "CCBH", level=0.0), Quantity("ccbh_excess", "CCBH over the chord", level=0.0)],
+        [Quantity("ccbh", "CCBH", level=0.0)],
         name="ccbh",
         title="Consecutive-checkpoint barriers over training",
-        caption="The excess over the chord is 0 for a straight line.",
+        caption="Mean over seeds; the band spans the seeds, or one standard error over examples where there is one seed.",
     )
+    excess = trajectory_figures(
+        source,
+        rows,
+        [Quantity("ccbh_excess", "excess over the chord", level=0.0)],
+        name="ccbh_excess",
+        title="Consecutive-checkpoint barriers over the chord",
+        caption="0 where the loss does not rise above the straight line between its values at the two ends.",
+    )
+    section.blocks += [replace(figure, folded=True) for figure in excess]
+    section.blocks += line_figures(source)
     between = rows[rows["metric"].str.startswith("imbh") & rows["reference_method"].notna()]
     section.blocks += matrix_figures(source, between)
     if consecutive.empty:
@@ -45,6 +57,90 @@ def build(source: Source) -> Section:
     if between.empty:
         section.blocks.append(Missing(reason="no two methods have been interpolated", command="lowrank measure FILE"))
     return section
+
+
+def line_figures(source: Source) -> list[Block]:
+    """The loss along the lines themselves: of consecutive checkpoints over training, and between two methods at the end."""
+    curves = source.query("curves")
+    curves = finite(curves[curves["curve"].isin(["ccbh", "imbh"])], "mean")
+    blocks: list[Block] = []
+    for place, (way, part) in enumerate(source.ways(curves[curves["curve"] == "ccbh"], "curve")):
+        panels = [
+            XY(title=scale, series=series, x_label="step", y_label="loss, nats a token")
+            for scale in source.scales
+            if (series := [s for style in source.styles(part["series"]) for s in path(part, style, scale)])
+        ]
+        blocks.append(
+            Figure(
+                name="ccbh_lines" + (f"-{slug(way)}" if place else ""),
+                title="Loss from checkpoint to checkpoint" + (f" ({way})" if place else ""),
+                panels=panels,
+                legend=source.styles(part["series"]),
+                caption="Each piece of a curve is the loss along the straight line from one checkpoint (a marker) to the next, "
+                f"seed {int(part['seed'].min())}. A bump between two markers is a barrier.",
+                protocol=source.describe(part),
+                query=source.command("curves"),
+                folded=place > 0,
+            )
+        )
+    for place, (way, part) in enumerate(source.ways(curves[curves["curve"] == "imbh"], "curve")):
+        blocks += between_figure(source, part, way, suffix=f"-{slug(way)}" if place else "")
+    return blocks
+
+
+def path(rows: pd.DataFrame, style: Style, scale: str) -> list[Series]:
+    """The loss of one method along its whole walk over the step, and the checkpoints on it; nothing where it has none."""
+    mine = rows[(rows["series"] == style.key) & (rows["scale"] == scale)]
+    mine = mine[mine["run_id"] == mine["run_id"].min()].sort_values(["step", "position"])
+    if mine.empty:
+        return []
+    at = mine["reference_step"] + mine["offset_value"] * (mine["step"] - mine["reference_step"])
+    ends = mine["offset_value"].isin([0.0, 1.0])
+    line = Series(style=style, x=[float(v) for v in at], y=[float(v) for v in mine["mean"]], markers=False)
+    tips = [f"{style.label}, step {number(s)}: {number(v)}" for s, v in zip(at[ends], mine.loc[ends, "mean"], strict=True)]
+    stops = Series(
+        style=style,
+        x=[float(v) for v in at[ends]],
+        y=[float(v) for v in mine.loc[ends, "mean"]],
+        tips=tips,
+        line=False,
+    )
+    return [line, stops]
+
+
+def between_figure(source: Source, rows: pd.DataFrame, way: str, suffix: str) -> list[Block]:
+    """The loss along the lines from the baseline to every other method at the last step, one panel a scale."""
+    names = reference(rows)
+    flipped = rows["series"] == source.baseline
+    rows = rows.assign(other=names.where(~flipped, rows["series"]), mover=rows["series"].where(~flipped, names))
+    rows = rows.assign(place=rows["offset_value"].where(~flipped, 1.0 - rows["offset_value"]))
+    rows = rows[(rows["other"] == source.baseline) & (rows["mover"] != source.baseline) & (rows["seed"] == rows["reference_seed"])]
+    rows = rows[rows["step"] == rows.groupby("scale")["step"].transform("max")]
+    panels = []
+    for scale in source.scales:
+        mine = rows[rows["scale"] == scale]
+        series = []
+        for style in source.styles(mine["mover"]):
+            means = mine[mine["mover"] == style.key].groupby("place")["mean"].mean()
+            tips = [f"{style.label}, {number(a)} of the way: {number(v)}" for a, v in zip(means.index, means, strict=True)]
+            series.append(Series(style=style, x=[float(a) for a in means.index], y=list(means), tips=tips))
+        if series:
+            x_label = f"α: 0 is {source.baseline}, 1 the method"
+            panels.append(XY(title=scale, series=series, x_label=x_label, y_label="loss, nats a token"))
+    if not panels:
+        return []
+    return [
+        Figure(
+            name=f"imbh_lines{suffix}",
+            title=f"Loss from {source.baseline} to the other methods" + (f" ({way})" if suffix else ""),
+            panels=panels,
+            legend=source.styles(rows["mover"]),
+            caption="At the last step, mean over seeds. How far a curve stands above its ends is the barrier.",
+            protocol=source.describe(rows),
+            query=source.command("curves"),
+            folded=bool(suffix),
+        )
+    ]
 
 
 def consecutive_figures(source: Source, rows: pd.DataFrame) -> list[Figure]:
@@ -108,11 +204,11 @@ def matrix_figures(source: Source, rows: pd.DataFrame) -> list[Block]:
                 Figure(
                     name=slug(str(metric)) + (f"-{slug(way)}" if place else ""),
                     panels=matrices(source, finite(part)),
+                    columns=MOMENTS,
                     folded=folded,
-                    title=f"Barriers between methods: {words(str(metric)).replace('imbh', 'IMBH')}"
-                    + (f" ({way})" if place else ""),
-                    caption="Off the diagonal: two methods, same seed. On the diagonal, the null: one method, "
-                    "two seeds (empty where the study has one seed).",
+                    title=f"Barriers between methods: {words(str(metric))}" + (f" ({way})" if place else ""),
+                    caption="Off the diagonal: two methods, same seed. On the diagonal, the null: one method, two seeds (empty "
+                    "where a scale has one seed). A barrier between methods tells them apart only as far as it exceeds the null.",
                     protocol=source.describe(part),
                     query=source.command("aggregates"),
                     notes=[*notes(part), *initialisation(part)],

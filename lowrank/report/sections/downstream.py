@@ -22,8 +22,8 @@ def build(source: Source) -> Section:
     section = Section(
         name="downstream",
         title="Downstream",
-        lead="Zero-shot scores through lm-evaluation-harness. The dashed line is chance; bars are one standard "
-        "error over the items of the tasks.",
+        lead="Zero-shot scores through lm-evaluation-harness: each answer is scored by the likelihood that the model gives it. The "
+        "dashed line is chance; bars are one standard error over the items of the tasks.",
     )
     scores = finite(source.query("downstream"))
     if scores.empty:
@@ -51,6 +51,7 @@ def protocol_blocks(source: Source, rows: pd.DataFrame, way: str, *, folded: boo
             **common,
         )
     ]
+    blocks += paired_figure(source, last, suffix, common, label)
     means = main.groupby(["series", "scale", "seed", "run_id", "step"], as_index=False)["value"].mean()
     panels = [
         XY(title=scale, series=series, x_label="step", y_label="mean over tasks")
@@ -73,6 +74,85 @@ def protocol_blocks(source: Source, rows: pd.DataFrame, way: str, *, folded: boo
     return blocks
 
 
+def paired_figure(source: Source, last: pd.DataFrame, suffix: str, common: dict[str, Any], label: str) -> list[Figure]:
+    """Differences to the baseline on the same items; nothing where no single items are stored.
+
+    ``last`` has the primary scores at the last step, which say which metrics and checkpoints count.
+    """
+    if source.baseline not in set(last["series"]) or " · " in source.baseline:
+        return []
+    rows = source.query("downstream_against", reference=source.baseline)
+    known = last[["protocol_id", "task", "metric", "checkpoint_id", "category"]]
+    rows = rows.merge(known, on=["protocol_id", "task", "metric", "checkpoint_id"])
+    rows = rows[rows["reference_checkpoint_id"].isin(set(last["checkpoint_id"]))]
+    if rows.empty:
+        return []
+    panels = [
+        Forest(
+            title=scale,
+            rows=[(s.label, [difference(part[part["series"] == s.key], s)]) for s in source.styles(part["series"])],
+            x_label=f"score minus that of {source.baseline}, mean over tasks",
+            level=0.0,
+        )
+        for scale in source.scales
+        if len(part := rows[rows["scale"] == scale])
+    ]
+    columns = [
+        "scale",
+        "category",
+        "task",
+        "metric",
+        "series",
+        "seed",
+        "n",
+        "mean",
+        "reference_mean",
+        "difference",
+        "standard_error",
+    ]
+    table = Table(
+        name=f"downstream_against{suffix}".replace("-", "_"),
+        title=f"Differences to {source.baseline} on the same items",
+        frame=rows[columns].astype(object).where(rows[columns].notna(), None),
+        method_column="series",
+        headings=[
+            "scale",
+            "category",
+            "task",
+            "metric",
+            "method",
+            "seed",
+            "items",
+            "score",
+            source.baseline,
+            "difference",
+            "error",
+        ],
+        query=source.command("downstream_against", reference=source.baseline),
+    )
+    return [
+        Figure(
+            name=f"downstream_against{suffix}",
+            title=f"Against {source.baseline} on the same items{label}",
+            panels=panels,
+            caption="At the last checkpoint, mean over tasks and seeds, with 95% intervals from the paired differences of the "
+            "items: what makes an item easy or hard for both methods cancels.",
+            table=table,
+            **{**common, "query": source.command("downstream_against", reference=source.baseline)},
+        )
+    ]
+
+
+def difference(rows: pd.DataFrame, style: Style) -> Estimate:
+    """Mean difference over tasks, and 95% by the items' paired errors; seeds share the items and take their errors' mean."""
+    tasks = rows.astype({"difference": float, "standard_error": float}).groupby("task")[["difference", "standard_error"]].mean()
+    mean, reach = float(tasks["difference"].mean()), 1.96 * math.sqrt(float((tasks["standard_error"] ** 2).sum())) / len(tasks)
+    low, high = (mean - reach, mean + reach) if np.isfinite(reach) else (mean, mean)
+    counts = f"{len(tasks)} tasks, {rows['seed'].nunique()} seeds"
+    tip = f"{style.label}: {number(mean, 3)} ({number(low, 3)} … {number(high, 3)}; {counts})"
+    return Estimate(style, mean, low, high, tip)
+
+
 def category_panels(source: Source, rows: pd.DataFrame) -> list[Forest]:
     """One panel for each scale and category, and the mean over all tasks where there are several categories."""
     panels = []
@@ -85,7 +165,11 @@ def category_panels(source: Source, rows: pd.DataFrame) -> list[Forest]:
             chance = group.drop_duplicates("task")["chance"].astype(float)
             level = float(chance.mean()) if chance.notna().all() and len(chance) else None
             metrics = ", ".join(dict.fromkeys(group["metric"]))
-            panels.append(Forest(title=f"{category} · {scale}", rows=lines, x_label=metrics, level=level, level_label="chance"))
+            panels.append(
+                Forest(
+                    title=f"{category.replace('_', ' ')} · {scale}", rows=lines, x_label=metrics, level=level, level_label="chance"
+                )
+            )
     return panels
 
 

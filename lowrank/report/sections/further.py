@@ -11,6 +11,8 @@ KNOWN = (
     "direction_variance",
     "sharpness_pca",
     "sigma_pca",
+    "sharpness_trajectory",
+    "trajectory_share",
     "ccbh",
     "imbh",
     "effective_rank_",
@@ -28,8 +30,10 @@ def build(source: Source) -> Section | None:
     rest = rows[~rows["metric"].str.startswith(KNOWN)]
     if rest.empty:
         return None
-    section = Section(name="further", title="Further metrics", lead="What else has been measured.")
+    section = Section(name="further", title="Further metrics", lead="What else has been measured; lowrank metrics defines each.")
     for lens, part in rest.groupby("lens", sort=True):
         quantities = [Quantity(metric, words(metric)) for metric in by_metric(part)]
-        section.blocks += trajectory_figures(source, part, quantities, name=f"further_{lens}", title=f"Lens {lens} over training")
+        section.blocks += trajectory_figures(
+            source, part, quantities, name=f"further_{lens}", title=f"{str(lens).capitalize()} over training"
+        )
     return section

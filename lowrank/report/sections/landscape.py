@@ -16,9 +16,22 @@ from lowrank.report.tables import Table
 from lowrank.report.trajectories import Quantity, finite, pick, slug, trajectory_figures, words
 
 CURVES = "landscape_"
+CURVE_NAMES = {
+    "landscape_random": "random directions",
+    "landscape_trajectory_1": "direction of training",
+    "landscape_trajectory_2": "second direction of training",
+}
 RANDOM = (
     Quantity("sharpness_random", "sharpness, random directions"),
     Quantity("direction_variance", "direction variance", log=True),
+)
+ALONG_TRAINING = tuple(
+    quantity
+    for k in (1, 2)
+    for quantity in (
+        Quantity(f"sharpness_trajectory_{k}", f"sharpness, component {k}"),
+        Quantity(f"trajectory_share_{k}", f"share of component {k}"),
+    )
 )
 
 
@@ -27,16 +40,20 @@ def build(source: Source) -> Section:
     section = Section(
         name="landscape",
         title="Loss landscape",
-        lead="Loss around a checkpoint along random directions and along the principal direction of its weights "
-        "(the σₖ uₖ vₖᵀ of each matrix).",
+        lead="Loss around a checkpoint, walked along straight lines through its weights: random directions, the principal "
+        "directions of the weights themselves (PCA k moves each matrix along its σₖ uₖ vₖᵀ), and the direction that training took. "
+        "Sharpness is the mean rise of the loss over both sides of a line; direction variance, how much those rises differ.",
     )
     curves = source.query("curves")
     curves = finite(curves[curves["curve"].str.startswith(CURVES)], "mean")
     for curve, rows in sorted(
         curves.groupby("curve"), key=lambda pair: (not str(pair[0]).endswith("random"), len(str(pair[0])), str(pair[0]))
     ):
+        shown: set[str] = set()
         for place, (way, part) in enumerate(source.ways(rows, "curve")):
-            section.blocks += curve_figures(source, part, str(curve), way, folded=place > 0)
+            suffix = slug(way) if place else ""
+            section.blocks += curve_figures(source, part, str(curve), suffix, folded=place > 0 and set(part["series"]) <= shown)
+            shown |= set(part["series"])
     section.blocks.sort(key=lambda block: isinstance(block, Figure) and block.folded)
     section.blocks[:0] = trajectory_figures(
         source,
@@ -55,6 +72,14 @@ def build(source: Source) -> Section:
         title="Sharpness along principal directions, and σ₁",
         caption="A single direction has no standard error; the band spans the seeds.",
     )
+    section.blocks += trajectory_figures(
+        source,
+        source.aggregates,
+        ALONG_TRAINING,
+        name="sharpness_trajectory",
+        title="Along the direction of training",
+        caption="The direction is the principal component of a run's checkpoints; its share is that of their squared movement.",
+    )
     if section.empty:
         section.blocks.append(Missing(reason="no landscape has been measured", command="lowrank measure FILE"))
     return section
@@ -63,15 +88,16 @@ def build(source: Source) -> Section:
 def principal_quantities(rows: pd.DataFrame) -> list[Quantity]:
     """Sharpness along each k that was measured, k ascending, then σ."""
     names = sorted(set(rows["metric"]), key=lambda name: (name.startswith("sigma"), len(name), name))
-    return [Quantity(name, words(name).replace("pca", "PCA"), log=name.startswith("sharpness")) for name in names]
+    return [Quantity(name, words(name), log=name.startswith("sharpness")) for name in names]
 
 
-def curve_figures(source: Source, rows: pd.DataFrame, curve: str, way: str, *, folded: bool) -> list[Figure]:
-    """The curve of all methods at the last step, and of each method over training."""
+def curve_figures(source: Source, rows: pd.DataFrame, curve: str, suffix: str, *, folded: bool) -> list[Figure]:
+    """The curve of all methods at the last step, and of each method over training; ``suffix`` tells other protocols apart."""
     seed = int(rows["seed"].min())
     rows = rows[rows["seed"] == seed]
-    name = slug(curve).replace("-", "_") + (f"-{slug(way)}" if folded else "")
-    what = words(curve.removeprefix(CURVES)).replace("pca", "PCA")
+    name = slug(curve).replace("-", "_") + (f"-{suffix}" if suffix else "")
+    what = CURVE_NAMES.get(curve) or words(curve.removeprefix(CURVES)).replace("PCA", "principal direction")
+    what += f" ({rows['protocol'].iloc[0]})" if suffix else ""
     common: dict[str, Any] = {"protocol": source.describe(rows), "query": source.command("curves")}
     last = rows[rows["step"] == rows.groupby("run_id")["step"].transform("max")]
     panels = [
@@ -81,7 +107,7 @@ def curve_figures(source: Source, rows: pd.DataFrame, curve: str, way: str, *, f
     ]
     table = curve_table(source, last, name)
     band = "The band is one standard error over directions." if rows["variance"].notna().any() else ""
-    title = f"Landscape at the last checkpoint: {what}" + (f" ({way})" if folded else "")
+    title = f"Landscape at the last checkpoint: {what}"
     figures = [
         Figure(
             name=name,
@@ -94,17 +120,23 @@ def curve_figures(source: Source, rows: pd.DataFrame, curve: str, way: str, *, f
             **common,
         )
     ]
-    evolution = [
-        XY(title=f"{style.label} · {scale}", series=series, x_label="offset α", y_label="loss − loss at 0", height=210)
+    by_scale = [
+        [
+            XY(title=f"{style.label} · {scale}", series=series, x_label="offset α", y_label="loss − loss at 0", height=210)
+            for style in source.styles(rows["series"])
+            if (series := step_series(rows[(rows["scale"] == scale) & (rows["series"] == style.key)]))
+        ]
         for scale in source.scales
-        for style in source.styles(rows["series"])
-        if (series := step_series(rows[(rows["scale"] == scale) & (rows["series"] == style.key)]))
     ]
+    evolution = [panel for panels in by_scale for panel in panels]
+    if rows["step"].nunique() == 1:
+        return figures  # over training there is nothing more to see
     figures.append(
         Figure(
             name=f"{name}_steps",
-            title=f"Landscape over training: {what}" + (f" ({way})" if folded else ""),
+            title=f"Landscape over training: {what}",
             panels=evolution,
+            rows=[len(panels) for panels in by_scale if panels],
             caption=f"One line a checkpoint, relative to its own loss at offset 0, seed {seed}. {band}",
             folded=folded or not curve.endswith("random"),
             **common,

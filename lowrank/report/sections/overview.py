@@ -6,6 +6,7 @@ import math
 
 import pandas as pd
 
+from lowrank.report.axes import MINUS, number
 from lowrank.report.figure import Note, Section
 from lowrank.report.source import Source
 from lowrank.report.summary import spread
@@ -15,6 +16,7 @@ from lowrank.report.tables import Table
 def build(source: Source) -> Section:
     """Counts, failures and the final losses."""
     section = Section(name="overview", title="At a glance", lead=str(source.study.config.get("description", "")))
+    section.blocks += [Note(text=sentence) for sentence in findings(source)]
     section.blocks.append(final_table(source))
     section.blocks += failures(source)
     return section
@@ -49,6 +51,38 @@ def final_rows(source: Source) -> pd.DataFrame:
     return rows[rows["status"].eq("done") | ~finished]
 
 
+def findings(source: Source) -> list[str]:
+    """What the rows say, in a few sentences: the lowest loss at each scale, and what geometry adds to the loss."""
+    final, found = final_rows(source), []
+    for scale in source.scales:
+        means = final[final["scale"] == scale].groupby("series")["validation_loss"].mean().sort_values()
+        means = means[means.map(math.isfinite)]
+        if len(means) > 1:
+            (first, lowest), (second, next_lowest) = list(means.items())[:2]
+            found.append(f"{scale}: {first} has the lowest validation loss ({lowest:.3f}), before {second} ({next_lowest:.3f})")
+    sentences = ["; ".join(found) + "."] if found else []
+    fits = source.query("predictor_fits")
+    fits = fits[(fits["selection"] == "fixed") & (fits["model"] == "linear")].drop_duplicates(
+        ["feature_set", "scheme"], keep="last"
+    )
+    by_set = fits[fits["scheme"] == "lomo"].set_index("feature_set")
+    if {"loss_only", "loss_plus_geometry"} <= set(by_set.index):
+        alone, both = (by_set.loc[name].to_dict() for name in ("loss_only", "loss_plus_geometry"))
+        values = [float(v) for v in (alone["r2"], both["r2"], both["permutation_p"]) if v is not None and not pd.isna(v)]
+        if len(values) == 3:
+            sentences.append(
+                f"Predicting the downstream scores of a method from the other methods: R² {decimals(values[0])} from the "
+                f"loss alone, {decimals(values[1])} from loss and geometry (permutation "
+                f"p = {number(values[2], 2)}, {both['n']} checkpoints)."
+            )
+    return sentences
+
+
+def decimals(value: float) -> str:
+    """Two decimals with a real minus sign, and none before a zero."""
+    return f"{value:z.2f}".replace("-", MINUS)
+
+
 def final_table(source: Source) -> Table:
     """Final validation loss and perplexity of each method at each scale."""
     final, runs, lines = final_rows(source), source.runs, []
@@ -66,23 +100,28 @@ def final_table(source: Source) -> Table:
                     scale,
                     style.key,
                     math.exp(found.mean) if found.n else None,
-                    str(found) if found.n else None,
+                    found.mean if found.n else None,
+                    found.deviation if found.n > 1 else None,
                     int(rows["step"].max()) if len(rows) else None,
                     status,
                     int(parameters.iloc[0]) if len(parameters) else None,
                 )
             )
     frame = pd.DataFrame(
-        lines, columns=["scale", "method", "perplexity", "validation_loss", "step", "runs", "parameters"], dtype=object
+        lines,
+        columns=["scale", "method", "perplexity", "validation_loss", "standard_deviation", "step", "runs", "parameters"],
+        dtype=object,
     )
+    kept = [c for c in frame.columns if c != "standard_deviation" or frame[c].notna().any()]
+    headings = {"validation_loss": "validation loss", "standard_deviation": "± over seeds", "step": "last step"}
     return Table(
         name="final",
         title="Final checkpoints",
-        frame=frame,
+        frame=frame[kept],
         method_column="method",
         query=source.command("checkpoints"),
-        headings=["scale", "method", "perplexity", "validation loss, nats a token", "last step", "runs", "parameters"],
-        note="Mean over seeds ± sample standard deviation; perplexity is exp of the mean loss.",
+        headings=[headings.get(c, c) for c in kept],
+        note="Validation loss in nats a token, mean over seeds with its sample standard deviation; perplexity is its exp.",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 
@@ -27,7 +28,12 @@ def build(source: Source) -> Section:
     if final.empty:
         section.blocks.append(Missing(reason="no checkpoint has a validation loss", command="lowrank study run FILE --only train"))
         return section
-    section.blocks += [figure(source, final), *tables(source, final)]
+    published = source.query("published", quantity="validation_perplexity")
+    table, drawn = perplexity_table(source, final, published), figure(source, final)
+    if "published" in table.frame.columns:
+        section.blocks += [drawn, table]
+    else:
+        section.blocks += [replace(drawn, table=table), *for_orientation(published)]
     return section
 
 
@@ -54,9 +60,8 @@ def figure(source: Source, final: pd.DataFrame) -> Figure:
     )
 
 
-def tables(source: Source, final: pd.DataFrame) -> list[Block]:
-    """Ours beside the literature."""
-    published = source.query("published", quantity="validation_perplexity")
+def perplexity_table(source: Source, final: pd.DataFrame, published: pd.DataFrame) -> Table:
+    """Ours beside the literature; where the literature has none of these scales, without columns for it."""
     lines = []
     for scale in source.scales:
         for style in source.styles():
@@ -70,39 +75,26 @@ def tables(source: Source, final: pd.DataFrame) -> list[Block]:
             difference = ours - theirs if ours is not None and theirs is not None else None
             cited = f"{known['source'].iloc[0]}, table {known['source_table'].iloc[0]}" if theirs is not None else None
             lines.append((scale, style.key, ours, found.deviation if found.n > 1 else None, found.n, theirs, difference, cited))
-    frame = pd.DataFrame(
-        lines, columns=["scale", "method", "ours", "deviation", "seeds", "published", "difference", "source"], dtype=object
+    columns = {"scale": "scale", "method": "method", "ours": "ours", "deviation": "± over seeds", "seeds": "seeds"}
+    literature = {"published": "published", "difference": "ours − published", "source": "source"}
+    frame = pd.DataFrame(lines, columns=[*columns, *literature], dtype=object)
+    compared = bool(frame["published"].notna().any())
+    headings = {**columns, **(literature if compared else {})}
+    return Table(
+        name="perplexity",
+        title="Perplexity, ours and published" if compared else "Final perplexity",
+        frame=frame[list(headings)],
+        method_column="method",
+        query=source.command("perplexity"),
+        headings=list(headings.values()),
     )
-    blocks: list[Block] = [
-        Table(
-            name="perplexity",
-            title="Perplexity, ours and published",
-            frame=frame,
-            method_column="method",
-            query=source.command("perplexity"),
-            headings=["scale", "method", "ours", "± over seeds", "seeds", "published", "ours − published", "source"],
-        )
-    ]
-    if frame["published"].isna().all():
-        ours_only = frame.drop(columns=["published", "difference", "source"])
-        blocks = [
-            Table(
-                name="perplexity",
-                title="Final perplexity",
-                frame=ours_only,
-                method_column="method",
-                query=source.command("perplexity"),
-                headings=["scale", "method", "ours", "± over seeds", "seeds"],
-            )
-        ]
-        scales = ", ".join(sorted(set(published["scale"]), key=lambda s: (len(s), s)))
-        blocks.append(
-            Note(
-                text=f"No scale of this study is a published one ({scales or 'none loaded'}), so there is nothing to compare with."
-            )
-        )
-        blocks += reference(published)
-    return blocks
+
+
+def for_orientation(published: pd.DataFrame) -> list[Block]:
+    """Why there is nothing to compare with, and the published table itself."""
+    scales = ", ".join(sorted(set(published["scale"]), key=lambda s: (len(s), s)))
+    text = f"No scale of this study is a published one ({scales or 'none loaded'}), so there is nothing to compare with."
+    return [Note(text=text), *reference(published)]
 
 
 def reference(published: pd.DataFrame) -> list[Block]:

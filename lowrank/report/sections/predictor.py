@@ -19,6 +19,7 @@ from lowrank.report.tables import Table
 
 KEY = ["feature_set", "selection", "scheme", "model", "target"]
 SHOWN = ("loss_only", "geometry_only", "loss_plus_geometry")
+SELECTION_LEGEND = "Selection: " + "; ".join(f"{key.replace('_', ' ')}: {text}" for key, text in SELECTIONS.items()) + "."
 
 
 def build(source: Source) -> Section:
@@ -58,12 +59,13 @@ def summary_figure(source: Source, fits: pd.DataFrame) -> Figure:
         ):
             found = of_scheme[(of_scheme["feature_set"] == feature_set) & (of_scheme["selection"] == selection)].iloc[0]
             rows.append((name(feature_set, selection), [pearson(found, place)]))
-        panels.append(Forest(title=title(scheme), rows=rows, x_label="pooled out-of-fold Pearson correlation"))
+        panels.append(Forest(title=title(scheme), rows=rows, x_label="Pearson, pooled out of fold", level=0.0))
     return Figure(
         name="predictor",
         title="How well the score is predicted",
         panels=panels,
         columns=2,
+        table=all_fits(source, fits),
         query=source.command("predictor_fits"),
         caption="Linear regression on standardised features. Bars are 95% bootstrap intervals in which whole "
         "runs are drawn, since the rows of one run are not independent.",
@@ -93,62 +95,80 @@ def pearson(fit: pd.Series[Any], place: int) -> Estimate:
 
 
 def fit_tables(source: Source, fits: pd.DataFrame) -> list[Block]:
-    """Every fit, and the published figures."""
-    columns = [
-        "scheme",
-        "feature_set",
-        "selection",
-        "model",
-        "n",
-        "n_excluded",
-        "pearson",
-        "pearson_low",
-        "pearson_high",
-        "spearman",
-        "r2",
-        "r2_in_sample",
-        "ranking_accuracy",
-        "permutation_p",
-    ]
+    """The fits at a glance and the published ones; every figure of every fit is the table under the figure."""
+    return [overview_table(source, fits), *published_table(source)]
+
+
+def ordered(fits: pd.DataFrame) -> pd.DataFrame:
+    """Fits by scheme, then feature set, in the order in which the study of the literature names them."""
     order = {s: i for i, s in enumerate(SCHEMES)}
     place = {name: i for i, name in enumerate(SHOWN)}
     sets = fits["feature_set"].str.replace(WITHOUT_REFERENCE, "").map(place).fillna(len(place))
-    fits = fits.assign(
-        order=fits["scheme"].map(order), place=sets, used=[", ".join(json_value(f).get("names", [])) for f in fits["features"]]
-    ).sort_values(["order", "place", "feature_set", "selection", "model"], kind="stable")
-    frame = fits[[*columns, "used"]].astype(object).where(fits[[*columns, "used"]].notna(), None)
-    headings = [
-        "scheme",
-        "features",
-        "selection",
-        "model",
-        "rows",
-        "left out",
-        "Pearson",
-        "low",
-        "high",
-        "Spearman",
-        "R²",
-        "R² in sample",
-        "ranking",
-        "p",
-        "feature names",
-    ]
-    legend = "; ".join(f"{key}: {text}" for key, text in SELECTIONS.items())
-    blocks: list[Block] = [
-        Table(
-            name="predictor",
-            title="Cross-validated fits",
-            frame=frame,
-            headings=headings,
-            digits=3,
-            query=source.command("predictor_fits"),
-            note=f"Selection: {legend}. p: permutation test of what geometry adds to the loss, whole runs exchanged. "
-            "ranking: share of pairs of checkpoints put in the right order. without_reference: rows left out "
-            "whose activations are compared with themselves.",
+    fits = fits.assign(order=fits["scheme"].map(order), place=sets)
+    return fits.sort_values(["order", "place", "feature_set", "selection", "model"], kind="stable")
+
+
+def overview_table(source: Source, fits: pd.DataFrame) -> Table:
+    """One row a feature set and selection, R² and ranking accuracy out of fold for each scheme, linear model."""
+    linear = ordered(fits[fits["model"] == "linear"])
+    schemes = [s for s in SCHEMES if s in set(linear["scheme"])]
+    lines = []
+    for (feature_set, selection), group in linear.groupby(["feature_set", "selection"], sort=False):
+        by_scheme = group.set_index("scheme")
+        values = [absent(by_scheme["r2"].get(s)) for s in schemes]
+        p = [absent(by_scheme["permutation_p"].get(s)) for s in schemes]
+        lines.append(
+            (name(str(feature_set), str(selection)), int(group["n"].iloc[0]), absent(group["r2_in_sample"].iloc[0]), *values, *p)
         )
-    ]
-    return [*blocks, *published_table(source)]
+    columns = ["features", "rows", "r2_in_sample", *(f"r2_{s}" for s in schemes), *(f"p_{s}" for s in schemes)]
+    frame = pd.DataFrame(lines, columns=columns, dtype=object)
+    kept = [c for c in columns if not c.startswith("p_") or frame[c].notna().any()]
+    headings = {"features": "features", "rows": "rows", "r2_in_sample": "R² in sample"}
+    headings |= {f"r2_{s}": f"R², {SCHEMES[s][0]} left out" for s in schemes} | {f"p_{s}": f"p, {SCHEMES[s][0]}" for s in schemes}
+    return Table(
+        name="predictor_overview",
+        title="What each feature set explains",
+        frame=frame[kept],
+        headings=[headings[c] for c in kept],
+        digits=3,
+        query=source.command("predictor_fits"),
+        note="R² out of fold; below 0, the mean of all scores would have been the better prediction. p: permutation test of what "
+        "geometry adds to the loss, whole runs exchanged. " + SELECTION_LEGEND,
+    )
+
+
+def all_fits(source: Source, fits: pd.DataFrame) -> Table:
+    """Every figure of every fit."""
+    headings = {
+        "scheme": "scheme",
+        "feature_set": "features",
+        "selection": "selection",
+        "model": "model",
+        "n": "rows",
+        "n_excluded": "left out",
+        "pearson": "Pearson",
+        "pearson_low": "low",
+        "pearson_high": "high",
+        "spearman": "Spearman",
+        "r2": "R²",
+        "r2_in_sample": "R² in sample",
+        "ranking_accuracy": "ranking",
+        "permutation_p": "p",
+        "used": "feature names",
+    }
+    fits = ordered(fits).assign(used=lambda f: [", ".join(json_value(v).get("names", [])) for v in f["features"]])
+    frame = fits[list(headings)].astype(object).where(fits[list(headings)].notna(), None)
+    return Table(
+        name="predictor",
+        title="Cross-validated fits",
+        frame=frame,
+        headings=list(headings.values()),
+        digits=3,
+        query=source.command("predictor_fits"),
+        note=f"{SELECTION_LEGEND} p: permutation test of what geometry adds to the loss, whole runs exchanged. ranking: share of "
+        "pairs of checkpoints put in the right order. without_reference: rows left out "
+        "whose activations are compared with themselves.",
+    )
 
 
 def published_table(source: Source) -> list[Table]:

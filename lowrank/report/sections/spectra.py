@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
-from lowrank.report.charts import XY
+from lowrank.report.charts import XY, Series
 from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.source import Source
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import Quantity, seed_series, slug, trajectory_figures
 
 SHAPES = ("effective_rank", "stable_rank", "spectral_gap", "threshold_rank")
+NUMERICAL_ZERO = 1e-6  # of the largest singular value: what float32 weights hold below it is rounding
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")  # the order of the model; others follow
 NAMES = {"w": "W at the last checkpoint", "dw": "ΔW, last minus first checkpoint"}
 
@@ -20,8 +23,9 @@ def build(source: Source) -> Section:
     section = Section(
         name="spectra",
         title="Spectra",
-        lead="Shape of the singular values of the attention and MLP matrices, mean over matrices: of the "
-        "weights W and of their change ΔW since the checkpoint before.",
+        lead="Shape of the singular values of the attention and MLP matrices, mean over matrices: of the weights W and of their "
+        "change ΔW since the checkpoint before. The effective rank is exp of the entropy of the normalised singular values; the "
+        "stable rank ‖W‖²_F / σ₁²; the spectral gap (σ₁ − σ₂) / σ₁; the threshold rank counts those above a fixed threshold.",
     )
     weights = [Quantity(f"{shape}_w", shape.replace("_", " ") + " of W") for shape in SHAPES]
     updates = [Quantity(f"{shape}_dw", shape.replace("_", " ") + " of ΔW") for shape in SHAPES]
@@ -51,10 +55,12 @@ def distributions(source: Source, rows: pd.DataFrame, matrix: str) -> list[Figur
         for scale in source.scales:
             part = of_way[of_way["scale"] == scale]
             part = part[part["step"] == part.groupby("series")["step"].transform("max")].assign(index=lambda r: r["position"] + 1)
+            largest = part.groupby(["series", "module"])["mean"].transform("max")
+            drawn = part[part["mean"] > NUMERICAL_ZERO * largest]
             panels = [
                 XY(title=module, series=series, x_label="index", y_label="singular value", log_y=True, height=200)
-                for module in sorted(set(part["module"]), key=lambda m: (MODULES.index(m) if m in MODULES else len(MODULES), m))
-                if (series := seed_series(source, part[part["module"] == module], "index", "mean"))
+                for module in sorted(set(drawn["module"]), key=lambda m: (MODULES.index(m) if m in MODULES else len(MODULES), m))
+                if (series := without_markers(seed_series(source, drawn[drawn["module"] == module], "index", "mean")))
             ]
             if panels:
                 label = f" ({way})" if place else ""
@@ -64,7 +70,8 @@ def distributions(source: Source, rows: pd.DataFrame, matrix: str) -> list[Figur
                         panels=panels,
                         title=f"Singular values by projection type, {scale}: {NAMES[matrix]}{label}",
                         legend=source.styles(part["series"]),
-                        caption="Mean over layers and seeds; the band spans the seeds.",
+                        caption="Mean over layers and seeds; the band spans the seeds. A line ends where the rank does: singular "
+                        "values below a millionth of the largest are rounding and are not drawn.",
                         protocol=source.describe(part),
                         query=source.command("spectrum_shapes"),
                         folded=place > 0 or matrix == "w",
@@ -72,6 +79,11 @@ def distributions(source: Source, rows: pd.DataFrame, matrix: str) -> list[Figur
                     )
                 )
     return figures
+
+
+def without_markers(series: list[Series]) -> list[Series]:
+    """The same curves as plain lines: a spectrum has too many points to mark each."""
+    return [replace(one, markers=False) for one in series]
 
 
 def table(source: Source, rows: pd.DataFrame, matrix: str, scale: str) -> Table:
