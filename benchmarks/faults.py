@@ -63,7 +63,13 @@ def main() -> None:
                 url = server.create_database() if workers == 2 else ""
                 killed = faults.written(folder, f"killed-{seed}", url, SECTIONS)
                 met += faults.kill_at_random(nursery, killed, random.Random(seed), STAGES, longest, workers)
-                faults.require_same(whole, killed)
+                try:
+                    faults.require_same(whole, killed)
+                except AssertionError:
+                    kept = Path(tempfile.mkdtemp(prefix="faults-"))
+                    shutil.copytree(folder, kept, dirs_exist_ok=True)
+                    print(f"seed {seed}: both studies are kept in {kept}", file=sys.stderr)
+                    raise
                 seed += 1
                 parts = [f"{stage} {count}" for stage, count in met.most_common()]
                 told = f"{seed} rounds, {met.total()} kills ({', '.join(parts)}) in {time.monotonic() - begun:.0f} s"

@@ -68,15 +68,24 @@ def write(store: Store, study_name: str, out: Path, *, against: tuple[Store, str
     check_target(out)
     source = Source(store, study_name)
     sections = build(source, Source(*against) if against else None, progress)
+    try:
+        _write(out, lambda folder: fill(folder, source, sections, progress))
+    except OSError as error:
+        mend = "free the disk, mend the permissions, or name another folder: lowrank report FILE --out DIR"
+        raise LowrankError(f"the report cannot be written to {out} ({error.strerror or error}); {mend}") from error
+    return out / "index.html"
+
+
+def _write(out: Path, fill: Callable[[Path], None]) -> None:
+    """Put a folder that ``fill`` fills into the place of ``out``, in one step."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".tmp", dir=out.parent))
     try:
-        fill(folder, source, sections, progress)
+        fill(folder)
         folder.chmod(0o755)
         exchange(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return out / "index.html"
 
 
 def build(source: Source, other: Source | None, progress: bool) -> list[Section]:

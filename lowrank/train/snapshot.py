@@ -6,6 +6,7 @@ rows of a batch, dropout masks and every other random choice are functions of th
 
 from __future__ import annotations
 
+import errno
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,7 +37,10 @@ def write_snapshot(folder: Path, progress: Progress, state: dict[str, Any]) -> N
     target = folder / f"step_{progress.update:08d}"
 
     def fill(temporary: Path) -> None:
-        torch.save(state, temporary / STATE)
+        try:
+            torch.save(state, temporary / STATE)
+        except RuntimeError as error:  # so it says that a write failed, and not why
+            raise OSError(errno.EIO, "the disk is full or refuses to write") from error
         loop = {"progress": asdict(progress), "files": {STATE: file_entry(temporary / STATE)}}
         (temporary / LOOP).write_text(sealed(loop, strict=False), encoding="utf-8")
 
