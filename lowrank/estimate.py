@@ -35,8 +35,10 @@ from lowrank.data import sources
 from lowrank.data.tokenizer import DEFAULT_VOCABULARY
 from lowrank.errors import LowrankError, UsageError
 from lowrank.loss import summed_nats
-from lowrank.methods.base import Method
-from lowrank.train.loop import split_batch
+from lowrank.methods.base import Method, build_optimizer
+from lowrank.train import layerwise
+from lowrank.train.layerwise import LayerwiseUpdates
+from lowrank.train.loop import gradient_norms, split_batch, total_norm
 from lowrank.train.memory import model_bytes, state_bytes
 
 Device = Literal["cpu", "cuda"]
@@ -87,13 +89,14 @@ def estimate(config: RunConfig, vocabulary_size: int | None = None, device: Devi
     values and its method does not count its state.
     """
     passes, micro = split_batch(config.training, processes=1)
+    layerwise.check(config.training, passes, processes=1)
     passes = min(passes, 2)  # from the second on, the gradients are there while activations are made
     meta, method = meta_model(config, expected_vocabulary(config) if vocabulary_size is None else vocabulary_size)
     with FakeTensorMode(), torch.enable_grad():
         model = without_data(meta)
-        optimizer = method.optimizer(model, config.training)
+        optimizer = build_optimizer(method, model, config.training)
         state, traceable = planned_state(method, optimizer)
-        counts, file = model_bytes(model), file_bytes(model.state_dict())
+        counts, file = model_bytes(model, config.training.per_layer_updates), file_bytes(model.state_dict())
         update, activations = trace_update(model, optimizer if traceable else None, config, passes, micro)
         evaluation = trace_evaluation(model, config)
     if (device or default_device()) == "cpu":
@@ -186,7 +189,9 @@ def trace_update(
 ) -> tuple[Trace, int]:
     """Trace ``passes`` forward and backward passes of ``micro`` rows and a step, if one is given; also the activations' bytes."""
     ids = torch.zeros(micro, config.data.max_length, dtype=torch.int64)
-    activations = 0
+    activations, per_layer = 0, config.training.per_layer_updates
+    if per_layer:
+        LayerwiseUpdates([p for p in model.parameters() if p.requires_grad], optimizer, stop=False)
     trace = Trace(model.state_dict().values())
     with trace:
         for _ in range(passes):
@@ -198,9 +203,10 @@ def trace_update(
             activations = max(activations, trace.live - gradients)  # the first pass also brings the ids
             nats.backward()  # type: ignore[no-untyped-call]
             del nats
-        norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-        nn.utils.clip_grads_with_norm_(model.parameters(), config.training.max_grad_norm or 1.0, norm)
-        if optimizer is not None:
+        if not per_layer:
+            norm = total_norm(gradient_norms(model.parameters()))
+            nn.utils.clip_grads_with_norm_(model.parameters(), config.training.max_grad_norm or 1.0, norm)
+        if optimizer is not None and not per_layer:
             optimizer.step()
     model.zero_grad(set_to_none=True)
     return trace, activations

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,10 @@ from lowrank.config import RunConfig, Training
 from lowrank.data import Dataset
 from lowrank.errors import ConfigError, DivergedError
 from lowrank.loss import summed_nats
-from lowrank.methods.base import Method
+from lowrank.methods.base import Method, build_optimizer
 from lowrank.models import named_draws
+from lowrank.train import layerwise
+from lowrank.train.layerwise import LayerwiseUpdates
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class _Pending:
 
     update: int
     loss: Tensor
-    gradient_norm: Tensor
+    norms: dict[Tensor, Tensor]  # of the gradient of each trained parameter
     learning_rate: float
     tokens: int
 
@@ -60,6 +62,7 @@ class Loop:
         self.config, self.method, self.data, self.accelerator = config, method, data, accelerator
         training = config.training
         self.accumulation, self.micro = split_batch(training, accelerator.num_processes)
+        layerwise.check(training, self.accumulation, accelerator.num_processes)
         if training.precision == "pure_bfloat16":
             model.bfloat16()
         if training.gradient_checkpointing:
@@ -67,16 +70,19 @@ class Loop:
         self.model = model
         if training.compile:
             compile_in_place(model, accelerator.device)
-        optimizer = method.optimizer(model, training)
+        optimizer = build_optimizer(method, model, training)
         self.wrapped, self.prepared = accelerator.prepare(model, optimizer)
         self.optimizer: torch.optim.Optimizer = optimizer
         self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
-        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.trained: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p.requires_grad}
         self.draw = named_draws(config.init_seed)
         self.pending: list[_Pending] = []
         # Reading a number waits for a GPU; on a CPU it is free and a failure is seen at once.
         self.drain_after = 16 if accelerator.device.type != "cpu" else 1
         self.last_finite_loss: float | None = None
+        self.layerwise: LayerwiseUpdates | None = None
+        if training.per_layer_updates:
+            self.layerwise = LayerwiseUpdates(list(self.trained), optimizer, stop=self.drain_after == 1)
 
     def update(self, update: int) -> Iterator[Point]:
         """Make one update; yield the points whose numbers have arrived. Raises :class:`DivergedError`."""
@@ -86,12 +92,14 @@ class Loop:
             group["lr"] = base * factor
         scored = self.data.scored_tokens((update - 1) * training.batch_size, training.batch_size)
         loss = self._gradients(update, scored)
-        norm = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
-        self.pending.append(_Pending(update, loss, norm, training.learning_rate * factor, scored + training.batch_size))
+        norms = gradient_norms(self.trained) if self.layerwise is None else self.layerwise.take_norms()
+        self.pending.append(_Pending(update, loss, norms, training.learning_rate * factor, scored + training.batch_size))
         if len(self.pending) >= self.drain_after:
             yield from self.drain()
+        if self.layerwise is not None:
+            return  # the backward pass has made the update
         if training.max_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.trained, training.max_grad_norm, norm)
+            nn.utils.clip_grads_with_norm_(list(self.trained), training.max_grad_norm, total_norm(norms))
         self.prepared.step()
         self.prepared.zero_grad(set_to_none=True)
 
@@ -103,10 +111,9 @@ class Loop:
         """The points that were still on the accelerator; the first that is not finite raises :class:`DivergedError`."""
         pending, self.pending = self.pending, []
         for p in pending:
-            point = Point(
-                p.update, float(self.accelerator.reduce(p.loss, "sum")), float(p.gradient_norm), p.learning_rate, p.tokens
-            )
-            self._require_finite(point)
+            norm = float(total_norm(p.norms))
+            point = Point(p.update, float(self.accelerator.reduce(p.loss, "sum")), norm, p.learning_rate, p.tokens)
+            self._require_finite(point, p.norms)
             self.last_finite_loss = point.loss
             yield point
 
@@ -132,14 +139,21 @@ class Loop:
             share += part.detach()
         return share
 
-    def _require_finite(self, point: Point) -> None:
-        for what, value in (("loss", point.loss), ("gradient norm", point.gradient_norm)):
+    def _require_finite(self, point: Point, norms: dict[Tensor, Tensor]) -> None:
+        for what, value, parts in (("loss", point.loss, {}), ("gradient norm", point.gradient_norm, norms)):
             if not math.isfinite(value):
+                where = f"at update {point.update}{self._broken(parts)}"
                 raise DivergedError(
-                    f"the {what} is {value} at update {point.update}; last finite loss {self.last_finite_loss}",
+                    f"the {what} is {value} {where}; last finite loss {self.last_finite_loss}",
                     step=point.update,
                     last_finite_loss=self.last_finite_loss,
                 )
+
+    def _broken(self, norms: dict[Tensor, Tensor]) -> str:
+        """The parameters whose gradients are not finite; the backward pass began at the end of the model and met the last first."""
+        names = [self.trained[p] for p, norm in norms.items() if not torch.isfinite(norm)]
+        others = f" and {len(names) - 1} others" if len(names) > 1 else ""
+        return f" (in {names[-1]}{others})" if names else ""
 
     def state(self) -> dict[str, Any]:
         """Weights, optimizer and method state: tensors and plain values."""
@@ -150,6 +164,18 @@ class Loop:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state_dict(state["method"])
+
+
+def gradient_norms(parameters: Iterable[Tensor]) -> dict[Tensor, Tensor]:
+    """Norm of the gradient of each of ``parameters`` that has one."""
+    gradients = {p: p.grad for p in parameters if p.grad is not None}
+    return dict(zip(gradients, torch._foreach_norm(list(gradients.values())), strict=True))
+
+
+def total_norm(norms: dict[Tensor, Tensor]) -> Tensor:
+    """Norm of the whole gradient from those of its parts."""
+    total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+    return total
 
 
 def compile_in_place(model: nn.Module, device: torch.device) -> None:

@@ -21,8 +21,11 @@ def tensor_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def model_bytes(model: nn.Module) -> dict[str, int]:
-    """Counts and bytes of a model: all and trained parameters, buffers in the weights' bytes."""
+def model_bytes(model: nn.Module, per_layer_updates: bool = False) -> dict[str, int]:
+    """Counts and bytes of a model: all and trained parameters, buffers in the weights' bytes.
+
+    Of gradients all exist together, or with ``per_layer_updates`` the largest.
+    """
     parameters = list(model.parameters())
     trained = [p for p in parameters if p.requires_grad]
     state = [t for name, t in model.state_dict().items()]
@@ -30,7 +33,7 @@ def model_bytes(model: nn.Module) -> dict[str, int]:
         "parameters_total": sum(p.numel() for p in parameters),
         "parameters_trainable": sum(p.numel() for p in trained),
         "parameter_bytes": tensor_bytes(state),
-        "gradient_bytes": tensor_bytes(trained),
+        "gradient_bytes": max((tensor_bytes([p]) for p in trained), default=0) if per_layer_updates else tensor_bytes(trained),
     }
 
 

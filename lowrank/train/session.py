@@ -67,7 +67,7 @@ class Session:
         model, method = models.build(self.config, self.data.vocabulary_size, self.data.special)
         self.facts: dict[str, Any] = {"init_hash": models.init_hash(model, method)}
         self.loop = Loop(self.config, model, method, self.data, accelerator)
-        self.facts |= model_bytes(model)
+        self.facts |= model_bytes(model, training.per_layer_updates)
         self.watch = Stopwatch()
         self.ledger = Ledger(job.store, job.claim)
         self.progress = Progress()

@@ -165,6 +165,33 @@ def test_flops_are_the_products_that_are_carried_out(method: str) -> None:
     assert estimate(config(method, shape, length), vocabulary).flops_per_token == pytest.approx(expected, abs=1)
 
 
+@pytest.mark.parametrize(("method", "precision"), [*((name, "float32") for name in methods.names()), ("galore", "pure_bfloat16")])
+def test_states_in_eight_bits_and_one_gradient_at_a_time(method: str, precision: str) -> None:
+    """Moments large enough to be quantised, and some that are not."""
+    shape = ModelShape(hidden_size=72, intermediate_size=90, num_hidden_layers=1, num_attention_heads=4, rank=60)
+    run = config(method, shape, precision=precision, state_bits=8, per_layer_updates=True)
+    model, _, optimizer = updated(run)
+    found = estimate(run, 50)
+    assert found.optimizer_state_bytes == state_bytes(optimizer)
+    assert found.gradient_bytes == max(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+    assert found.gradient_bytes == model_bytes(model, per_layer_updates=True)["gradient_bytes"]
+    moments = [state[key] for state in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
+    assert {m.dtype == torch.uint8 for m in moments} == {True, False}
+    assert all((m.dtype == torch.uint8) == (m.numel() >= 4096) for m in moments)
+
+
+def test_updates_within_the_backward_pass_lower_the_peak() -> None:
+    """With activations kept small: by nearly all gradients."""
+    shape = ModelShape(hidden_size=128, intermediate_size=344, num_hidden_layers=8, num_attention_heads=4, rank=32)
+    plain, saving = (
+        estimate(config("full_rank", shape, 8, batch_size=1, gradient_checkpointing=True, per_layer_updates=on), 50, "cuda")
+        for on in (False, True)
+    )
+    assert saving.gradient_bytes == 128 * 344 * 4
+    assert plain.peak_bytes - saving.peak_bytes > 0.8 * plain.gradient_bytes
+    assert saving.peak_bytes > saving.weight_bytes + saving.optimizer_state_bytes + saving.gradient_bytes
+
+
 def test_accumulation_holds_gradients_while_activations_are_made() -> None:
     shape = SHAPES["even"]
     whole, parts = (estimate(config("full_rank", shape, 64, batch_size=8, micro_batch_size=m), 50, "cuda") for m in (8, 2))

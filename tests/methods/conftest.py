@@ -52,6 +52,11 @@ class Run:
     optimizer: torch.optim.Optimizer
     config: RunConfig
 
+    @staticmethod
+    def batch(update: int) -> Tensor:
+        """Rows of an update."""
+        return batch(update)
+
     def train(self, first: int, last: int, autocast: bool = False) -> list[float]:
         """Updates ``first`` … ``last``, as the training loop makes them; their losses."""
         draw, losses = models.named_draws(self.config.init_seed), []

@@ -15,12 +15,14 @@ import torch
 
 from lowrank import checkpoint
 from lowrank.errors import CheckpointError, ConfigError, LowrankError
+from lowrank.estimate import estimate
 from lowrank.store import Store, records
 from lowrank.study import Plan, missing_training, register, run_study
 from lowrank.train import job as job_module
 from lowrank.train import loop as loop_module
 from lowrank.train import session as session_module
 from lowrank.train.job import train
+from lowrank.train.loop import Loop
 from lowrank.train.session import Job
 
 
@@ -182,12 +184,52 @@ def test_a_loss_that_is_not_finite_is_a_result(plan: Plan, monkeypatch: pytest.M
         assert store.find(records.Run)[0].status == "done"
 
 
-def test_a_gradient_that_is_not_finite_is_a_result(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda *_: torch.tensor(math.inf))
+@pytest.mark.parametrize("per_layer", ["false", "true"])
+def test_a_gradient_that_is_not_finite_is_a_result_and_named(
+    study_file: Path, per_layer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan.of(study_file, [f"training.per_layer_updates={per_layer}"])
+    real = Loop.__init__
+    models = []
+
+    def poisoned(self: Loop, *arguments: Any) -> None:
+        real(self, *arguments)
+        models.append(self.model)
+        self.model.model.layers[0].mlp.up_proj.weight.register_hook(lambda gradient: gradient.fill_(math.inf))
+
+    monkeypatch.setattr(Loop, "__init__", poisoned)
     with open_store(plan.root) as store:
         run = train_plan(plan, store)
         assert (run.status, run.failed_step) == ("failed", 1)
-        assert "gradient norm is inf" in run.error
+        assert "gradient norm is inf at update 1 (in model.layers.0.mlp.up_proj.weight); last" in run.error
+    assert all(torch.isfinite(p).all() for p in models[0].parameters())
+
+
+def test_updates_within_the_backward_pass_change_no_bit_of_curve_and_weights(study_file: Path, tmp_path: Path) -> None:
+    states = []
+    for per_layer in ("false", "true"):
+        plan = Plan.of(study_file, [f"training.per_layer_updates={per_layer}", f"output={tmp_path / per_layer}"])
+        with open_store(plan.root) as store:
+            run = train_plan(plan, store)
+            states.append(final_state(store))
+    assert states[0] == states[1]
+    assert run.gradient_bytes == 300 * 16 * 4  # the embedding's, the largest
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["training.max_grad_norm=1.0"], "clipping"),
+        (["training.micro_batch_size=2"], "accumulation"),
+        (["training.compile=true"], "compiled"),
+    ],
+)
+def test_what_updates_within_the_backward_pass_exclude(study_file: Path, overrides: list[str], reason: str) -> None:
+    plan = Plan.of(study_file, ["training.per_layer_updates=true", *overrides])
+    with open_store(plan.root) as store, pytest.raises(ConfigError, match=rf"per_layer_updates cannot be had here: .*{reason}"):
+        train_plan(plan, store)
+    with pytest.raises(ConfigError, match=reason):
+        estimate(plan.runs[0])
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(plan: Plan, tmp_path: Path) -> None:
