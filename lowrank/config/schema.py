@@ -124,7 +124,8 @@ class Overrides(Config):
 
 
 class MethodEntry(Overrides):
-    """One method of a study; ``variants`` are further recipes of it under labels, such as a learning-rate sweep."""
+    """One method of a study. Where it has ``variants``, each of them is a recipe under its label, such as the points of a
+    learning-rate sweep, and the entry is what they share; ``label: {}`` is the entry itself."""
 
     scales: dict[str, Overrides] = {}
     variants: dict[str, Overrides] = {}
