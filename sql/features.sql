@@ -1,14 +1,13 @@
 -- description: The feature table: one row a checkpoint with loss, the published features, the other scalars and the mean score.
 -- param: study text
 -- param: protocol text default 'exact'
-WITH named AS (
-    SELECT p.id, count(*) OVER (PARTITION BY p.lens) AS rivals FROM protocol AS p WHERE p.name = :protocol
-), older AS (
+WITH older AS (
     -- what a newer protocol of the same name has replaced in this study; without rivals no value is looked at
     SELECT found.metric, found.protocol_id
     FROM (
         SELECT v.metric, v.protocol_id, max(v.protocol_id) OVER (PARTITION BY v.metric) AS newest
-        FROM named CROSS JOIN metric_value AS v
+        FROM (SELECT p.id, count(*) OVER (PARTITION BY p.lens) AS rivals FROM protocol AS p WHERE p.name = :protocol) AS named
+        CROSS JOIN metric_value AS v
         JOIN checkpoint ON checkpoint.id = v.checkpoint_id
         JOIN run ON run.id = checkpoint.run_id
         JOIN study ON study.id = run.study_id
@@ -41,16 +40,16 @@ WITH named AS (
            avg(CASE WHEN v.metric = 'hessian_trace' THEN v.value END) AS hessian_trace,
            avg(CASE WHEN v.metric = 'hessian_top_eigenvalue' THEN v.value END) AS hessian_top_eigenvalue
     FROM metric_value AS v
-    WHERE v.protocol_id IN (SELECT named.id FROM named) AND (v.metric, v.protocol_id) NOT IN (SELECT metric, protocol_id FROM older)
+    WHERE v.protocol_id IN (SELECT p.id FROM protocol AS p WHERE p.name = :protocol)
+      AND (v.metric, v.protocol_id) NOT IN (SELECT metric, protocol_id FROM older)
       AND v.layer = -2 AND v.module = ''
     GROUP BY v.checkpoint_id
-), suites AS (
-    SELECT p.id, count(*) OVER () AS rivals FROM protocol AS p WHERE p.lens = 'downstream'
 ), older_scores AS (
     SELECT found.task, found.protocol_id
     FROM (
         SELECT s.task, s.protocol_id, max(s.protocol_id) OVER (PARTITION BY s.task) AS newest
-        FROM suites CROSS JOIN downstream_score AS s
+        FROM (SELECT p.id, count(*) OVER () AS rivals FROM protocol AS p WHERE p.lens = 'downstream') AS suites
+        CROSS JOIN downstream_score AS s
         JOIN checkpoint ON checkpoint.id = s.checkpoint_id
         JOIN run ON run.id = checkpoint.run_id
         JOIN study ON study.id = run.study_id

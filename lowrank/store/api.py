@@ -228,7 +228,7 @@ class Store:
             result = connection.execute(statement, dict(params or {}))
             if not result.returns_rows:
                 raise StoreError("the statement gives no rows; only SELECT does")
-            return list(result.keys()), [tuple(map(_plain, row)) for row in result]
+            return list(result.keys()), _plain_rows(result.fetchall())
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -301,6 +301,15 @@ def _conditions(found: Codec[R], where: Mapping[str, Any]) -> Iterator[list[sa.C
         else:
             plain.append(column.is_(None) if value is None else column == value)
     yield from ([*plain, part] for part in chunked) if chunked else [plain]
+
+
+def _plain_rows(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    """The rows with :func:`_plain` values; columns without a value that it changes, which are nearly all, are left alone."""
+    columns: list[Any] = list(zip(*rows, strict=True))
+    for i, column in enumerate(columns):
+        if not set(map(type, column)).isdisjoint((dict, list, bool, Decimal)):
+            columns[i] = map(_plain, column)
+    return list(zip(*columns, strict=True))
 
 
 def _plain(value: Any) -> Any:

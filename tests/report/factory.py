@@ -16,6 +16,7 @@ from lowrank.store import Store
 from lowrank.store.records import (
     Checkpoint,
     CurvePoint,
+    DownstreamItem,
     DownstreamScore,
     EvaluationSet,
     MetricValue,
@@ -32,6 +33,7 @@ METHODS = ("full_rank", "galore", "fira", "cola", "sltrain", "relora")
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 TASKS = {"continuation": 0.25, "minimal_pairs": 0.5, "cloze": 0.2, "ordering": 0.5, "definitions": 0.25}
 SHARPNESS_K = (1, 5)
+ITEMS = 40  # of each task at the last step
 
 
 @dataclass
@@ -300,6 +302,8 @@ def interpolation(spec: Synthetic, built: Built, key: tuple[str, str, int, int])
         note = "of the factors: the method has no dense equivalent" if method == "cola" else ""
         yield row(built, key, "interpolation", "ccbh", value, reference_checkpoint_id=reference, note=note)
         yield row(built, key, "interpolation", "ccbh_excess", abs(value) * 0.05, reference_checkpoint_id=reference, note=note)
+        ends = [loss_at(spec, method, spec.scales[scale], seed, s) for s in (before, step)]
+        yield from line(built, key, "ccbh", reference, ends, value)
     if method == "cola":
         return
     others = [
@@ -315,6 +319,29 @@ def interpolation(spec: Synthetic, built: Built, key: tuple[str, str, int, int])
                 generator.normal(0, 0.03)
             )
             yield row(built, key, "interpolation", "imbh", value, reference_checkpoint_id=target.id)
+            width = spec.scales[scale]
+            ends = [loss_at(spec, other, width, its_seed, step), loss_at(spec, method, width, seed, step)]
+            yield from line(built, key, "imbh", target.id, ends, value)
+
+
+def line(
+    built: Built, key: tuple[str, str, int, int], name: str, reference: int | None, ends: list[float], rise: float
+) -> Iterator[Record]:
+    """The loss from the reference (offset 0) to the checkpoint (offset 1), ``rise`` above the chord in the middle."""
+    checkpoint, found = built.checkpoints[key].id, built.protocols["interpolation"].id
+    assert checkpoint is not None
+    assert found is not None
+    for position, offset in enumerate((0.0, 0.25, 0.5, 0.75, 1.0)):
+        yield CurvePoint(
+            checkpoint_id=checkpoint,
+            reference_checkpoint_id=reference,
+            protocol_id=found,
+            curve=name,
+            position=position,
+            offset_value=offset,
+            mean=ends[0] + offset * (ends[1] - ends[0]) + 4 * offset * (1 - offset) * rise,
+            n=8,
+        )
 
 
 def spectra(spec: Synthetic, built: Built, key: tuple[str, str, int, int]) -> Iterator[Record]:
@@ -416,3 +443,9 @@ def downstream(spec: Synthetic, built: Built, key: tuple[str, str, int, int]) ->
             **common, metric="acc", value=score, standard_error=math.sqrt(score * (1 - score) / 300), chance=chance
         )  # type: ignore[arg-type]
         yield DownstreamScore(**common, metric="margin", value=loss * -0.1, standard_error=0.02)  # type: ignore[arg-type]
+        if step == spec.steps[-1]:
+            ease = np.random.default_rng([place, seed]).uniform(size=ITEMS)  # of the items, the same for every method
+            for item, value in enumerate(ease < score):
+                yield DownstreamItem(
+                    checkpoint_id=checkpoint, protocol_id=found, task=task, metric="acc", item=f"item{item}", value=float(value)
+                )

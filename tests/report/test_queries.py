@@ -12,6 +12,7 @@ import pytest
 
 from lowrank.predict import predict
 from lowrank.store import Store, queries
+from lowrank.store.records import Checkpoint, DownstreamScore, MetricValue, Protocol, Run
 
 STUDY = (
     "aggregates",
@@ -92,6 +93,74 @@ def test_features_are_the_aggregate_rows(stores: dict[str, Store]) -> None:
         pd.testing.assert_series_equal(wide[column].dropna().sort_index(), rows.dropna().sort_index(), check_names=False)
     scores = ask(stores["sqlite"], "downstream", metric="acc").groupby("checkpoint_id")["value"].mean()
     pd.testing.assert_series_equal(wide["downstream_mean"].sort_index(), scores.sort_index(), check_names=False)
+
+
+@pytest.fixture
+def changing(store: Store, factory: ModuleType) -> tuple[Store, object]:
+    """A small study of two methods and two seeds on either database, to be changed."""
+    lenses = frozenset({"spectra", "downstream"})
+    return store, factory.fill(store, factory.Synthetic(**{**SPEC, "scales": {"nano": 64}, "lenses": lenses, "failed": None}))
+
+
+def superseded(store: Store, built: object, status: str = "done") -> int:
+    """A newer recipe of cola's seed 0 with one checkpoint; the id of its run."""
+    old = built.runs["cola", "nano", 0]  # type: ignore[attr-defined]
+    fields = {f: getattr(old, f) for f in ("study_id", "method", "scale", "seed", "data_seed", "init_seed", "provenance_id")}
+    new = store.add(Run(**fields, config_hash="another recipe", status=status, total_steps=300))
+    saved = Checkpoint(run_id=new.id or 0, step=300, kind="final", tokens_seen=1, path="x", sha256="y", bytes=1, validation_loss=1.5)
+    store.add(saved)
+    return new.id or 0
+
+
+@pytest.mark.parametrize("query", ["features", "features_published", "feature_values"])
+def test_the_newest_run_of_a_name_is_the_one_that_counts(changing: tuple[Store, object], query: str) -> None:
+    found, built = changing
+    old, new = built.runs["cola", "nano", 0].id, superseded(found, built)  # type: ignore[attr-defined]
+    runs = set(ask(found, query)["run_id"])
+    assert new in runs
+    assert old not in runs
+    assert len(runs) == 4
+
+
+def test_seeds_are_counted_once_and_differences_taken_once(changing: tuple[Store, object]) -> None:
+    found, built = changing
+    superseded(found, built)
+    variability = ask(found, "seed_variability", metric="validation_loss")
+    last = variability[(variability["method"] == "cola") & (variability["step"] == 300)]
+    assert list(last["seeds"]) == [2]
+    assert 1.5 in (float(last["lowest"].iloc[0]), float(last["highest"].iloc[0]))
+    differences = ask(found, "full_rank_differences", metric="validation_loss")
+    (row,) = differences[(differences["seed"] == 0) & (differences["step"] == 300)].itertuples()
+    assert row.value == 1.5
+    assert sorted(ask(found, "perplexity")["seed"]) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("query", ["features", "features_published"])
+def test_of_two_protocols_of_one_name_the_newer_counts(changing: tuple[Store, object], query: str) -> None:
+    """For the metrics and tasks that it has in this study; the others keep their values."""
+    found, built = changing
+    before = ask(found, query).set_index("checkpoint_id")
+    key = ("cola", "nano", 0, 300)
+    checkpoint = built.checkpoints[key].id  # type: ignore[attr-defined]
+    spectra = found.add(Protocol(name="exact", lens="spectra", metric_revision=2))
+    suite = found.add(Protocol(name="embedded", lens="downstream", metric_revision=2))
+    elsewhere = found.add(Protocol(name="exact", lens="spectra", metric_revision=3))  # newer, but no value of this study
+    assert elsewhere.id is not None
+    found.add(MetricValue(checkpoint_id=checkpoint, protocol_id=spectra.id, metric="stable_rank_w", value=77.0))
+    found.add(
+        DownstreamScore(
+            checkpoint_id=checkpoint, protocol_id=suite.id, task="cloze", category="language", metric="acc", value=0.0, n=1,
+            task_version="2", harness_version="x",
+        )
+    )  # fmt: skip
+    after = ask(found, query).set_index("checkpoint_id")
+    assert after.loc[checkpoint, "stable_rank_w"] == 77.0
+    others = after.drop(index=checkpoint)
+    assert others["stable_rank_w"].isna().all()
+    pd.testing.assert_series_equal(after["effective_rank_dw"], before["effective_rank_dw"])
+    scores = ask(found, "downstream", metric="acc")
+    mine = scores[(scores["checkpoint_id"] == checkpoint) & (scores["task"] != "cloze")]["value"]
+    assert after.loc[checkpoint, "downstream_mean"] == pytest.approx(np.mean([*mine.astype(float), 0.0]))
 
 
 def test_variability_is_the_sample_variance(stores: dict[str, Store]) -> None:
