@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowrank.config import RunConfig, Study, load_study, resolve_runs
 from lowrank.config.resolve import content_hash
-from lowrank.errors import ClaimLostError, LowrankError, StoreError
+from lowrank.errors import BusyError, ClaimLostError, LowrankError, StoreError
 from lowrank.progress import waiting
 from lowrank.store import Store, records
 from lowrank.store.claims import Claim, Claims, share
@@ -270,8 +270,13 @@ def _train_one(job: Job, outcome: Outcome) -> bool:
 
     try:
         ended = train(job)
+    except BusyError as error:  # its claim has lapsed: it sleeps, or has lost the database
+        if job.claim is not None:
+            job.claim.give_up()
+        _note(outcome, str(error))
+        return False
     except ClaimLostError as error:
-        outcome.notes.append(f"{job.config.label}: {error}")
+        _note(outcome, f"{job.config.label}: {error}")
         return False
     except StoreError:
         raise  # without its store a study cannot go on
@@ -281,6 +286,12 @@ def _train_one(job: Job, outcome: Outcome) -> bool:
     if ended.status == "failed":
         outcome.notes.append(f"{job.config.label} diverged: {ended.error}")
     return True
+
+
+def _note(outcome: Outcome, sentence: str) -> None:
+    """Put a sentence among the notes, once."""
+    if sentence not in outcome.notes:
+        outcome.notes.append(sentence)
 
 
 def _measure(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:

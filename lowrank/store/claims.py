@@ -97,6 +97,10 @@ class Claim:
             self._lost.set()
         self.check()
 
+    def give_up(self) -> None:
+        """Somebody is at the unit after all (a process that slept through its lease): it is looked at again later."""
+        self._lost.set()
+
     def fail(self, error: str) -> None:
         """The work failed: the row stays and says why."""
         self._claims.fail(self, error)
@@ -115,6 +119,7 @@ class Claims:
 
     def __init__(self, store: Store, kind: str, *, study_id: int | None = None, lease: float = LEASE) -> None:
         self.store, self.kind, self.study_id, self.lease = store, kind, study_id, lease
+        self._heart = _Heart(self)
 
     def claim(self, unit_key: str) -> Claim | None:
         """The unit, claimed for this process; None where another process has it or where it has failed."""
@@ -208,16 +213,13 @@ class Claims:
         if claim is None:
             yield None
             return
-        stop = threading.Event()
-        beat = threading.Thread(target=self._beat, args=(claim, stop), name=f"heartbeat {unit_key}", daemon=True)
-        beat.start()
+        self._heart.add(claim)
         over = False
         try:
             yield claim
             over = claim._over  # what was said in a transaction that an error undid is not so
         finally:
-            stop.set()
-            beat.join()
+            self._heart.remove(claim)
             if not over:
                 _abandoned.add(claim.owner)
                 with suppress(StoreError):  # a store that is away: the lease ends by itself
@@ -232,12 +234,38 @@ class Claims:
                 raise BusyError(f"{what}: {describe(self.holder(unit_key))} is at it; wait for it or stop it")
             yield claim
 
-    def _beat(self, claim: Claim, stop: threading.Event) -> None:
-        while not stop.wait(self.lease / HEARTBEATS_A_LEASE):
-            with suppress(StoreError):  # away for now: the next beat may reach it, and whoever stores results asks again
-                if not self.renew(claim) and not stop.is_set():
-                    claim._lost.set()
+
+class _Heart:
+    """One thread that renews the leases of all claims held through a :class:`Claims`; it ends when none is held."""
+
+    def __init__(self, claims: Claims) -> None:
+        self._claims, self._held, self._lock = claims, set[Claim](), threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(self, claim: Claim) -> None:
+        with self._lock:
+            self._held.add(claim)
+            if self._thread is None or not self._thread.is_alive():  # a forked process has none
+                self._thread = threading.Thread(target=self._beat, name=f"heartbeat {self._claims.kind}", daemon=True)
+                self._thread.start()
+
+    def remove(self, claim: Claim) -> None:
+        """After this no beat of the claim is under way."""
+        with self._lock:
+            self._held.discard(claim)
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(self._claims.lease / HEARTBEATS_A_LEASE)
+            with self._lock:
+                if not self._held:
+                    self._thread = None
                     return
+                for claim in list(self._held):
+                    with suppress(StoreError):  # away for now: the next beat may reach it, and whoever stores results asks again
+                        if not self._claims.renew(claim):
+                            claim._lost.set()
+                            self._held.discard(claim)
 
 
 def share(

@@ -20,7 +20,16 @@ from accelerate.tracking import get_available_trackers
 
 from lowrank.checkpoint import forget_unfinished
 from lowrank.config import Training
-from lowrank.errors import ClaimLostError, ConfigError, DivergedError, LowrankError, StoreAwayError, StoreError, suggestion
+from lowrank.errors import (
+    BusyError,
+    ClaimLostError,
+    ConfigError,
+    DivergedError,
+    LowrankError,
+    StoreAwayError,
+    StoreError,
+    suggestion,
+)
 from lowrank.store import records
 from lowrank.store.patience import patiently
 from lowrank.train.session import Job, Session
@@ -117,7 +126,7 @@ def _locked(path: Path, main: bool) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise LowrankError(f"{path.parent.name}: another process is training this run; wait for it or stop it") from error
+        raise BusyError(f"{path.parent.name}: another process is training this run; wait for it or stop it") from error
     try:
         yield
     finally:

@@ -72,8 +72,10 @@ class Ledger:
         self._away_since = None
 
     def _store(self) -> None:
-        """All pending rows in one transaction, in which the claim is confirmed."""
+        """All pending rows in one transaction, in which the claim is confirmed (by itself where there are none)."""
         if not self._rows:
+            if self.claim is not None:
+                self.claim.confirm()
             return
         with self.store.transaction():
             if self.claim is not None:

@@ -10,7 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+from filelock import FileLock
+
+from lowrank.cli.main import run
 from lowrank.store import Store, records
+from lowrank.store.claims import Claim
+from lowrank.study import Plan
 
 
 def start(study: Path, url: str, *arguments: str) -> subprocess.Popen[str]:
@@ -54,3 +60,22 @@ def test_three_processes_share_a_study_and_one_is_killed(study: Path, store_url:
         assert trained == 4
         stored = [*store.find(records.MetricValue), *store.find(records.SingularValue)]
         assert units == len({(value.checkpoint_id, value.reference_checkpoint_id, value.protocol_id) for value in stored})
+
+
+def test_who_finds_the_folder_in_use_waits_and_goes_on(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The claim of a frozen process has lapsed, but it is still there and has the run's lock."""
+    monkeypatch.setenv("LOWRANK_CACHE", str(study.parent / "cache"))
+    chosen = ["--set", "methods=[cola]", "--set", "seeds=[0]"]
+    (config,) = Plan.of(study, ["methods=[cola]", "seeds=[0]"]).runs
+    folder = study.parent / "out" / "runs" / config.folder
+    folder.mkdir(parents=True)
+    lock = FileLock(folder / "train.lock", thread_local=False)
+    lock.acquire()
+    give_up = Claim.give_up
+    monkeypatch.setattr(Claim, "give_up", lambda claim: (give_up(claim), lock.release()))
+    assert run(["study", "run", str(study), "--only", "train", *chosen]) == 0
+    err = capsys.readouterr().err
+    assert err.count("note: ") == err.count("another process is training this run") == 1
+    assert "train 1 units done, 0 failed" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -206,3 +207,41 @@ def test_claiming_imports_no_torch() -> None:
     code = "import sys, lowrank.store.claims; print([m for m in ('torch', 'transformers', 'pandas', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+FROZEN = """
+import sys, time
+from pathlib import Path
+from lowrank.store import Store, records
+from lowrank.store.claims import Claims
+with Store.open({url!r}) as store, Claims(store, "test", lease=1.0).hold("a") as claim:
+    Path({flag!r}).write_text("held")
+    while Path({flag!r}).read_text() != "go":
+        time.sleep(0.02)
+    with store.transaction():
+        store.add(records.Study(name="of the frozen", config={{}}, config_hash="x"))
+        claim.finish()
+"""
+
+
+def test_a_process_that_was_frozen_past_its_lease_writes_nothing(store: Store, store_url: str, tmp_path: Any) -> None:
+    flag = tmp_path / "flag"
+    flag.write_text("")
+    code = FROZEN.format(url=store_url, flag=str(flag))
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    while flag.read_text() != "held":
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGSTOP)
+    claims, deadline = Claims(store, "test"), time.monotonic() + 20
+    assert claims.claim("a") is None  # it lives, and its lease runs
+    while (claim := claims.claim("a")) is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert claim is not None
+    flag.write_text("go")
+    process.send_signal(signal.SIGCONT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "ClaimLostError: the claim on 'a' was lost" in stderr
+    assert store.first(records.Study, name="of the frozen") is None
+    claim.confirm()  # and what another holds now stays its own
