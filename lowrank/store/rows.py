@@ -18,6 +18,7 @@ from lowrank.store import records, schema
 from lowrank.store.records import Record
 
 R = TypeVar("R", bound=Record)
+REFERENCE = "reference_checkpoint_id"
 NON_FINITE = {schema.NAN: math.nan, schema.INFINITE: math.inf, schema.NEGATIVE_INFINITE: -math.inf}
 
 
@@ -57,6 +58,7 @@ class Field:
     encode: Callable[[Any], Any]
     optional: bool
     has_kind: bool
+    plain: type | None = None  # values of exactly this type are column values as they are
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,13 @@ class Codec(Generic[R]):
     def encode(self, record: R) -> dict[str, Any]:
         """Column values of ``record``, without id; a wrong type is one sentence that names table and column."""
         row: dict[str, Any] = {}
+        values = vars(record)
         for field in self.fields:
-            self.encode_field(field, getattr(record, field.name), row)
+            value = values[field.name]
+            if type(value) is field.plain and not field.has_kind:
+                row[field.name] = value
+            else:
+                self.encode_field(field, value, row)
         return row
 
     def encode_field(self, field: Field, value: Any, row: dict[str, Any]) -> None:
@@ -116,14 +123,28 @@ class Codec(Generic[R]):
 
     def key_of(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         """The natural key as the unique columns hold it."""
-        reference = row.get("reference_checkpoint_id") or 0
-        return tuple(reference if c.name == schema.REFERENCE_KEY else row[c.name] for c in self.conflict)
+        return tuple([row[name] if name != schema.REFERENCE_KEY else row[REFERENCE] or 0 for name in self._key])
+
+    @cached_property
+    def _key(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.conflict)
 
     @cached_property
     def fixed(self) -> list[str]:
         """Fields that must agree when a row is written twice."""
         free = self.record_type.volatile | self.record_type.mutable
         return [field.name for field in self.fields if field.name not in free]
+
+    @cached_property
+    def written(self) -> frozenset[str]:
+        """Columns of an encoded row."""
+        kinds = (field.name + schema.KIND_SUFFIX for field in self.fields if field.has_kind)
+        return frozenset([*(field.name for field in self.fields), *kinds])
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether encoded values are what a driver takes as they are: no JSON among them."""
+        return not any(isinstance(self.table.c[name].type, sa.JSON) for name in self.written)
 
     @cached_property
     def is_parent(self) -> bool:
@@ -169,7 +190,8 @@ def _references(table: str) -> list[tuple[type[Record], str]]:
 def _field(table: sa.Table, name: str, hint: Any) -> Field:
     column = table.c[name]
     has_kind = name + schema.KIND_SUFFIX in table.c
-    return Field(name, _encoder(column.type), type(None) in getattr(hint, "__args__", ()), has_kind)
+    plain = int if isinstance(column.type, sa.Integer) else None
+    return Field(name, _encoder(column.type), type(None) in getattr(hint, "__args__", ()), has_kind, plain)
 
 
 def _encoder(kind: sa.types.TypeEngine[Any]) -> Callable[[Any], Any]:

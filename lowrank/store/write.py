@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import cache
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from lowrank.errors import ConflictError, StoreError
 from lowrank.store.engine import one_line, to_json
 from lowrank.store.records import Protocol, Record
-from lowrank.store.rows import Codec, same_value, shown
+from lowrank.store.rows import Codec, codec, same_value, shown
 
 R = TypeVar("R", bound=Record)
 Row = dict[str, Any]
@@ -106,9 +107,22 @@ def _by_key(codec: Codec[R], rows: Iterator[Row]) -> dict[Key, Row]:
 
 def _insert_new(connection: Connection, codec: Codec[R], rows: list[Row]) -> int:
     """Insert rows, leaving those whose key is there already alone; the number of new ones."""
-    statement = _insert(connection, codec).inline().execution_options(preserve_rowcount=True)
+    statement = _insert(connection, codec).inline()
     with _refusals(codec.name):
-        return int(connection.execute(statement, rows).rowcount)
+        if connection.dialect.name == "sqlite" and codec.is_plain:  # the driver alone: half the time of a large batch
+            text, names = _driver_insert(codec.record_type)
+            values = [tuple([row[name] for name in names]) for row in rows]
+            return int(connection.exec_driver_sql(text, values, execution_options={"preserve_rowcount": True}).rowcount)
+        return int(connection.execute(statement.execution_options(preserve_rowcount=True), rows).rowcount)
+
+
+@cache
+def _driver_insert(record_type: Any) -> tuple[str, list[str]]:
+    """The statement as SQLite's driver takes it, and the order of its parameters."""
+    found = codec(record_type)
+    insert = sqlite.insert(found.table).on_conflict_do_nothing(index_elements=list(found.conflict)).inline()
+    compiled = insert.compile(dialect=sqlite.dialect(), column_keys=sorted(found.written))
+    return str(compiled), list(compiled.positiontup or ())
 
 
 def _insert(connection: Connection, codec: Codec[R]) -> Any:

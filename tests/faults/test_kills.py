@@ -172,7 +172,7 @@ def require_same(whole: Place, killed: Place) -> None:
         assert expected.count(records.Checkpoint) == 3 * 5
         assert expected.count(records.MetricValue) > 0
         problems = [line for line in differences(expected, stored) if not line.startswith("study")]  # its folder has another name
-        assert problems == []
+        assert problems == [], problems[:5]
         for row in stored.find(records.Checkpoint):
             checkpoint.verify(killed.root / row.path, row.sha256)
         assert stored.count(records.WorkUnit) == 0

@@ -34,13 +34,13 @@ def require_whole(root: Path, runs: int) -> None:
         assert len(saved) == 3 * runs
         assert {value.checkpoint_id for value in store.find(records.MetricValue)} == {row.id for row in saved}
         assert store.count(records.WorkUnit) == 0
-    assert (root / "report" / "index.html").exists()
 
 
 def test_processes_share_a_study(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["study", "run", str(study), "--launcher", "processes", "--workers", "2", *SMALL]) == 0
     out, err = capfd.readouterr()
     require_whole(study.parent / "out", 2)
+    assert (study.parent / "out" / "report" / "index.html").exists()
     assert out.strip().endswith("index.html")
     assert "1 | " in err
     assert "2 | " in err
@@ -51,18 +51,35 @@ def test_processes_share_a_study(study: Path, capfd: pytest.CaptureFixture[str])
 
 
 def test_jobs_of_submitit_do_a_study(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    one = ["--set", "seeds=[0]", "--set", "methods=[cola]"]
-    assert run(["study", "run", str(study), "--launcher", "slurm", "--workers", "2", *one, *JOBS]) == 0, capfd.readouterr().err
+    one = ["--set", "seeds=[0]", "--set", "methods=[cola]", "--only", "train", "--only", "measure"]
+    assert run(["study", "run", str(study), "--launcher", "slurm", "--workers", "1", *one, *JOBS]) == 0, capfd.readouterr().err
     require_whole(study.parent / "out", 1)
     assert list((study.parent / "out" / "logs" / "jobs").glob("*/*_log.out"))
 
 
-def test_what_failed_under_a_launcher_is_told_once_and_is_the_exit_status(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_failed_under_a_launcher_is_told_once_and_is_the_exit_status(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The workers are calls in this process: two starts of Python less."""
+    monkeypatch.setattr(processes, "run_workers", lambda commands, *_: [run(command[3:]) for command in commands])
     bad = ["--set", "training.batch_size=100000", "--only", "train"]
     assert run(["study", "run", str(study), "--launcher", "processes", "--workers", "2", *bad]) == 1
-    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("failed: ")]
+    err = capfd.readouterr().err
+    told = [line for line in err.split("units done")[2].splitlines() if line.startswith("failed: ")]  # after both workers
     assert len(told) == 4
     assert all("batch" in line for line in told)
+
+
+def test_what_workers_say_is_shown_under_their_numbers_and_failures_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = "import sys; print('hello'); print('failed: the same'); print('bar 1', end='\\r'); sys.exit({status})"
+    commands = [[sys.executable, "-S", "-c", code.format(status=status)] for status in (0, 3)]
+    assert processes.run_workers(commands, [dict(os.environ)] * 2, tmp_path / "logs") == [0, 3]
+    err = capfd.readouterr().err
+    assert err.count("failed: the same") == 1
+    assert "1 | hello" in err
+    assert "2 | hello" in err
+    assert "bar" not in err  # a progress bar is shown now and then only
+    assert "failed: the same" in (tmp_path / "logs" / "worker-2.log").read_text()
 
 
 def test_a_stopped_launcher_stops_its_workers(study: Path) -> None:
@@ -137,3 +154,44 @@ def test_several_nodes_meet_at_the_first(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "--machine_rank 1 --main_process_ip first --main_process_port 21234" in told
     assert told.endswith("--mixed_precision no -m lowrank.train --method cola")
     assert os.environ.get("RANK") is None
+
+
+SBATCH = """#!{python}
+import pathlib, shutil, sys
+shutil.copy(sys.argv[-1], {folder!r})
+print("Submitted batch job 77")
+"""
+
+
+@pytest.mark.parametrize("whole_nodes", [True, False])
+def test_the_script_of_a_job_array_asks_for_what_the_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_nodes: bool,
+) -> None:
+    """A stand-in for Slurm's sbatch keeps the script that submitit writes; what runs on the nodes is tested above."""
+    from lowrank.config.schema import Slurm
+
+    commands, scripts = tmp_path / "bin", tmp_path / "scripts"
+    commands.mkdir()
+    scripts.mkdir()
+    for name in ("sbatch", "srun", "sacct", "scancel"):
+        (commands / name).write_text(SBATCH.format(python=sys.executable, folder=str(scripts)))
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(commands), prepend=":")
+    monkeypatch.setenv("LOWRANK_DATABASE_URL", "postgresql://me:hunter2@host/db")
+    section = Slurm(
+        nodes=2, gpus_per_node=8, cpus_per_task=12, memory_gb=64, timeout_minutes=720, partition="gpu", account="lab",
+        additional={"constraint": "h100"},
+    )
+    command = slurm.accelerate_launch(section, ["--config", "study.yaml"])
+    jobs = slurm.submit([command, command], section, 1, tmp_path / "jobs", "demo-train", whole_nodes=whole_nodes)
+    assert [job.job_id for job in jobs] == ["77_0", "77_1"]
+    (script,) = scripts.iterdir()
+    asked = {line.removeprefix("#SBATCH ").strip() for line in script.read_text().splitlines() if line.startswith("#SBATCH")}
+    nodes, gpus = ("2", "8") if whole_nodes else ("1", "1")
+    assert asked >= {
+        f"--nodes={nodes}", f"--gpus-per-node={gpus}", "--ntasks-per-node=1", "--cpus-per-task=12", "--mem=64GB", "--time=720",
+        "--partition=gpu", "--account=lab", "--constraint=h100", "--job-name=demo-train", "--array=0-1%1",
+    }
+    written = [path for folder in (scripts, tmp_path / "jobs") for path in folder.rglob("*") if path.is_file()]
+    assert any(b"accelerate.commands.launch" in path.read_bytes() for path in written)
+    assert not any(b"hunter2" in path.read_bytes() for path in written)  # the environment carries it
