@@ -13,6 +13,7 @@ from lowrank.config.loading import validate
 from lowrank.config.resolve import content_hash
 from lowrank.config.schema import MetricEntry, Study
 from lowrank.errors import ConfigError, LowrankError, StoreError, UsageError
+from lowrank.measure.lengths import spectrum_lengths
 from lowrank.measure.sets import EvaluationSets, Opened
 from lowrank.metrics.base import SELECTION, Expected, Lens, LensSettings, Panel, Point, TextSettings, Unit
 from lowrank.store import Store, records
@@ -176,11 +177,12 @@ def study_panel(store: Store, study: records.Study, root: Path) -> Panel:
 def _point(run: records.Run, checkpoint: records.Checkpoint, latest: int, root: Path) -> Point:
     method, shape = methods.get(run.method), _shape(run, root / checkpoint.path)
     final = checkpoint.kind == "final" or (checkpoint.kind == "imported" and checkpoint.step == latest)
-    width = min(int(shape["hidden_size"]), int(shape["intermediate_size"]))
+    lengths = spectrum_lengths(run.method, run.config.get("settings"), shape)
     return Point(
         checkpoint_id=checkpoint.id or 0, run_id=run.id or 0, method=run.method, variant=run.variant, scale=run.scale,
-        seed=run.seed, step=checkpoint.step, layers=int(shape["num_hidden_layers"]), width=width,
-        rank=run.rank if method.custom_architecture else None, last=final, has_dense=method.has_dense,
+        seed=run.seed, step=checkpoint.step, layers=int(shape["num_hidden_layers"]), lengths=lengths,
+        width=min(length for _, length, _ in lengths), rank=run.rank if method.custom_architecture else None,
+        last=final, has_dense=method.has_dense,
         baseline=method.family == "baseline", init_hash=run.init_hash, tokenizer_hash=run.tokenizer_hash,
     )
 
@@ -276,9 +278,8 @@ def stored_rows(
     queries = (
         f"SELECT {pair}, metric, layer, module FROM metric_value {where}",
         f"SELECT {pair}, curve, direction_index, position FROM curve_point {where}",
-        # A spectrum with a gap, one of its values deleted, does not count.
-        f"SELECT {pair}, matrix, layer, module FROM singular_value {where} GROUP BY {pair}, matrix, layer, module "
-        "HAVING COUNT(*) = MAX(position) + 1",
+        # A spectrum that lacks one of its values has another length than the lens announces.
+        f"SELECT {pair}, matrix, layer, module, COUNT(*) FROM singular_value {where} GROUP BY {pair}, matrix, layer, module",
     )
     cells: dict[tuple[int, int | None], list[set[Any]]] = {}
     for kind, query in enumerate(queries):

@@ -68,7 +68,8 @@ class Estimate:
 class Point:
     """A checkpoint as lenses see it. ``last`` marks the final one of its run.
 
-    ``width`` is the smaller side of the smallest target layer, ``rank`` that of its factors where there are any.
+    ``width`` is the smaller side of the smallest target layer, ``rank`` that of its factors where there are any; ``lengths``
+    has the numbers of singular values: (projection type, of W, of all factors of a layer together).
     ``has_dense`` and ``baseline`` are capabilities of its method: a dense equivalent, being what others are compared with.
     """
 
@@ -87,6 +88,7 @@ class Point:
     variant: str = ""
     init_hash: str = ""
     tokenizer_hash: str = ""
+    lengths: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def arm(self) -> str:
@@ -179,11 +181,11 @@ Result = Value | Curve | Spectrum
 @dataclass(frozen=True)
 class Expected:
     """The rows of a unit: (metric, layer, module) of values, (curve, direction, position) of curve points and
-    (matrix, layer, module) of spectra."""
+    (matrix, layer, module, number of singular values) of spectra."""
 
     values: frozenset[tuple[str, int, str]] = frozenset()
     points: frozenset[tuple[str, int, int]] = frozenset()
-    spectra: frozenset[tuple[str, int, str]] = frozenset()
+    spectra: frozenset[tuple[str, int, str, int]] = frozenset()
 
     @classmethod
     def of(cls, results: Iterable[Result]) -> Expected:
@@ -192,7 +194,7 @@ class Expected:
         return cls(
             frozenset((r.metric, r.layer, r.module) for r in results if isinstance(r, Value)),
             frozenset((r.curve, r.direction_index, i) for r in results if isinstance(r, Curve) for i in range(len(r.offsets))),
-            frozenset((r.matrix, r.layer, r.module) for r in results if isinstance(r, Spectrum)),
+            frozenset((r.matrix, r.layer, r.module, len(r.values)) for r in results if isinstance(r, Spectrum)),
         )
 
     def __or__(self, other: Expected) -> Expected:

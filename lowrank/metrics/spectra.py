@@ -177,11 +177,15 @@ class Spectra(Lens):
         names += NORMS if "dw" in unit.roles else ()
         layers, modules = (*range(unit.checkpoint.layers), AGGREGATE_LAYER), (*MODULES, ALL_MODULES)
         spectra = frozenset(
-            (matrix, layer, module)
+            (matrix, layer, module, factors if self._of_factors(unit, matrix, settings) else dense)
             for matrix, role in (("w", "final"), ("dw", "span")) if role in unit.roles
-            for layer in range(unit.checkpoint.layers) for module in MODULES
+            for layer in range(unit.checkpoint.layers) for module, dense, factors in unit.checkpoint.lengths
         )
         return Expected(frozenset((n, layer, m) for n in names for layer in layers for m in modules), frozenset(), spectra)
+
+    def _of_factors(self, unit: Unit, matrix: str, settings: SpectraSettings) -> bool:
+        """Whether a spectrum pools those of the factors; W as a product has as many values as a dense one."""
+        return settings.space == "factor" or (matrix == "dw" and not unit.checkpoint.has_dense)
 
     def compute(self, unit: Unit, bench: Bench, settings: SpectraSettings) -> Iterable[Result]:
         """Rows of W, or of ΔW against the reference."""

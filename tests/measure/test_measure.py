@@ -5,25 +5,38 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from lowrank import checkpoint
+from lowrank import checkpoint, methods
 from lowrank.cli.main import run
 from lowrank.config import load_study
+from lowrank.config.schema import ModelShape
 from lowrank.errors import ConfigError, UnknownNameError, UsageError
 from lowrank.measure import Selection, measure, plan
 from lowrank.measure.bench import Workbench
+from lowrank.measure.lengths import spectrum_lengths
+from lowrank.methods.base import create
+from lowrank.metrics.base import place
+from lowrank.models import build
 from lowrank.store import records
 
 SPECTRA = "[{lens: spectra, variants: [main]}]"
 Make = Callable[..., Any]
+EVERYTHING = """
+- {lens: spectra}
+- {lens: interpolation, settings: {points: 5}}
+- {lens: activations}
+- {lens: landscape, settings: {directions: 2, components: [1, 5, 20]}}
+- {lens: curvature, settings: {probes: 2, iterations: 3}}
+"""
 
 
 def rows(study: Any) -> list[tuple[Any, ...]]:
@@ -53,20 +66,71 @@ def test_spectra_of_every_method_are_stored_once(make_study: Make) -> None:
     assert tiny.store.first(records.Provenance) is not None
 
 
-@pytest.mark.parametrize("table", ["metric_value", "singular_value"])
-def test_a_deleted_row_comes_back_alone(make_study: Make, table: str, tmp_path: Path) -> None:
-    tiny = make_study("full_rank", metrics=SPECTRA)
-    measure(tiny.store, tiny.study, tiny.root, progress=False)
-    before = rows(tiny), tiny.store.select(f"SELECT * FROM {table} ORDER BY id")[1]
-    with sqlite3.connect(tmp_path / "lowrank.db") as connection:
-        connection.execute(f"DELETE FROM {table} WHERE id = 5")
-    connection.close()
-    assert len(plan(tiny.store, tiny.study, tiny.root)) == 1
-    outcome = measure(tiny.store, tiny.study, tiny.root, progress=False)
-    assert (outcome.units, outcome.rows, outcome.failed) == (1, 1, [])
-    after = rows(tiny), tiny.store.select(f"SELECT * FROM {table} ORDER BY id")[1]
-    assert before[0] == after[0]
-    assert {row[1:-1] for row in before[1]} == {row[1:-1] for row in after[1]}
+def every_row(study: Any) -> dict[str, set[tuple[Any, ...]]]:
+    """All result rows by table, without ids and provenance."""
+    found = {}
+    for table in TABLES:
+        columns, stored = study.store.select(f"SELECT * FROM {table}")
+        kept = [i for i, name in enumerate(columns) if name not in ("id", "provenance_id")]
+        found[table] = {tuple(row[i] for i in kept) for row in stored}
+    return found
+
+
+LENSES = "SELECT DISTINCT p.lens FROM protocol p JOIN {table} t ON t.protocol_id = p.id ORDER BY p.lens"
+TABLES = ("metric_value", "curve_point", "singular_value")
+WHOLE = {  # the columns that a curve or a spectrum has in common
+    "curve_point": "checkpoint_id, reference_key, protocol_id, curve", "metric_value": "checkpoint_id, reference_key, protocol_id",
+    "singular_value": "checkpoint_id, reference_key, protocol_id, matrix, layer, module",
+}
+
+
+def delete(study: Any, table: str, where: str) -> None:
+    with study.store.connection(writes=True) as connection:
+        assert connection.exec_driver_sql(f"DELETE FROM {table} WHERE {where}").rowcount > 0
+
+
+def test_all_lenses_are_measured_and_any_deleted_rows_come_back_exactly_and_alone(make_study: Make) -> None:
+    tiny = make_study("full_rank", "cola", metrics=EVERYTHING)
+    tasks = plan(tiny.store, tiny.study, tiny.root)
+    first = measure(tiny.store, tiny.study, tiny.root, progress=False)
+    assert (first.failed, first.blocked, first.units) == ([], [], len(tasks))
+    assert first.loads == 2 * 3, "every checkpoint is loaded once"
+    whole = every_row(tiny)
+    stored = [(table, lens) for table in TABLES for lens, in tiny.store.select(LENSES.format(table=table))[1]]
+    assert {lens for _, lens in stored} == {"activations", "curvature", "interpolation", "landscape", "spectra"}
+    for kind in (
+        "id = (SELECT MIN(t.id) {own})",                                        # the first
+        "id = (SELECT MAX(t.id) {own})",                                        # the last
+        "id IN (SELECT MAX(t.id) {own} GROUP BY {columns})",                    # the last of every curve and spectrum
+        "id = (SELECT t.id {own} ORDER BY t.id LIMIT 1 OFFSET (SELECT COUNT(*) / 2 {own}))",
+        "({plain}) IN (SELECT {columns} {own} ORDER BY t.id LIMIT 1)",          # a whole curve or spectrum
+    ):
+        for table, lens in stored:
+            own = f"FROM {table} t JOIN protocol p ON p.id = t.protocol_id WHERE p.lens = '{lens}'"
+            columns = ", ".join(f"t.{name}" for name in WHOLE[table].split(", "))
+            delete(tiny, table, kind.format(own=own, columns=columns, plain=WHOLE[table]))
+        lost = sum(len(whole[name] - rows) for name, rows in every_row(tiny).items())
+        outcome = measure(tiny.store, tiny.study, tiny.root, progress=False)
+        assert (outcome.failed, outcome.rows) == ([], lost), kind
+        assert every_row(tiny) == whole, kind
+    assert plan(tiny.store, tiny.study, tiny.root) == []
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_the_planner_knows_how_many_singular_values_a_method_has(name: str) -> None:
+    shape = ModelShape(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, rank=4)
+    settings = {"rank": 4} if "rank" in methods.get(name).Settings.model_fields else {}
+    made = create(name, settings)
+    config = SimpleNamespace(
+        method=name, settings=made.settings.model_dump(mode="json"), shape=shape, init_seed=0, data=SimpleNamespace(max_length=8),
+    )
+    model, made = build(config, 30, {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
+    found: Counter[str] = Counter()
+    for path, factor in made.factors(model).items():
+        found[place(path.rpartition(".")[0])[1]] += min(factor.shape)
+    lengths = spectrum_lengths(name, settings, shape.model_dump())
+    assert {module: factors for module, _, factors in lengths} == found
+    assert {module: dense for module, dense, _ in lengths} == dict.fromkeys(found, 16)
 
 
 def test_only_what_is_selected_is_measured(make_study: Make) -> None:
@@ -77,26 +141,6 @@ def test_only_what_is_selected_is_measured(make_study: Make) -> None:
         "JOIN checkpoint c ON c.id = m.checkpoint_id JOIN run r ON r.id = c.run_id"
     )[1]
     assert measured == [("cola", 10)]
-
-
-EVERYTHING = """
-- {lens: spectra}
-- {lens: interpolation, settings: {points: 5}}
-- {lens: activations}
-- {lens: landscape, settings: {directions: 2, components: [1, 5, 20]}}
-- {lens: curvature, settings: {probes: 2, iterations: 3}}
-"""
-
-
-def test_all_lenses_end_to_end(make_study: Make) -> None:
-    tiny = make_study("full_rank", "galore", "cola", "relora", metrics=EVERYTHING)
-    tasks = plan(tiny.store, tiny.study, tiny.root)
-    first = measure(tiny.store, tiny.study, tiny.root, progress=False)
-    assert first.failed == []
-    assert first.blocked == []
-    assert first.units == len(tasks)
-    assert first.loads == 4 * 3, "every checkpoint is loaded once"
-    assert plan(tiny.store, tiny.study, tiny.root) == []
 
 
 def damage(study: Any, method: str, step: int, change: Callable[[dict[str, torch.Tensor]], None]) -> None:

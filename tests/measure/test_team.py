@@ -70,9 +70,10 @@ def launch(study: Any, world: int = 2, breaks: int | None = None, **options: Any
 
 def content(store: Store) -> list[set[tuple[Any, ...]]]:
     """Values and curve points."""
+    pair = "checkpoint_id, reference_checkpoint_id, protocol_id"
     queries = (
-        "SELECT checkpoint_id, reference_checkpoint_id, protocol_id, metric, layer, module, value, standard_error, n FROM metric_value",
-        "SELECT checkpoint_id, reference_checkpoint_id, protocol_id, curve, position, mean, variance, n FROM curve_point",
+        f"SELECT {pair}, metric, layer, module, value, standard_error, n FROM metric_value",
+        f"SELECT {pair}, curve, position, mean, variance, n FROM curve_point",
     )
     return [set(store.select(query)[1]) for query in queries]
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from lowrank.config.schema import ModelShape
 from lowrank.export import dense_model
+from lowrank.measure.lengths import spectrum_lengths
 from lowrank.methods.base import create
 from lowrank.metrics.base import Alone, Batch, Panel, Point, Unit
 from lowrank.models import build, init_hash
@@ -106,6 +107,7 @@ class Arena:
                 points.append(Point(
                     checkpoint_id=checkpoint_id, run_id=run_id, method=method, scale="tiny", seed=seed, step=step, layers=2,
                     last=step == 20, width=16, rank=rank,
+                    lengths=spectrum_lengths(method, SETTINGS.get(method), SHAPE.model_dump()),
                     has_dense=current.method.has_dense, baseline=current.method.family == "baseline",
                     init_hash=init_hash(network(method, seed).model, current.method),
                 ))
