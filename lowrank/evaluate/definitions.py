@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from lowrank.evaluate.suites import TaskInfo
 
 BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".arrow": "arrow", ".csv": "csv"}
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev", "eval"), "test": ("test",)}
+SHARD = re.compile(r"-\d+-of-\d+(?:-[0-9a-f]+)?$")  # what follows the name of a split in one part of it
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,12 @@ def _local(name: str, info: TaskInfo, definition: Path, data_dir: Path) -> Path:
     subset = definition.stem if info.members else info.subset
     paths = _files(name, info, subset, data_dir)
     kind = paths[0].suffix.lower()
-    builder = BUILDERS.get(kind, info.text)
+    builder = BUILDERS.get(kind, "text")
     arrow = cache_folder() / "downstream" / "arrow"
     files = [str(path.resolve()) for path in paths]
     arguments: dict[str, Any] = {"data_files": {info.split: files}, "cache_dir": str(arrow.resolve())}
     if builder == "text":
-        arguments["sample_by"] = "paragraph"
+        arguments["sample_by"] = info.text
     body = {"include": str(definition.resolve()), "dataset_path": builder, "dataset_name": None, "dataset_kwargs": arguments}
     body |= {"training_split": None, "validation_split": None, "test_split": info.split}  # nothing but the scored split is needed
     if info.members:
@@ -97,22 +99,37 @@ def _local(name: str, info: TaskInfo, definition: Path, data_dir: Path) -> Path:
 
 
 def _files(name: str, info: TaskInfo, subset: str | None, data_dir: Path) -> list[Path]:
-    """The files of the scored split: named after it, below a folder of the subset where there are several."""
+    """The files of the scored split: those below a folder of the subset, if there is one, that bear the split's name."""
     folder = data_dir / name
     known = {*BUILDERS, ".txt"}
     here = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known and path.is_file())
-    of_split = [path for path in here if path.name.lower().startswith(SPLIT_NAMES[info.split])]
     if subset is not None:
-        inside = [path for path in of_split if subset in path.relative_to(folder).parts[:-1]]
+        inside = [path for path in here if subset in path.relative_to(folder).parts[:-1]]
         named = [path for path in here if path.name.split(".")[0] == subset]
-        of_split = inside or named or ([] if info.members else of_split)
-    if not of_split:
+        here = inside or named or ([] if info.members else here)
+        found = of_split(here, info.split) or named
+    else:
+        found = of_split(here, info.split)
+    if not found:
         what = f"{info.split} split" + (f" of '{subset}'" if info.members else "")
         raise EvaluationError(
             f"the task '{name}' finds no file of its {what} below {folder}; fetch it with: {fetch_command(name, info)}"
         )
-    first = of_split[0].suffix
-    return [path for path in of_split if path.suffix == first]
+    forms = {(path.parent, SHARD.sub("", path.stem), path.suffix) for path in found}
+    if len(forms) > 1:
+        several = ", ".join(str(path.relative_to(folder)) for path in found[:3])
+        raise EvaluationError(f"the task '{name}' finds several files of its {info.split} split below {folder} ({several}); leave one")
+    return found
+
+
+def of_split(paths: Sequence[Path], split: str) -> list[Path]:
+    """The files of a split among ``paths``, by the first of these that any has: the split's name as the whole name, shards
+    apart (``validation-00000-of-00001.parquet``, ``dev.txt``), as its end (``piqa_validation.parquet``), as that of the folder."""
+    words = SPLIT_NAMES[split]
+    stems = {path: SHARD.sub("", path.stem.lower()) for path in paths}
+    whole = [path for path in paths if stems[path] in words]
+    ending = [path for path in paths if re.split(r"[-_. ]", stems[path])[-1] in words]
+    return whole or ending or [path for path in paths if path.parent.name.lower() in words]
 
 
 def fetch_command(name: str, info: TaskInfo) -> str:

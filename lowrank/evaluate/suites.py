@@ -30,7 +30,7 @@ class TaskInfo(Config):
     fetch: str | None = None      # data set to download
     subset: str | None = None     # its configuration
     url: str | None = None        # of the data set's own file, where there is no data set to download
-    text: str = "text"            # what a .txt file of it holds
+    text: str = "line"            # what one item of a .txt file of it is: a line or a paragraph
 
     @property
     def all_metrics(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,42 @@ LOGIQA = "".join(
     f"\n{letter}\nThe cat sat on mat {n}.The dog ran.\nWhich of them ran?\nA.The cat.\nB.The dog.\nC.Both.\nD.None of them.\n"
     for n, letter in enumerate("bacd")
 )
-LOGIQA2 = "".join(json.dumps({
-    "id": n, "answer": n % 4, "text": f" The cat sat on mat {n}. ", "type": {"Necessary": True}, "question": "Which? ",
-    "options": ["a ", "b", "c", "d"],
+LOGIQA2 = "".join(json.dumps({  # `type` has other keys in every line, and may have none
+    "id": n, "answer": n % 4, "text": f" The cat sat on mat {n}. ", "question": "Which? ", "options": ["a ", "b", "c", "d"],
+    "type": {f"Reasoning {n}": True} if n else {},
 }) + "\n" for n in range(4))
+LETTERED = {"text": ["a mat", "a dog", "a red house"], "label": ["A", "B", "C"]}
+HUB: dict[str, tuple[str, list[dict[str, Any]]]] = {  # the scored file as the hub has it, below the folder of the task
+    "hellaswag": ("data/validation-00000-of-00001.parquet", HELLASWAG),
+    "piqa": ("piqa_validation.parquet", [{"goal": f"To sit {n}", "sol1": "use a mat", "sol2": "use it", "label": n % 2} for n in range(4)]),
+    "copa": ("copa/validation-00000-of-00001.parquet", [{
+        "premise": f"The dog {n} ran.", "choice1": "It was old.", "choice2": "The cat sat.", "question": ("cause", "effect")[n % 2],
+        "idx": n, "label": n % 2,
+    } for n in range(4)]),
+    "swag": ("regular/validation-00000-of-00001.parquet", [{
+        "video-id": "v", "fold-ind": str(n), "startphrase": f"A cat {n} sat. It", "sent1": "A cat sat.", "sent2": "It",
+        "gold-source": "gold", "ending0": "ran.", "ending1": "was red.", "ending2": "sat on it.", "ending3": "ran to a mat.",
+        "label": n % 4,
+    } for n in range(3)]),
+    "openbookqa": ("main/test-00000-of-00001.parquet", [
+        {"id": str(n), "question_stem": f"A cat {n} sat on", "choices": LETTERED, "answerKey": "ABC"[n]} for n in range(3)
+    ]),
+    "arc_easy": ("ARC-Easy/test-00000-of-00001.parquet", [
+        {"id": "a", "question": "Where?", "choices": LETTERED, "answerKey": "C"},
+        {"id": "b", "question": "Who ran?", "choices": {"text": ["cat", "dog"], "label": ["1", "2"]}, "answerKey": "2"},
+    ]),
+    "qa4mre_2013": ("2013.main.EN/train-00000-of-00001.parquet", [{
+        "topic_id": "1", "topic_name": "t", "test_id": "1", "document_id": "1", "document_str": " The cat sat. ", "question_id": str(n),
+        "question_str": "Who sat?", "answer_options": {"answer_id": ["1", "2"], "answer_str": ["a dog", "the cat"]},
+        "correct_answer_id": "2", "correct_answer_str": "the cat",
+    } for n in range(2)]),
+    "record": ("record/validation-00000-of-00001.parquet", RECORD),
+}
+PAIRS = [{
+    "sentence_good": f"The cat {n} sat.", "sentence_bad": f"The cat {n} sit.", "field": "syntax", "linguistics_term": "agreement",
+    "UID": "x", "simple_LM_method": True, "one_prefix_method": False, "two_prefix_method": False, "lexically_identical": False,
+    "pair_id": n,
+} for n in range(2)]
 
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -52,39 +85,78 @@ def text(path: Path, body: str) -> None:
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    """Four data sets as `hf download` and `curl` leave them, with other splits and subsets beside."""
+    """The data sets as `hf download` and `curl` leave them, with other splits and subsets beside."""
     here = tmp_path / "data"
-    parquet(here / "hellaswag/data/validation-00000-of-00001.parquet", HELLASWAG)
-    parquet(here / "hellaswag/data/train-00000-of-00001.parquet", HELLASWAG[:1])
-    parquet(here / "record/record/validation-00000-of-00001.parquet", RECORD)
-    parquet(here / "record/copa/validation-00000-of-00001.parquet", [{"premise": "x"}])
+    for name, (file, rows) in HUB.items():
+        parquet(here / name / file.replace("validation", "train").replace("test-", "train-"), [{"x": 1}])
+        parquet(here / name / file, rows)
+        if "/" in file:
+            parquet(here / name / "other" / Path(file).name, [{"x": 1}])
+    (here / "hellaswag/other/validation-00000-of-00001.parquet").unlink()  # it has no subsets
+    for path in definitions.define("blimp", PUBLISHED.tasks["blimp"], None, None).files:
+        parquet(here / "blimp" / path.stem / "train-00000-of-00001.parquet", PAIRS)
     text(here / "logiqa/test.txt", LOGIQA)
     text(here / "logiqa2/test.txt", LOGIQA2)
     return here
 
 
-def test_tasks_of_the_published_suite_run_from_local_files(make_study: Make, data_dir: Path) -> None:
+def test_the_whole_published_suite_runs_from_local_files(make_study: Make, data_dir: Path) -> None:
     tiny = make_study("full_rank")
-    settings = Downstream(
-        suites=("published",), tasks=("hellaswag", "record", "logiqa", "logiqa2", "piqa"), every=None, batch_size=4,
-        data_dir=str(data_dir),
-    )
+    settings = Downstream(suites=("published",), every=None, batch_size=4, data_dir=str(data_dir))
     outcome = evaluate(tiny.store, tiny.study, tiny.root, settings, progress=False)
-    assert outcome.units == 4
-    (missing,) = outcome.failed
-    assert missing == (
+    assert outcome.failed == []
+    assert outcome.units == 11
+    found = {(s.task, s.metric): s for s in tiny.store.find(records.DownstreamScore)}
+    assert {task: s.n for (task, metric), s in found.items() if metric == "margin"} == {
+        "hellaswag": 6, "piqa": 4, "copa": 4, "swag": 3, "openbookqa": 3, "arc_easy": 2, "qa4mre_2013": 2, "record": 5,
+        "blimp": 134, "logiqa": 4, "logiqa2": 4,
+    }
+    for task in PUBLISHED.tasks:
+        own = {"record": {"f1", "em"}, "copa": {"acc"}, "blimp": {"acc"}}.get(task, {"acc", "acc_norm"})
+        assert {metric for name, metric in found if name == task} == own | {"margin", "bits_per_byte"}
+    chances = {task: s.chance for (task, metric), s in found.items() if metric in ("acc", "em")}
+    assert chances == pytest.approx({
+        "hellaswag": 1 / 4, "piqa": 1 / 2, "copa": 1 / 2, "swag": 1 / 4, "openbookqa": 1 / 3, "arc_easy": (1 / 3 + 1 / 2) / 2,
+        "qa4mre_2013": 1 / 2, "record": 1 / 3, "blimp": 1 / 2, "logiqa": 1 / 4, "logiqa2": 1 / 4,
+    })
+    assert {task: s.task_version for (task, metric), s in found.items() if metric == "margin"} == {
+        **dict.fromkeys(PUBLISHED.tasks, "1.0"), "record": "2.0", "logiqa2": "0.0",
+    }
+    assert found["logiqa", "acc"].note.endswith("were cut on the left to fit the model")
+
+
+def test_a_task_without_its_file_stops_no_other(make_study: Make, data_dir: Path) -> None:
+    tiny = make_study("full_rank")
+    (data_dir / "piqa/piqa_validation.parquet").unlink()
+    settings = Downstream(suites=("published",), tasks=("copa", "piqa"), every=None, data_dir=str(data_dir))
+    outcome = evaluate(tiny.store, tiny.study, tiny.root, settings, progress=False)
+    assert outcome.units == 1
+    assert outcome.failed == [
         f"published/piqa: the task 'piqa' finds no file of its validation split below {data_dir / 'piqa'}; "
         "fetch it with: hf download --repo-type dataset baber/piqa --local-dir DIR/piqa"
-    )
-    found = {(s.task, s.metric): s for s in tiny.store.find(records.DownstreamScore)}
-    assert {task: n for (task, _), n in ((key, s.n) for key, s in found.items())} == {
-        "hellaswag": 6, "record": 5, "logiqa": 4, "logiqa2": 4,
-    }
-    assert {m for task, m in found if task == "hellaswag"} == {"acc", "acc_norm", "margin", "bits_per_byte"}
-    assert {m for task, m in found if task == "record"} == {"f1", "em", "margin", "bits_per_byte"}
-    assert (found["hellaswag", "acc"].chance, found["record", "em"].chance) == (0.25, pytest.approx(1 / 3))
-    assert found["hellaswag", "acc"].task_version == "1.0"
-    assert found["logiqa", "acc"].note.endswith("were cut on the left to fit the model")
+    ]
+
+
+@pytest.mark.parametrize(("files", "chosen"), [
+    (["data/validation-00000-of-00002.parquet", "data/validation-00001-of-00002.parquet", "data/train-00000-of-00001.parquet"], 2),
+    (["piqa_validation.parquet", "piqa_train.parquet"], 1),
+    (["default/validation/0000.parquet", "default/train/0000.parquet"], 1),
+    (["data/hellaswag_val.jsonl", "data/hellaswag_train.jsonl"], 1),
+    (["dev.jsonl", "validation_notes.jsonl", "dev_zh.jsonl"], 1),
+    (["validation-00000-of-00001-85693e1c669ad174.parquet", "test.parquet"], 1),
+])
+def test_the_scored_split_is_found_by_its_name(tmp_path: Path, files: list[str], chosen: int) -> None:
+    for file in files:
+        text(tmp_path / "piqa" / file, "{}")
+    found = definitions._files("piqa", PUBLISHED.tasks["piqa"], None, tmp_path)
+    assert [str(path.relative_to(tmp_path / "piqa")) for path in found] == files[:chosen]
+
+
+def test_several_files_of_one_split_are_named(tmp_path: Path) -> None:
+    for file in ("a/test.txt", "b/test.txt"):
+        text(tmp_path / "logiqa2" / file, LOGIQA2)
+    with pytest.raises(EvaluationError, match=r"several files of its test split below \S+ \(a/test.txt, b/test.txt\); leave one"):
+        definitions.define("logiqa2", PUBLISHED.tasks["logiqa2"], tmp_path, None)
 
 
 def test_items_are_asked_as_the_data_set_says(data_dir: Path) -> None:
@@ -103,14 +175,14 @@ def test_items_are_asked_as_the_data_set_says(data_dir: Path) -> None:
 
 
 def test_a_group_needs_every_member(data_dir: Path) -> None:
-    pairs = [{"sentence_good": f"The cat {n} sat.", "sentence_bad": f"The cat {n} sit."} for n in range(2)]
-    parquet(data_dir / "blimp/adjunct_island/train-00000-of-00001.parquet", pairs)
+    shutil.rmtree(data_dir / "blimp/anaphor_gender_agreement")
     with pytest.raises(EvaluationError, match="'blimp' finds no file of its train split of 'anaphor_gender_agreement'"):
         definitions.define("blimp", PUBLISHED.tasks["blimp"], data_dir, None)
+    shutil.rmtree(data_dir / "blimp")
     installed = definitions.define("blimp", PUBLISHED.tasks["blimp"], None, None)
     assert len(installed.files) == 67
     for path in installed.files:
-        text(data_dir / "blimp" / f"{path.stem}.jsonl", "".join(json.dumps(pair) + "\n" for pair in pairs))
+        text(data_dir / "blimp" / f"{path.stem}.jsonl", "".join(json.dumps(pair) + "\n" for pair in PAIRS))
     chosen = definitions.define("blimp", PUBLISHED.tasks["blimp"], data_dir, None)
     few = definitions.Definition("blimp", chosen.files[:3], chosen.origin)
     task = harness.load(few, None)
