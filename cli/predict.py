@@ -11,22 +11,6 @@ from .options import database_option, json_option, open_store
 from .output import emit
 
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-COLUMNS = (
-    "scheme",
-    "feature_set",
-    "selection",
-    "model",
-    "n",
-    "n_excluded",
-    "pearson",
-    "pearson_low",
-    "pearson_high",
-    "spearman",
-    "r2",
-    "r2_in_sample",
-    "ranking_accuracy",
-    "permutation_p",
-)
 
 
 @click.command()
@@ -86,6 +70,7 @@ def predict(
       lowrank predict studies/demo.yaml --features log_perplexity,ccbh --scheme lomo --json
     """
     from lowrank.config import load_study
+    from lowrank.predict import FIGURES
     from lowrank.predict import predict as run
     from lowrank.study import study_root
 
@@ -96,5 +81,5 @@ def predict(
         summary = run(store, study.name, protocol=protocol, every=every, permutations=permutations, **chosen)
     for note in summary.notes:
         click.echo(f"note: {note}", err=True)
-    emit([{name: getattr(fit, name) for name in COLUMNS} for fit in summary.fits], as_json, COLUMNS)
+    emit([{name: getattr(fit, name) for name in FIGURES} for fit in summary.fits], as_json, tuple(FIGURES))
     click.echo(f"{study.name}: {summary.added} fits added, {len(summary.fits) - summary.added} known", err=True)

@@ -23,6 +23,7 @@ from lowrank.errors import LowrankError, UnknownNameError
 
 MODELS = ("linear", "ridge")
 PENALTIES = tuple(float(p) for p in np.logspace(-2, 4, 13))
+FEWEST = 3  # rows of a fold whose correlation means anything; that of two points is always 1 or -1
 INNER_FOLDS = 5  # at most, of the search for the penalty
 Floats = NDArray[np.float64]
 Selection = Callable[[pd.DataFrame, Floats, NDArray[np.intp]], list[str]]
@@ -40,7 +41,7 @@ class CrossValidation:
     ``predicted`` and ``fold`` (the group that was left out) are in the order of the rows. ``r2`` is
     1 - Σ(y - ŷ)²/Σ(y - ȳ)² of the out-of-fold predictions, ``r2_in_sample`` that of one fit to all rows.
     ``ranking_accuracy`` is the share of pairs of rows whose order is predicted, ties counting a half.
-    ``per_fold`` holds for each group: rows, pearson, rmse and, where they were selected, the features.
+    ``per_fold`` holds for each group: rows, pearson (nan below three rows), rmse and, where they were selected, the features.
     """
 
     predicted: Floats
@@ -81,7 +82,7 @@ def cross_validate(
         predicted[test] = fitted.predict(frame.iloc[test][columns].to_numpy())
         per_fold[str(labels[test[0]])] = {
             "rows": len(test),
-            "pearson": correlation(y[test], predicted[test]),
+            "pearson": correlation(y[test], predicted[test]) if len(test) >= FEWEST else float("nan"),
             "rmse": float(np.sqrt(np.mean((y[test] - predicted[test]) ** 2))),
             **({"features": columns} if select else {}),
         }

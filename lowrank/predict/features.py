@@ -18,8 +18,8 @@ LOSS = "log_perplexity"  # ln of the perplexity: the validation loss, nats a tok
 TARGET = "downstream_mean"
 PUBLISHED_GEOMETRY = (
     "ccbh",
-    "activation_cka",
-    "activation_l2",
+    "activation_cka_mean",
+    "activation_l2_mean",
     "stable_rank_dw",
     "effective_rank_dw",
     "threshold_rank_w",
@@ -54,10 +54,10 @@ class FeatureTable:
         """A readable name for each row."""
         return [label(row) for row in self.frame[IDENTITY].itertuples(index=False, name=None)]
 
-    def content_hash(self, names: Sequence[str]) -> str:
-        """SHA-256 over what a fit of ``names`` sees: natural keys, features and target, in the order of the keys."""
+    def content_hash(self, names: Sequence[str], *settings: int) -> str:
+        """SHA-256 over what a fit of ``names`` sees: keys, features and target in the order of the keys, and ``settings``."""
         rows = self.frame.sort_values(IDENTITY)[[*IDENTITY, *names, TARGET]].to_numpy(dtype=object).tolist()
-        text = json.dumps([list(names), [[v if isinstance(v, str) else repr(float(v)) for v in row] for row in rows]])
+        text = json.dumps([list(names), settings, [[v if isinstance(v, str) else repr(float(v)) for v in row] for row in rows]])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -71,7 +71,8 @@ def feature_table(store: Store, study: str, protocol: str = "exact", every: int 
     """All checkpoints of a study after step 0 that have a downstream score, with every aggregate metric as a feature.
 
     ``every`` keeps each run's every second, third … of these, the last one among them. Of several protocols of one
-    name the newest counts for each metric. Raises PredictError where nothing has been evaluated downstream.
+    name the newest counts for each metric, of several runs of one method, variant, scale and seed the newest. Raises
+    PredictError where nothing has been evaluated downstream.
     """
     columns, rows = queries.get("feature_values").run(store, {"study": study, "protocol": protocol})
     values = pd.DataFrame(rows, columns=columns)
@@ -83,7 +84,8 @@ def feature_table(store: Store, study: str, protocol: str = "exact", every: int 
     if scores.empty:
         raise PredictError(f"no checkpoint of the study '{study}' has a downstream score; run: lowrank evaluate FILE")
     target = primary_scores(scores)
-    features = values[values["role"].isin(["loss", "feature"])]
+    features = values[values["role"].isin(["loss", "feature"])].copy()
+    features["name"] = features["name"].map(feature_name)
     wide = features.pivot_table(index="checkpoint_id", columns="name", values="value", aggfunc="mean", dropna=False)
     own = features.groupby("checkpoint_id")["own_reference"].max()
     keys = values[KEYS].drop_duplicates("checkpoint_id").set_index("checkpoint_id")
@@ -93,12 +95,14 @@ def feature_table(store: Store, study: str, protocol: str = "exact", every: int 
     return FeatureTable(frame.reset_index(drop=True), tuple(str(c) for c in wide.columns), tuple(sorted(set(scores["name"]))))
 
 
+def feature_name(metric: str) -> str:
+    """The feature that a metric's aggregate is: the metric, and for activations their mean over layers by that name."""
+    return f"{metric}_mean" if metric.startswith("activation_") and not metric.endswith("_mean") else metric
+
+
 def newest(values: pd.DataFrame) -> pd.DataFrame:
-    """Of each name the rows of its newest protocol, and of each method, scale and seed the newest run."""
-    latest = values.groupby("name")["protocol_id"].transform("max")
-    values = values[values["protocol_id"] == latest]
-    run = values.groupby(["scale", "method", "variant", "seed"])["run_id"].transform("max")
-    return values[values["run_id"] == run].copy()
+    """Of each name the rows of its newest protocol."""
+    return values[values["protocol_id"] == values.groupby("name")["protocol_id"].transform("max")].copy()
 
 
 def primary_scores(scores: pd.DataFrame) -> pd.Series[float]:
@@ -134,7 +138,7 @@ def resolve_set(name: str, known: Sequence[str]) -> tuple[str, ...]:
     """The features of a set: one of :data:`SETS`, or names joined by commas, each of them known."""
     if name in SETS:
         return SETS[name]
-    names = tuple(part.strip() for part in name.split(",") if part.strip())
+    names = tuple(feature_name(part.strip()) for part in name.split(",") if part.strip())
     for part in names:
         if part not in known:
             raise UnknownNameError("feature or feature set", part, [*SETS, *known])

@@ -7,11 +7,13 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import LeaveOneGroupOut
+from sklearn.preprocessing import StandardScaler
 
 from lowrank.predict.crossval import Floats
 
 RESAMPLES = 2000
 PERMUTATIONS = 199
+ROUNDING = 1e-12  # gains closer than this are equal: another order of the same sums
 
 
 def bootstrap_pearson(
@@ -53,45 +55,43 @@ def permutation_p(
 ) -> float:
     """P value of: the features ``added`` say nothing about the target that ``base`` does not.
 
-    Statistic: the out-of-fold R² of both feature sets together. Under the hypothesis, what ``added`` holds beyond its
-    linear regression on ``base`` can be exchanged between runs; whole runs are exchanged, row k of one for row k of
-    the other, so that the dependence within a run stays (after Freedman and Lane 1983). Linear model;
-    (1 + how many permutations do at least as well) / (1 + permutations).
+    Statistic: by how much ``added`` raises the pooled out-of-fold R² of ``base``, linear model. What the target holds
+    beyond its linear regression on ``base`` is exchanged between runs (Freedman and Lane 1983): all features stay
+    where they are, with their dependence on one another and on the groups. Whole runs are exchanged, row k of one for row
+    k of the other, so that the dependence within a run stays, and only runs of equally many rows, so that every
+    exchange is a permutation. (1 + how many permutations gain at least as much) / (1 + permutations).
     """
     labels, runs = np.asarray(groups, dtype=object), np.asarray(clusters, dtype=object)
-    known, extra = base.to_numpy(dtype=float), added.to_numpy(dtype=float)
-    explained = LinearRegression().fit(known, extra).predict(known)
+    known, y = base.to_numpy(dtype=float), np.asarray(target, dtype=float)
+    explained = LinearRegression().fit(known, y).predict(known)
     generator = np.random.default_rng(seed)
     orders = [np.arange(len(runs)), *(exchange(runs, generator) for _ in range(permutations))]
-    blocks = np.stack([np.hstack([known, explained + (extra - explained)[order]]) for order in orders])
-    scores = out_of_fold_r2(blocks, np.asarray(target, dtype=float), labels)
-    return float(1 + (scores[1:] >= scores[0]).sum()) / (1 + permutations)
+    targets = explained[:, None] + (y - explained)[np.stack(orders, axis=1)]
+    both = np.hstack([known, added.to_numpy(dtype=float)])
+    gain = out_of_fold_r2(both, targets, labels) - out_of_fold_r2(known, targets, labels)
+    return float(1 + (gain[1:] >= gain[0] - ROUNDING).sum()) / (1 + permutations)
 
 
-def out_of_fold_r2(blocks: Floats, target: Floats, groups: NDArray[np.object_]) -> Floats:
-    """Pooled out-of-fold R² of least squares for many feature blocks (blocks, rows, columns) at once.
+def out_of_fold_r2(features: Floats, targets: Floats, groups: NDArray[np.object_]) -> Floats:
+    """Pooled out-of-fold R² of least squares for many targets (rows, targets) on the same features (rows, columns).
 
-    The same figure as :func:`~lowrank.predict.crossval.cross_validate`'s, by batched normal equations on features that
-    are standardised in each training fold.
+    The same figure as :func:`~lowrank.predict.crossval.cross_validate`'s for each of them.
     """
-    residual = np.zeros((len(blocks), len(target)))
-    for train, test in LeaveOneGroupOut().split(target, target, groups):
-        X, mean = blocks[:, train], target[train].mean()
-        centre, deviation = X.mean(axis=1, keepdims=True), X.std(axis=1, keepdims=True)
-        deviation[deviation == 0] = 1.0
-        X, left = (X - centre) / deviation, (blocks[:, test] - centre) / deviation
-        gram = np.swapaxes(X, 1, 2) @ X
-        weights = np.linalg.pinv(gram, rcond=1e-13, hermitian=True) @ (np.swapaxes(X, 1, 2) @ (target[train] - mean)[:, None])
-        residual[:, test] = target[test] - mean - (left @ weights)[..., 0]
-    total: Floats = 1.0 - (residual**2).sum(axis=1) / ((target - target.mean()) ** 2).sum()
+    residual = np.empty_like(targets)
+    for train, test in LeaveOneGroupOut().split(features, groups=groups):
+        scaler = StandardScaler().fit(features[train])
+        model = LinearRegression().fit(scaler.transform(features[train]), targets[train])
+        residual[test] = targets[test] - model.predict(scaler.transform(features[test]))
+    total: Floats = 1.0 - (residual**2).sum(axis=0) / ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
     return total
 
 
 def exchange(runs: NDArray[np.object_], generator: np.random.Generator) -> NDArray[np.intp]:
-    """For each row, the row whose residual it gets: runs permuted, positions within them kept (cyclic where lengths differ)."""
+    """For each row, the row whose residual it gets: runs of equally many rows permuted, positions within them kept."""
     members = [np.flatnonzero(runs == run) for run in dict.fromkeys(runs)]
     source = np.empty(len(runs), dtype=np.intp)
-    for own, other in zip(members, generator.permutation(len(members)), strict=True):
-        theirs = members[other]
-        source[own] = theirs[np.arange(len(own)) % len(theirs)]
+    for length in sorted({len(rows) for rows in members}):
+        alike = [rows for rows in members if len(rows) == length]
+        for own, other in zip(alike, generator.permutation(len(alike)), strict=True):
+            source[own] = alike[other]
     return source

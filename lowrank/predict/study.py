@@ -25,8 +25,29 @@ SELECTIONS = {
     "all_rows": "chosen on all rows before cross-validation, as published",
     "nested": "chosen inside each training fold",
 }
+REVISION = 2
+"""Of what a fit computes from its rows; 2: the permutation test exchanges what the target holds beyond the loss."""
 WITHOUT_REFERENCE = "/without_reference"
 """Suffix of a feature set whose rows leave out those that activations are compared with (CKA 1, L2 0 by definition)."""
+
+
+FIGURES = {
+    "scheme": "scheme",
+    "feature_set": "features",
+    "selection": "selection",
+    "model": "model",
+    "n": "rows",
+    "n_excluded": "left out",
+    "pearson": "Pearson",
+    "pearson_low": "low",
+    "pearson_high": "high",
+    "spearman": "Spearman",
+    "r2": "R²",
+    "r2_in_sample": "R² in sample",
+    "ranking_accuracy": "ranking",
+    "permutation_p": "p",
+}
+"""What is told of a fit, in order: its column → a heading."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +133,10 @@ def prepared(
         )
     if excluded:
         notes.append(lacking(table, union, excluded))
+    partial = {f: int(rows.frame[f].isna().sum()) for f in rows.features if rows.frame[f].isna().any()}
+    if partial and any(name in SETS and sets[name] != (LOSS,) for name in sets):
+        listed = ", ".join(f"{f} ({n} of {len(rows.frame)})" for f, n in partial.items())
+        notes.append(f"no candidates for selection, for want of a finite value in some rows: {listed}; run: lowrank measure FILE")
     for name in list(sets):
         constant = [f for f in sets[name] if rows.frame[f].nunique() == 1]
         if constant and name not in SETS:
@@ -198,7 +223,7 @@ def add_fit(
         "scheme": spec.scheme,
         "model": spec.model,
         "target": TARGET,
-        "input_hash": rows.content_hash(candidates),
+        "input_hash": rows.content_hash(candidates, REVISION, tested(spec, candidates, permutations)),
     }
     known = store.first(PredictorFit, **key)
     if known is not None:
@@ -214,6 +239,12 @@ def add_fit(
         store.add_all(predictions_of(stored, predictions))
     summary.fits.append(stored)
     summary.added += 1
+
+
+def tested(spec: Spec, candidates: tuple[str, ...], permutations: int) -> int:
+    """How many permutations test what a fit's geometry adds to the loss; 0 where there is nothing to test."""
+    wanted = LOSS in candidates and len(candidates) > 1 and spec.selection == "fixed" and spec.model == "linear"
+    return permutations if wanted else 0
 
 
 def selectable(rows: FeatureTable, features: tuple[str, ...]) -> tuple[str, ...]:
@@ -239,17 +270,13 @@ def fitted(
     X, y, groups, runs = frame[list(names)], frame[TARGET].to_numpy(dtype=float), frame[column].astype(str), frame["run"]
     result = cross_validate(X, y, groups, spec.model, select=select, inner_groups=runs)
     low, high = bootstrap_pearson(y, result.predicted, runs)
-    tested = bool(fixed) and len(names) > 1 and spec.selection == "fixed" and spec.model == "linear" and permutations > 0
-    p = (
-        permutation_p(X[list(fixed)], X[[f for f in names if f not in fixed]], y, groups, runs, permutations=permutations)
-        if tested
-        else None
-    )
+    draws, added = tested(spec, candidates, permutations), [f for f in names if f not in fixed]
+    p = permutation_p(X[list(fixed)], X[added], y, groups, runs, permutations=draws) if draws else None
     details = {
         "per_fold": {fold: {k: plain(v) for k, v in values.items()} for fold, values in result.per_fold.items()},
         "clusters": int(runs.nunique()),
         "interval": "percentile bootstrap over runs, 95%",
-        "permutations": permutations if tested else 0,
+        "permutations": draws,
         "kept_features": KEPT if select else len(names),
         "without_reference": spec.without_reference,
     }

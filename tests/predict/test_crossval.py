@@ -13,8 +13,8 @@ from sklearn.preprocessing import StandardScaler
 
 from lowrank.errors import UnknownNameError
 from lowrank.predict import PredictError, cross_validate
-from lowrank.predict.crossval import INNER_FOLDS, PENALTIES, GroupedRidge, ranking_accuracy
-from lowrank.predict.inference import bootstrap_pearson, out_of_fold_r2, permutation_p
+from lowrank.predict.crossval import INNER_FOLDS, PENALTIES, GroupedRidge, Selection, ranking_accuracy
+from lowrank.predict.inference import bootstrap_pearson, exchange, out_of_fold_r2, permutation_p
 from lowrank.predict.published import published_check, published_rows
 from lowrank.predict.selection import consistent, correlations, nested
 from lowrank.store import Store
@@ -49,13 +49,23 @@ def test_linear_predictions_are_scikit_learns() -> None:
     assert [found.per_fold[str(g)]["rows"] for g in range(4)] == [12] * 4
 
 
+@pytest.mark.parametrize("select", [None, nested(np.arange(48) // 16, keep=1)], ids=["fixed", "nested"])
 @pytest.mark.parametrize("model", ["linear", "ridge"])
-def test_a_group_is_predicted_without_its_targets(model: str) -> None:
+def test_a_group_is_predicted_without_its_targets(model: str, select: Selection | None) -> None:
     X, y, groups = problem()
-    changed = np.where(groups == 2, y + 1000.0, y)
-    before, after = cross_validate(X, y, groups, model), cross_validate(X, changed, groups, model)
+    changed = np.where(groups == 2, 1000.0 * X["f0"], y)  # in this group alone another feature would be chosen
+    before, after = (cross_validate(X, target, groups, model, select=select) for target in (y, changed))
     np.testing.assert_array_equal(before.predicted[groups == 2], after.predicted[groups == 2])
     assert not np.allclose(before.predicted[groups != 2], after.predicted[groups != 2])
+
+
+@pytest.mark.parametrize("model", ["linear", "ridge"])
+def test_a_group_has_no_say_in_how_features_are_standardised(model: str) -> None:
+    X, y, groups = problem()
+    changed = X.copy()
+    changed.loc[np.flatnonzero(groups == 2)[0]] *= 1e6
+    before, after = (cross_validate(table, y, groups, model).predicted for table in (X, changed))
+    np.testing.assert_array_equal(before[groups == 2][1:], after[groups == 2][1:])
 
 
 def test_the_ridge_chooses_the_penalty_of_a_grid_search() -> None:
@@ -151,12 +161,68 @@ def test_the_bootstrap_draws_whole_runs() -> None:
     assert np.isnan(bootstrap_pearson(y[:12], p[:12], runs[:12])).all()
 
 
-def test_many_blocks_at_once_give_the_figures_of_one_by_one() -> None:
+def test_many_targets_at_once_give_the_figures_of_one_by_one() -> None:
     X, y, groups = problem(columns=4)
     X["twice"] = 2 * X["f0"]  # singular: both take the least-norm solution
-    blocks = np.stack([X.to_numpy(), X.to_numpy()[::-1]])
-    expected = [cross_validate(pd.DataFrame(block), y, groups).r2 for block in blocks]
-    np.testing.assert_allclose(out_of_fold_r2(blocks, y, groups.astype(object)), expected, rtol=1e-8)
+    targets = np.stack([y, y[::-1]], axis=1)
+    expected = [cross_validate(X, target, groups).r2 for target in targets.T]
+    np.testing.assert_allclose(out_of_fold_r2(X.to_numpy(), targets, groups.astype(object)), expected, rtol=1e-8)
+
+
+def hand_r2(X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> float:
+    """Out-of-fold R² of least squares by normal equations, written for this test alone."""
+    predicted = np.empty(len(y))
+    for group in np.unique(groups):
+        left = groups == group
+        A = np.column_stack([np.ones((~left).sum()), X[~left]])
+        predicted[left] = np.column_stack([np.ones(left.sum()), X[left]]) @ np.linalg.solve(A.T @ A, A.T @ y[~left])
+    return float(1 - ((y - predicted) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+
+
+def test_the_p_value_is_that_of_exchanging_residuals_by_hand() -> None:
+    generator = np.random.default_rng(3)
+    runs, groups = np.repeat(np.arange(6), 4).astype(object), np.repeat(np.arange(3), 8)
+    loss, geometry = generator.normal(size=(24, 1)), generator.normal(size=(24, 2))
+    y = loss[:, 0] + 0.5 * geometry[:, 0] + generator.normal(size=24)
+    line = np.polynomial.Polynomial.fit(loss[:, 0], y, 1)(loss[:, 0])
+    gains, draws = [], np.random.default_rng(8)
+    for k in range(40):
+        order = np.arange(6) if k == 0 else draws.permutation(6)
+        target = line + (y - line).reshape(6, 4)[order].ravel()
+        gains.append(hand_r2(np.hstack([loss, geometry]), target, groups) - hand_r2(loss, target, groups))
+    expected = (1 + sum(g >= gains[0] for g in gains[1:])) / 40
+    frames = pd.DataFrame(loss), pd.DataFrame(geometry)
+    assert permutation_p(*frames, y, groups, runs, permutations=39, seed=8) == pytest.approx(expected)
+
+
+def test_the_test_keeps_its_level_where_geometry_only_tells_the_group() -> None:
+    """Features that differ between groups and say nothing about the target: small p values are as rare as they should be."""
+    found = []
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        runs = np.repeat(np.arange(12), 5)
+        loss = generator.normal(size=60)
+        geometry = pd.DataFrame({"g": 3.0 * (runs % 3) + generator.normal(size=12)[runs] + 0.3 * generator.normal(size=60)})
+        y = loss + generator.normal(size=12)[runs] + 0.3 * generator.normal(size=60)
+        found.append(permutation_p(pd.DataFrame({"loss": loss}), geometry, y, runs % 3, runs, permutations=39, seed=seed))
+    assert 0.35 < np.mean(found) < 0.65
+    assert np.mean(np.array(found) <= 0.1) <= 0.2
+
+
+def test_runs_of_different_length_are_not_exchanged() -> None:
+    runs = np.array(["a"] * 3 + ["b"] * 2 + ["c"] * 3, dtype=object)
+    for seed in range(8):
+        order = exchange(runs, np.random.default_rng(seed))
+        assert sorted(order) == list(range(8))
+        assert list(order[3:5]) == [3, 4]
+        assert list(order[:3]) in ([0, 1, 2], [5, 6, 7])
+
+
+def test_two_rows_have_no_correlation_of_their_own() -> None:
+    X, y, _ = problem(rows=6, columns=1)
+    found = cross_validate(X, y, np.array([0, 0, 1, 1, 1, 1]))
+    assert np.isnan(found.per_fold["0"]["pearson"])
+    assert found.per_fold["1"]["pearson"] == pytest.approx(np.corrcoef(y[2:], found.predicted[2:])[0, 1])
 
 
 @pytest.mark.parametrize(("weight", "adds"), [(1.0, True), (0.0, False)])

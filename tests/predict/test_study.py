@@ -166,6 +166,37 @@ def test_an_unknown_study_is_refused(sqlite_store_url: str) -> None:
         predict(store, "demo", **FAST)
 
 
+def test_more_permutations_are_another_fit(study: Callable[..., Store]) -> None:
+    store = study()
+    given: dict[str, Any] = {"feature_sets": ("loss_plus_geometry",), "schemes": ("lomo",), "selections": ("fixed",)}
+    first = predict(store, "demo", **given, **FAST)
+    second = predict(store, "demo", **given, **{**FAST, "permutations": 19})
+    assert second.added == 2  # with and without the reference
+    assert {fit.details["permutations"] for fit in first.fits} == {9}
+    assert {fit.details["permutations"] for fit in second.fits} == {19}
+
+
+def test_activations_go_by_their_mean_and_by_their_metric(study: Callable[..., Store]) -> None:
+    store = study()
+    given: dict[str, Any] = {"schemes": ("lomo",), "selections": ("fixed",)}
+    one = predict(store, "demo", feature_sets=("activation_cka_mean",), **given, **FAST).fits
+    other = predict(store, "demo", feature_sets=("activation_cka",), **given, **FAST).fits
+    assert [fit.features for fit in one] == [fit.features for fit in other]
+    assert one[0].features["names"] == ["activation_cka_mean"]
+    assert [fit.pearson for fit in one] == [fit.pearson for fit in other]
+
+
+def test_a_feature_of_some_rows_is_no_candidate_and_told(study: Callable[..., Store]) -> None:
+    store = study()
+    protocol = store.find(MetricValue, metric="stable_rank_w")[0].protocol_id
+    some = store.find(Checkpoint, step=300)[0]
+    store.add(MetricValue(checkpoint_id=some.id or 0, protocol_id=protocol, metric="hessian_trace", value=2.0))
+    summary = predict(store, "demo", feature_sets=("geometry_only",), schemes=("lomo",), **FAST)
+    (note,) = (n for n in summary.notes if "no candidates for selection" in n)
+    assert "hessian_trace (32 of 33)" in note
+    assert all("hessian_trace" not in fit.features["names"] for fit in summary.fits)
+
+
 def test_every_second_checkpoint_counts_from_the_last(study: Callable[..., Store]) -> None:
     table = feature_table(study(), "demo", every=2)
     assert set(table.frame["step"]) == {100, 300}

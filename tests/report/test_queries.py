@@ -107,8 +107,8 @@ def superseded(store: Store, built: object, status: str = "done") -> int:
     old = built.runs["cola", "nano", 0]  # type: ignore[attr-defined]
     fields = {f: getattr(old, f) for f in ("study_id", "method", "scale", "seed", "data_seed", "init_seed", "provenance_id")}
     new = store.add(Run(**fields, config_hash="another recipe", status=status, total_steps=300))
-    saved = Checkpoint(run_id=new.id or 0, step=300, kind="final", tokens_seen=1, path="x", sha256="y", bytes=1, validation_loss=1.5)
-    store.add(saved)
+    place = {"run_id": new.id or 0, "step": 300, "kind": "final", "path": "x", "sha256": "y"}
+    store.add(Checkpoint(**place, tokens_seen=1, bytes=1, validation_loss=1.5))
     return new.id or 0
 
 

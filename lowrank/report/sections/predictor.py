@@ -10,7 +10,7 @@ import pandas as pd
 from lowrank.predict.crossval import PredictError
 from lowrank.predict.features import LOSS, PUBLISHED_GEOMETRY, TARGET, feature_table
 from lowrank.predict.selection import correlations
-from lowrank.predict.study import SCHEMES, SELECTIONS, WITHOUT_REFERENCE
+from lowrank.predict.study import FIGURES, SCHEMES, SELECTIONS, WITHOUT_REFERENCE
 from lowrank.report.axes import number
 from lowrank.report.charts import XY, Estimate, Forest, Series, Style
 from lowrank.report.figure import Block, Figure, Missing, Section
@@ -139,23 +139,7 @@ def overview_table(source: Source, fits: pd.DataFrame) -> Table:
 
 def all_fits(source: Source, fits: pd.DataFrame) -> Table:
     """Every figure of every fit."""
-    headings = {
-        "scheme": "scheme",
-        "feature_set": "features",
-        "selection": "selection",
-        "model": "model",
-        "n": "rows",
-        "n_excluded": "left out",
-        "pearson": "Pearson",
-        "pearson_low": "low",
-        "pearson_high": "high",
-        "spearman": "Spearman",
-        "r2": "R²",
-        "r2_in_sample": "R² in sample",
-        "ranking_accuracy": "ranking",
-        "permutation_p": "p",
-        "used": "feature names",
-    }
+    headings = {**FIGURES, "used": "feature names"}
     fits = ordered(fits).assign(used=lambda f: [", ".join(json_value(v).get("names", [])) for v in f["features"]])
     frame = fits[list(headings)].astype(object).where(fits[list(headings)].notna(), None)
     return Table(
@@ -296,5 +280,5 @@ def known(source: Source, feature: str) -> float | None:
     if feature not in PUBLISHED_GEOMETRY:
         return None
     rows = source.query("published", quantity="")
-    rows = rows[rows["quantity"].str.startswith("abs_correlation") & rows["item"].isin([feature, f"{feature}_mean"])]
+    rows = rows[rows["quantity"].str.startswith("abs_correlation") & rows["item"].eq(feature)]
     return float(rows["value"].iloc[0]) if len(rows) else None
