@@ -29,6 +29,7 @@ from lowrank.methods.base import Method, targets
 
 Group = dict[str, Any]
 State = dict[str, Any]
+THEIR_KEYS = {"scaling_grad": "residual_norm"}  # of fira's state
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,11 @@ class ProjectedAdamW(adam.KeepsCodecs, Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state; every tensor moves to its parameter's device and shards and keeps its own dtype."""
+        """Restore a state; every tensor moves to its parameter's device and shards and keeps its own dtype.
+
+        States of ``galore_torch`` and ``fira`` are taken, too: their bases are kept until the next refresh.
+        """
+        state_dict = _own_layout(state_dict, self.param_groups)
         super().load_state_dict(state_dict)  # would cast bases and moments to the parameter's dtype: put them back
         ids = [i for group in state_dict["param_groups"] for i in group["params"]]
         owners = [(p, _kind(p, group)) for group in self.param_groups for p in group["params"]]
@@ -189,6 +194,27 @@ class ProjectedAdamW(adam.KeepsCodecs, Optimizer):
             gradients = [p.grad for p in some if p.grad is not None]
             adam.fused(some, gradients, [self.state[p] for p in some], group, adam.step_size(step, group))
         _decay(parameters, group)
+
+
+def _own_layout(state_dict: dict[str, Any], groups: list[Group]) -> dict[str, Any]:
+    """``state_dict`` with the bases taken out of the projector objects of the authors' packages; any other as it is.
+
+    Nothing of theirs is called or imported, and an object without a basis is refused. What their groups do not know stays as in
+    ``groups``.
+    """
+    states: dict[int, State] = {}
+    for i, state in state_dict["state"].items():
+        states[i] = own = {THEIR_KEYS.get(key, key): value for key, value in state.items() if key != "projector"}
+        if "projector" in state:
+            bases = getattr(state["projector"], "ortho_matrix", None)
+            found = tuple(bases) if isinstance(bases, list | tuple) else (bases,)
+            _require(all(torch.is_tensor(basis) for basis in found), f"the projector of parameter {i} in this state holds no basis")
+            _set_bases(own, found)
+    saved = [dict(group) for group in state_dict["param_groups"]]
+    for group, ours in zip(saved, groups, strict=False):  # PyTorch tells if their numbers differ
+        for key in ours.keys() - {"params", "param_names"}:
+            group.setdefault(key, ours[key])
+    return {**state_dict, "state": states, "param_groups": saved}
 
 
 def _decay(parameters: list[Tensor], group: Group) -> None:

@@ -98,6 +98,46 @@ def test_fira_follows_the_authors_package(fira_oracle: type, proj_type: str, wei
         torch.testing.assert_close(p, q, rtol=5e-6, atol=5e-6)
 
 
+@pytest.mark.parametrize("update", [7, 10])
+@pytest.mark.parametrize(
+    ("oracle", "ours", "key"),
+    [("galore_oracle", GaLoreAdamW, {"scale": 0.25, "proj_type": "std"}),
+     ("galore_oracle", GaLoreAdamW, {"scale": 1.0, "proj_type": "reverse_std"}),
+     ("fira_oracle", FiraAdamW, {"alpha": 0.25, "proj_type": "std"})],
+)
+def test_goes_on_from_a_state_of_the_authors_package(
+    oracle: str, ours: type, key: dict[str, Any], update: int, request: pytest.FixtureRequest,
+) -> None:
+    """Read from a file with their projector alone allowed; between two refreshes, and where one is due."""
+    theirs, common = parameters(), {"lr": 1e-2, "weight_decay": 0.1}
+    published = request.getfixturevalue(oracle)(groups(theirs, **key), no_deprecation_warning=True, **common)
+    run(published, theirs, last=update)
+    file = io.BytesIO()
+    torch.save(published.state_dict(), file)
+    file.seek(0)
+    with torch.serialization.safe_globals([GaLoreProjector, GradientProjector]):
+        state = torch.load(file, weights_only=True)
+    mine = [nn.Parameter(p.detach().clone()) for p in theirs]
+    optimizer = ours(groups(mine, **key), **common)
+    optimizer.load_state_dict(state)
+    run(optimizer, mine, first=update, last=25)
+    run(published, theirs, first=update)
+    for p, q in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=5e-6, atol=5e-6)
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    torch.load(file, weights_only=True)  # nothing of theirs is left
+
+
+def test_a_foreign_projector_without_a_basis_is_refused() -> None:
+    trained = parameters()
+    optimizer = GaLoreAdamW(groups(trained))
+    state = optimizer.state_dict()
+    with pytest.raises(ConfigError, match="parameter 1 in this state holds no basis"):
+        optimizer.load_state_dict({**state, "state": {1: {"step": 3, "projector": object()}}})
+
+
 def test_fira_limits_the_growth_of_the_residual_across_refreshes() -> None:
     trained = parameters()
     optimizer = FiraAdamW(groups(trained, alpha=0.25), lr=1e-2)
