@@ -27,6 +27,7 @@ INDEX = "model.safetensors.index.json"
 OWN, PLAIN = "lowrank_llama", "llama"
 IGNORED = re.compile(r"\.rotary_emb\.inv_freq$")  # buffers that older releases of transformers saved
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+GROUPED = ("num_key_value_heads", "head_dim")  # of a shape where they differ from what follows from it
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,11 @@ def import_checkpoint(store: Store, study: records.Study, root: Path, source: Pa
     saved = checkpoint.save(folder, model, manifest, tokenizer, weights)
     _require_same(folder, saved, weights)
     total = sum(parameter.numel() for parameter in model.parameters())
+    shape = {name: config[name] for name in (*SHAPE, *GROUPED) if config.get(name)}
     run = store.add(records.Run(
         study_id=study.id or 0, config_hash=config_hash, method=origin.method, variant=origin.name, scale=origin.scale,
         seed=origin.seed, data_seed=origin.seed, init_seed=origin.seed, kind="imported", status="done",
-        rank=settings.get("rank"), config={**body, "shape": {name: config[name] for name in SHAPE}},
+        rank=settings.get("rank"), config={**body, "settings": settings, "shape": shape},
         parameters_total=total, tokenizer_hash=tokenizer_hash,
     ))
     return store.add(records.Checkpoint(

@@ -48,14 +48,17 @@ def lowrank(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tup
 
 
 def foreign(folder: Path, *, tied: bool = False, shards: str = "5GB", seed: int = 0) -> LlamaForCausalLM:
-    """A LLaMA that transformers alone made and saved."""
+    """A LLaMA that transformers alone made and saved; two heads share keys and values, and its code is not to be run."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         tie_word_embeddings=tied,
     )
     model = LlamaForCausalLM(config).bfloat16()
     model.save_pretrained(folder, max_shard_size=shards)
+    body = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**body, "auto_map": {"AutoModelForCausalLM": "theirs.Model"}}))
+    (folder / "theirs.py").write_text("raise SystemExit('executed')")
     return model
 
 
@@ -77,6 +80,13 @@ def test_an_imported_checkpoint_computes_the_same(home: Path, lowrank: Callable,
     with torch.no_grad():
         assert torch.equal(ours.model(ids).logits, theirs(ids).logits)
         assert torch.equal(again(ids).logits, theirs(ids).logits)
+    if not tied:
+        status, told = lowrank("measure", home / "tiny.yaml", "--lens", "spectra")
+        assert status == 0, told
+        with Store.open(home / "out" / "lowrank.db") as store:
+            rows = store.find(records.MetricValue, metric="effective_rank_w", module="k")
+            assert {row.layer for row in rows} == {0, 1, -2}  # the rank of eight rows
+            assert all(row.value is not None and 1.0 < row.value <= 8.0 for row in rows)
 
 
 def test_importing_twice_is_importing_once_and_other_weights_are_refused(home: Path, lowrank: Callable) -> None:
