@@ -28,6 +28,7 @@ from lowrank import schedule
 from lowrank.config.schema import Config, Training
 from lowrank.errors import ConfigError, LowrankError
 from lowrank.methods._adamw8 import AdamW8bit
+from lowrank.methods._sharding import whole
 
 Draw = Callable[[str], torch.Generator]
 """``draw(name)`` is a fresh CPU generator keyed by the run's seed and ``name`` (a parameter's full name, or any label)."""
@@ -112,8 +113,11 @@ class Method(ABC):
         """
 
     def dense(self, model: nn.Module) -> dict[str, Tensor] | None:
-        """{module path of the target layer: effective dense W (out, in)}, or None where no dense equivalent exists."""
-        return {path: module.weight.detach() for path, module in targets(model) if isinstance(module, nn.Linear)}
+        """{module path of the target layer: effective dense W (out, in)}, or None where no dense equivalent exists.
+
+        Under ``fully_shard`` every process has to call, and gets whole weights.
+        """
+        return {path: whole(module.weight.detach()) for path, module in targets(model) if isinstance(module, nn.Linear)}
 
     def factors(self, model: nn.Module) -> dict[str, Tensor]:
         """{parameter path: factor} of the target layers as trained; the dense weights where there are no factors."""

@@ -14,7 +14,7 @@ from lowrank import schedule
 from lowrank.config.schema import Config, Training
 from lowrank.errors import ConfigError, LowrankError
 from lowrank.methods._factors import FactoredLinear, fill, kaiming, replace_targets
-from lowrank.methods._sharding import beside
+from lowrank.methods._sharding import beside, whole
 from lowrank.methods.base import Draw, Method, plain_path, targets
 
 Init = Literal["lora", "published"]
@@ -161,7 +161,7 @@ class ReLoRA(Method):
     def dense(self, model: nn.Module) -> dict[str, Tensor]:
         """Frozen weights plus adapters."""
         with torch.no_grad():
-            return {path: module.dense() for path, module in targets(model) if isinstance(module, ReLoRALinear)}
+            return {path: whole(module.dense()) for path, module in targets(model) if isinstance(module, ReLoRALinear)}
 
     @torch.no_grad()
     def low_rank_parts(self, model: nn.Module) -> dict[str, tuple[Tensor, Tensor, Tensor]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lowrank.config.schema import Config
 from lowrank.errors import ConfigError
 from lowrank.methods._factors import FactoredLinear, fill, kaiming, replace_targets
+from lowrank.methods._sharding import whole
 from lowrank.methods.base import Draw, Method, targets
 
 
@@ -56,10 +57,10 @@ class SLTrainLinear(FactoredLinear):
             self.indices.copy_(positions.sort().values)
 
     def dense(self) -> Tensor:
-        """W (out, in), differentiable in ``A``, ``B`` and ``values``."""
-        product = (self.alpha / self.rank) * self.B @ self.A
+        """W (out, in), differentiable in ``A``, ``B`` and ``values``; whole on every process, where these are cut."""
+        product = (self.alpha / self.rank) * whole(self.B) @ whole(self.A)
         # Autocast may have made the product half precision; the sum needs one dtype.
-        return product.flatten().index_add(0, self.indices, self.values.to(product.dtype)).view_as(product)
+        return product.flatten().index_add(0, self.indices, whole(self.values).to(product.dtype)).view_as(product)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the effective weight."""

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lowrank import methods, models
 from lowrank.errors import ConfigError
+from lowrank.methods._adamw8 import refuse_shards
 from lowrank.methods._sharding import check_layout, whole
 
 UPDATES = 10
@@ -65,7 +66,7 @@ def work(rank: int, store: str, folder: Path, start: Start) -> None:
         run = start(name, **SETTINGS)
         found[name, "ddp"] = result(run, DistributedDataParallel(run.model), rank)
         run = sharded(name, start)
-        found[name, "fsdp"] = result(run, run.model, rank)
+        found[name, "fsdp"] = {**result(run, run.model, rank), "dense": run.method.dense(run.model)}
     for name in PROJECTED:
         found[name, "resumed"] = resumed(name, start, rank)
     torch.save({"/".join(key): value for key, value in found.items()}, folder / f"{rank}.pt")
@@ -135,6 +136,20 @@ def test_two_processes_train_as_one_that_accumulates(
     assert not different, "the processes drifted apart"
 
 
+@pytest.mark.parametrize("name", methods.names())
+def test_dense_weights_of_a_sharded_model_are_whole(name: str, two_processes: list[dict[str, Any]], start: Start) -> None:
+    alone = start(name, seed=4, **SETTINGS)
+    alone.model.load_state_dict(two_processes[0][f"{name}/fsdp"]["weights"])
+    expected = alone.method.dense(alone.model)
+    for found in (process[f"{name}/fsdp"]["dense"] for process in two_processes):
+        if expected is None:
+            assert found is None
+        else:
+            assert found.keys() == expected.keys()
+            for path, W in expected.items():
+                torch.testing.assert_close(found[path], W, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", PROJECTED)
 def test_a_sharded_run_resumes_on_one_process(name: str, two_processes: list[dict[str, Any]], start: Start) -> None:
     found = two_processes[0][f"{name}/resumed"]
@@ -149,6 +164,11 @@ def test_a_sharded_run_resumes_on_one_process(name: str, two_processes: list[dic
 def test_a_matrix_cut_by_columns_is_refused() -> None:
     with pytest.raises(ConfigError, match="only matrices cut by rows"):
         check_layout("w", FakeSharded())
+
+
+def test_states_in_eight_bits_are_refused_for_cut_matrices() -> None:
+    with pytest.raises(ConfigError, match="8 bits are not spread over processes"):
+        refuse_shards([FakeSharded()])
 
 
 class FakeSharded(DTensor):
