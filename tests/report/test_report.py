@@ -18,7 +18,7 @@ import pytest
 from lowrank.errors import UsageError
 from lowrank.report import write, writing
 from lowrank.store import Store
-from lowrank.store.records import Checkpoint, Run, Study
+from lowrank.store.records import Checkpoint, DownstreamItem, DownstreamScore, MetricValue, Protocol, Run, Study
 
 SECTIONS = (
     "overview",
@@ -226,6 +226,55 @@ def test_two_studies_are_compared_with_intervals(factory: ModuleType, sqlite_sto
         assert float(row["low"]) <= float(row["difference"]) <= float(row["high"])
         assert float(row["difference"]) == pytest.approx(0.25, abs=1e-9)
     assert "comparison" in read(tmp_path / "out").ids
+
+
+def test_one_seed_is_compared_by_stored_errors_and_other_protocols_are_told(
+    factory: ModuleType, sqlite_store_url: str, tmp_path: Path
+) -> None:
+    common = {"steps": (0, 300), "failed": None, "layers": 1, "singular_values": 2, "seeds": (0,), "scales": {"nano": 64}}
+    with Store.open(sqlite_store_url) as store:
+        factory.fill(store, factory.Synthetic(methods=("galore",), lenses=frozenset({"spectra", "downstream"}), **common))
+        other = factory.Synthetic(methods=("galore",), lenses=frozenset({"downstream"}), name="better", **common)
+        built = factory.fill(store, other)
+        changed = store.add(Protocol(name="exact", lens="spectra", metric_revision=2))
+        checkpoint = built.checkpoints["galore", "nano", 0, 300].id
+        store.add(MetricValue(checkpoint_id=checkpoint, protocol_id=changed.id, metric="stable_rank_w", value=3.0))
+        write(store, "demo", tmp_path / "out", against=(store, "better"), progress=False)
+        scores = store.find(DownstreamScore, metric="acc", task="cloze")
+    table = {row["quantity"]: row for row in rows_of(tmp_path / "out", "comparison")}
+    (error,) = [float(score.standard_error or 0) for score in scores if score.checkpoint_id == checkpoint]  # both have this score
+    reach = 1.96 * math.sqrt(2) * error
+    row = table["score: cloze"]
+    assert row["interval"] == "stored errors"
+    assert float(row["high"]) - float(row["low"]) == pytest.approx(2 * reach, rel=1e-3)
+    assert (table["validation loss"]["low"], table["validation loss"]["interval"]) == ("", "")
+    assert (table["stable_rank_w"]["same_protocol"], row["same_protocol"]) == ("False", "True")
+    assert "stable_rank_w" in read(tmp_path / "out").texts["comparison"].split("different protocols:")[1].split(".")[0]
+
+
+def test_paired_differences_are_those_of_the_items(written: Path, filled: Path) -> None:
+    """Against numpy on the single items: the difference of each task and its paired standard error."""
+    rows = rows_of(written, "downstream_against")
+    assert {row["series"] for row in rows} == {"cola", "relora"}
+    with Store.open(filled, read_only=True) as store:
+        runs = {run.id: run for run in store.find(Run)}
+        names = {c.id: (runs[c.run_id].method, runs[c.run_id].scale, runs[c.run_id].seed) for c in store.find(Checkpoint)}
+        items: dict[tuple[str, str, int], dict[str, float]] = {}
+        for item in store.find(DownstreamItem, task="cloze"):
+            items.setdefault(names[item.checkpoint_id], {})[item.item] = item.value
+    for row in (r for r in rows if r["task"] == "cloze"):
+        ours, theirs = (items[m, row["scale"], int(row["seed"])] for m in (row["series"], "full_rank"))
+        differences = np.array([ours[name] - theirs[name] for name in ours])
+        assert float(row["difference"]) == pytest.approx(differences.mean())
+        assert float(row["standard_error"] or 0) == pytest.approx(differences.std(ddof=1) / math.sqrt(len(differences)), abs=1e-9)
+
+
+def test_the_lines_between_checkpoints_are_drawn(written: Path) -> None:
+    page = read(written).texts["barriers"]
+    assert "Loss from checkpoint to checkpoint" in page
+    assert "Loss from full_rank to the other methods" in page
+    assert (written / "figures" / "ccbh_lines.svg").exists()
+    assert (written / "figures" / "imbh_lines.svg").exists()
 
 
 def test_a_newer_run_of_the_same_name_takes_the_older_ones_place(

@@ -1,22 +1,29 @@
-"""Two studies side by side: differences of what both have, with intervals over seeds."""
+"""Two studies side by side: differences of what both have, with intervals."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from lowrank.predict.features import primary_rows
 from lowrank.report.axes import number
 from lowrank.report.charts import Estimate, Forest
-from lowrank.report.figure import Figure, Missing, Note, Section
+from lowrank.report.figure import Block, Figure, Missing, Note, Section
 from lowrank.report.sections.overview import final_rows
 from lowrank.report.source import Source
 from lowrank.report.summary import spread, welch
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite
 
-COLUMNS = ["quantity", "scale", "series", "seed", "value"]
+LOSS, SCORE = "validation loss", "mean score"
+COLUMNS = ["quantity", "scale", "series", "seed", "value", "error", "protocol"]
+SHOWN = (  # quantity, title, unit, what a value below zero says
+    (LOSS, "Difference of the final validation loss", "nats a token", "has the lower loss"),
+    (SCORE, "Difference of the mean downstream score", "mean over tasks", "has the lower score"),
+)
+DEVIATES = 1.959963984540054  # of a 95% interval, in standard errors
 
 
 def build(source: Source, other: Source) -> Section:
@@ -25,7 +32,8 @@ def build(source: Source, other: Source) -> Section:
         name="comparison",
         title=f"Against {other.name}",
         lead=f"{source.name} minus {other.name} at the last checkpoint of each run, for every scale and method that both have. "
-        "Intervals are 95% by Welch's t over seeds; where a side has one seed there is none.",
+        "Intervals are 95%: by Welch's t over seeds where both sides have several, else from the standard errors that were stored "
+        "with the values (over items, directions or texts), where there are any.",
     )
     table = differences(final_values(source), final_values(other))
     if table.empty:
@@ -33,75 +41,108 @@ def build(source: Source, other: Source) -> Section:
             Missing(reason=f"{source.name} and {other.name} have no scale and method in common", command="lowrank study run FILE")
         )
         return section
-    section.blocks += [Note(text=comparable(source, other)), figure(source, other, table)]
+    section.blocks.append(Note(text=comparable(source, other, table)))
+    section.blocks += [*figures(source, other, table), full_table(source, other, table)]
     return section
 
 
-def figure(source: Source, other: Source, table: pd.DataFrame) -> Figure:
-    """Differences of the losses as a figure, all differences as its table."""
-    losses = table[table["quantity"] == "validation loss"]
-    panels = [
-        Forest(title=scale, rows=rows, x_label="difference of validation loss, nats a token", level=0.0)
-        for scale in source.scales
-        if (rows := estimates(source, losses[losses["scale"] == scale]))
-    ]
-    both = [source.name, other.name]
-    return Figure(
+def figures(source: Source, other: Source, table: pd.DataFrame) -> list[Block]:
+    """The differences of loss and mean score, one panel a scale."""
+    found: list[Block] = []
+    for quantity, title, unit, below in SHOWN:
+        rows = table[table["quantity"] == quantity]
+        panels = [
+            Forest(title=scale, rows=lines, x_label=f"difference, {unit}", level=0.0)
+            for scale in source.scales
+            if (lines := estimates(source, rows[rows["scale"] == scale]))
+        ]
+        if panels:
+            asked = "checkpoints" if quantity == LOSS else "downstream"
+            found.append(
+                Figure(
+                    name="comparison_" + quantity.split()[1],
+                    title=title,
+                    panels=panels,
+                    query=f"{source.command(asked)}; {other.command(asked)}",
+                    protocol=f"{quantity} of both studies"
+                    + ("" if rows["same_protocol"].all() else "; not under one protocol for all methods: see the table"),
+                    caption=f"Below zero, {source.name} {below}.",
+                )
+            )
+    return found
+
+
+def full_table(source: Source, other: Source, table: pd.DataFrame) -> Table:
+    """Every difference."""
+    return Table(
         name="comparison",
-        title="Difference of the final validation loss",
-        panels=panels,
-        query=f"{source.command('checkpoints')}; {other.command('checkpoints')}",
-        protocol="validation loss of both studies",
-        caption=f"Below zero, {source.name} has the lower loss.",
-        table=Table(
-            name="comparison",
-            title=f"{source.name} minus {other.name}",
-            frame=table.rename(columns={"series": "method"}).astype(object),
-            method_column="method",
-            query=source.command("aggregates"),
-            headings=["quantity", "scale", "method", *both, "difference", "low", "high", "seeds", "seeds, other"],
-        ),
+        title=f"{source.name} minus {other.name}",
+        frame=table.rename(columns={"series": "method"}).astype(object),
+        method_column="method",
+        query=source.command("aggregates"),
+        headings=[
+            *("quantity", "scale", "method", source.name, other.name, "difference", "low", "high", "interval from"),
+            *("seeds", "seeds, other", "same protocol"),
+        ],
     )
 
 
-def estimates(source: Source, losses: pd.DataFrame) -> list[tuple[str, list[Estimate]]]:
+def estimates(source: Source, rows: pd.DataFrame) -> list[tuple[str, list[Estimate]]]:
     """One row a method of one scale."""
-    rows = []
-    for style in source.styles(losses["series"]):
-        found = losses[losses["series"] == style.key].iloc[0]
+    lines = []
+    for style in source.styles(rows["series"]):
+        found = rows[rows["series"] == style.key].iloc[0]
         value, low, high = (math.nan if found[c] is None else float(found[c]) for c in ("difference", "low", "high"))
-        tip = f"{style.label} at {found['scale']}: {number(value)} ({number(low)} … {number(high)})"
-        rows.append((style.label, [Estimate(style, value, low, high, tip)]))
-    return rows
+        span = f" ({number(low)} … {number(high)}, from {found['interval']})" if math.isfinite(low) else ""
+        tip = f"{style.label} at {found['scale']}: {number(value)}{span}"
+        lines.append((style.label, [Estimate(style, value, low, high, tip)]))
+    return lines
 
 
-def comparable(source: Source, other: Source) -> str:
-    """Whether both were scored on the same text."""
-    sets = [set(s.query("evaluation_sets")["sha256"]) for s in (source, other)]
+def comparable(source: Source, other: Source, table: pd.DataFrame) -> str:
+    """Whether both were scored on the same text, and which quantities were measured in the same way."""
     data = [set(s.runs["dataset_fingerprint"]) for s in (source, other)]
-    if sets[0] == sets[1] and data[0] == data[1]:
-        return "Both studies have the same data and evaluation set."
-    return "The two studies differ in their data or evaluation set, so their losses are not of the same text."
+    losses = table[table["quantity"] == LOSS]["same_protocol"].all()
+    if data[0] == data[1] and losses:
+        text = "Both studies have the same data and evaluation set."
+    else:
+        text = "The two studies differ in their data or evaluation set, so their losses are not of the same text."
+    differ = sorted(set(table[~table["same_protocol"].astype(bool)]["quantity"]) - {LOSS})
+    return text + (f" Measured under different protocols: {', '.join(differ)}." if differ else "")
 
 
 def final_values(source: Source) -> pd.DataFrame:
-    """Final loss, main-protocol metrics and mean score of each run, long."""
-    final = finite(final_rows(source), "validation_loss") if len(source.checkpoints) else source.checkpoints
-    parts = [final.assign(quantity="validation loss", value=final["validation_loss"] if len(final) else [])]
-    last = dict(zip(final["run_id"], final["step"], strict=True)) if len(final) else {}
-    metrics = source.aggregates
-    metrics = metrics[metrics["protocol"].eq(source.preset) & ~metrics["metric"].str.startswith("imbh")]
-    metrics = finite(metrics[metrics["step"] == metrics["run_id"].map(last)])
-    parts.append(metrics.assign(quantity=metrics["metric"]))
-    scores = finite(source.query("downstream"))
-    scores = scores[scores["step"] == scores["run_id"].map(last)]
-    scores = primary_rows(scores)
-    parts += [scores.assign(quantity="score: " + scores["task"].astype(str))]
-    return (
-        pd.concat([part.reindex(columns=COLUMNS) for part in parts if len(part)])
-        if any(len(p) for p in parts)
-        else pd.DataFrame(columns=COLUMNS)
-    )
+    """Final loss, main-protocol metrics and scores of each run, long, each with its stored error and protocol."""
+    if not len(source.checkpoints):
+        return pd.DataFrame(columns=COLUMNS)
+    final = finite(final_rows(source), "validation_loss")
+    last = dict(zip(final["run_id"], final["step"], strict=True))
+    sets = source.query("evaluation_sets").set_index("evaluation_set_id")["sha256"]
+    scored = final["evaluation_set_id"].map(sets)
+    losses = final.assign(quantity=LOSS, value=final["validation_loss"], error=math.nan, protocol=scored)
+    hashes = source.query("protocols").set_index("protocol_id")["parameters_hash"]
+    metrics = source.aggregates[~source.aggregates["metric"].str.startswith("imbh")]
+    metrics = finite(main(source, metrics, "metric"))
+    scores = main(source, primary_rows(finite(source.query("downstream"))), "task")
+    parts = [losses]
+    for rows, names in ((metrics, metrics["metric"]), (scores, "score: " + scores["task"].astype(str))):
+        rows = rows.assign(quantity=names, error=rows["standard_error"].astype(float), protocol=rows["protocol_id"].map(hashes))
+        parts.append(rows[rows["step"] == rows["run_id"].map(last)])
+    return pd.concat([part[COLUMNS] for part in [*parts, mean_scores(parts[-1])] if len(part)])
+
+
+def main(source: Source, rows: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The rows of the study's main protocol, the newest of its name."""
+    return source.ways(rows, key)[0][1] if len(rows) else rows
+
+
+def mean_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """The mean over tasks of each run, its error from those of the tasks."""
+    if scores.empty:
+        return scores
+    grouped = scores.assign(square=scores["error"] ** 2).groupby(["scale", "series", "seed", "protocol"], as_index=False)
+    found = grouped.agg(value=("value", "mean"), square=("square", lambda v: v.sum(skipna=False)), tasks=("value", "size"))
+    return found.assign(quantity=SCORE, error=np.sqrt(found["square"]) / found["tasks"])
 
 
 def differences(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
@@ -110,8 +151,21 @@ def differences(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     right, lines = dict(list(theirs.groupby(by, sort=False))), []
     for key, mine in ours.groupby(by, sort=False):
         if key in right:
-            difference, low, high = welch(right[key]["value"], mine["value"])
             a, b = spread(mine["value"]), spread(right[key]["value"])
-            ends = (low, high) if math.isfinite(low) else (None, None)
-            lines.append((*key, a.mean, b.mean, difference, *ends, a.n, b.n))
-    return pd.DataFrame(lines, columns=[*by, "here", "there", "difference", "low", "high", "seeds", "seeds_other"], dtype=object)
+            difference, low, high, whence = interval(right[key], mine)
+            same = set(mine["protocol"]) == set(right[key]["protocol"])
+            lines.append((*key, a.mean, b.mean, difference, low, high, whence, a.n, b.n, same))
+    columns = [*by, "here", "there", "difference", "low", "high", "interval", "seeds", "seeds_other", "same_protocol"]
+    return pd.DataFrame(lines, columns=columns, dtype=object)
+
+
+def interval(first: pd.DataFrame, second: pd.DataFrame) -> tuple[float, float | None, float | None, str | None]:
+    """(difference of means second - first, low, high, what the interval is from); None where nothing gives one."""
+    difference, low, high = welch(first["value"], second["value"])
+    if math.isfinite(low):
+        return difference, low, high, "seeds"
+    # seeds share items, directions and texts: the error of their mean is taken as that of one
+    error = math.hypot(float(first["error"].mean(skipna=False)), float(second["error"].mean(skipna=False)))
+    if not math.isfinite(error):
+        return difference, None, None, None
+    return difference, difference - DEVIATES * error, difference + DEVIATES * error, "stored errors"
