@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -110,7 +110,7 @@ def _insert_new(connection: Connection, codec: Codec[R], rows: list[Row]) -> int
     statement = _insert(connection, codec).inline()
     with _refusals(codec.name):
         if connection.dialect.name == "sqlite" and codec.is_plain:  # the driver alone: half the time of a large batch
-            text, names = _driver_insert(codec.record_type)
+            text, names = _driver_insert(cast(Any, codec.record_type))
             values = [tuple([row[name] for name in names]) for row in rows]
             return int(connection.exec_driver_sql(text, values, execution_options={"preserve_rowcount": True}).rowcount)
         return int(connection.execute(statement.execution_options(preserve_rowcount=True), rows).rowcount)
