@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from lowrank.errors import BusyError, ClaimLostError
+from lowrank.errors import BusyError, ClaimLostError, StoreAwayError
 from lowrank.store import Store, owner, records
 from lowrank.store.claims import UNITS, Claims, database_now, share
 
@@ -158,6 +158,43 @@ def worker(url: str, units: int, log: str) -> None:
 
         everything = {f"u{i}" for i in range(units)}
         share(Claims(store, "test"), lambda: sorted(everything - results(store)), lambda unit: unit, work, poll=0.05)
+
+
+def restless(url: str, units: int, log: str) -> None:
+    """As :func:`worker`, called again whenever the database goes away."""
+    while True:
+        try:
+            worker(url, units, log)
+        except StoreAwayError:
+            time.sleep(0.05)
+        else:
+            return
+
+
+@pytest.mark.postgres
+def test_a_server_stopped_and_started_under_load_costs_nothing(
+    postgres_server: Any, postgres_store_url: str, tmp_path: Any,
+) -> None:
+    log, units = tmp_path / "log", 200
+    log.touch()
+    context, arguments = multiprocessing.get_context("fork"), (postgres_store_url, units, str(log))
+    workers = [context.Process(target=restless, args=arguments) for _ in range(6)]
+    for one in workers:
+        one.start()
+    for fraction in (0.2, 0.5):
+        while len(log.read_text().split()) < fraction * units:
+            time.sleep(0.01)
+        postgres_server.stop()
+        postgres_server.start()
+    for one in workers:
+        one.join()
+    assert [one.exitcode for one in workers] == [0] * len(workers)
+    done = log.read_text().split()
+    assert set(done) == {f"u{i}" for i in range(units)}
+    assert units <= len(done) <= units + 2 * len(workers)  # what was not stored when it stopped was done again
+    with Store.open(postgres_store_url) as store:
+        assert results(store) >= set(done)
+        assert store.count(records.WorkUnit) == 0
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
