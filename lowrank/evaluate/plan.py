@@ -109,7 +109,7 @@ def plan(store: Store, study: Study, settings: Downstream | None = None, selecti
             fraction = held_out_fraction(runs[saved.run_id], study) if suite.name == EMBEDDED else None
             grouped.setdefault(fraction, []).append(saved)
         for fraction, members in grouped.items():
-            units += _missing(store, runs, members, resolve(store, settings, suite, fraction), settings, failed)
+            units += _missing(store, runs, members, resolve(store, settings, suite, fraction), settings, study.name, failed)
     return sorted(units, key=lambda unit: (unit.run.scale, unit.run.id, unit.checkpoint.step))
 
 
@@ -164,7 +164,7 @@ def chosen_checkpoints(
 
 def _missing(
     store: Store, runs: dict[int | None, records.Run], chosen: Iterable[records.Checkpoint], variant: Variant, settings: Downstream,
-    failed: dict[str, str],
+    study: str, failed: dict[str, str],
 ) -> Iterator[Unit]:
     """Units of one suite that lack rows."""
     scores, items = stored(store, variant.protocol)
@@ -180,7 +180,7 @@ def _missing(
             if keep == "all" or (keep == "final" and saved.kind in ("final", "imported")):
                 by_item = frozenset(m for m in info.all_metrics if m in lacking or items.get((saved.id, task, m), 0) < there[m])
             if lacking or by_item:
-                key = _unit_key(run, saved, variant, task, settings)
+                key = _unit_key(study, run, saved, variant, task, settings)
                 yield Unit(run, saved, variant, task, lacking, by_item, key, failed.get(key, ""))
 
 
@@ -216,8 +216,11 @@ def still_missing(store: Store, unit: Unit) -> bool:
     return not unit.metrics <= {row.metric for row in rows}
 
 
-def _unit_key(run: records.Run, saved: records.Checkpoint, variant: Variant, task: str, settings: Downstream) -> str:
+def _unit_key(
+    study: str, run: records.Run, saved: records.Checkpoint, variant: Variant, task: str, settings: Downstream,
+) -> str:
     """A key that means the same in every copy of the store; another place of the data is another attempt."""
     protocol = variant.protocol
-    body = [run.config_hash, saved.step, protocol.name, protocol.metric_revision, protocol.parameters, task, settings.data_dir]
+    made = [protocol.name, protocol.metric_revision, protocol.parameters]
+    body = [study, run.config_hash, saved.step, *made, task, settings.data_dir]
     return f"{KIND}/{content_hash(body)}"

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lowrank import checkpoint
 from lowrank.store import Store, records
 from lowrank.store.copy import differences
 
 STUDY = """
-name: faults
+name: {name}
 output: {root}
 methods:
   full_rank: {{}}
@@ -54,10 +56,10 @@ class Nursery:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def start(self, place: Place) -> int:
+    def start(self, place: Place, *arguments: str) -> int:
         """``lowrank study run`` of a study; the number of the process."""
         environment = {"LOWRANK_CACHE": str(place.cache), "LOWRANK_DATABASE_URL": place.url}
-        return int(self._ask(run=["study", "run", str(place.file)], environment=environment, log=str(place.log)))
+        return int(self._ask(run=["study", "run", str(place.file), *arguments], environment=environment, log=str(place.log)))
 
     def wait(self, process: int, seconds: float) -> int | None:
         """Its exit status, None while it runs."""
@@ -112,11 +114,11 @@ class Place:
         return next((stage for number, stage, _ in reversed(self.stages()) if number == process), "begin")
 
 
-def written(folder: Path, name: str, url: str = "", sections: str = METRICS) -> Place:
+def written(folder: Path, name: str, url: str = "", sections: str = METRICS, study: str = "faults") -> Place:
     """A study file beside the corpus; those that are killed share a cache, the undisturbed one has its own."""
     cache = folder / ("cache" if name == "whole" else "cache-of-the-killed")
     place = Place(folder / name, url or f"sqlite:///{folder / name}/lowrank.db", cache)
-    place.file.write_text(STUDY.format(root=place.root, corpus=folder / "corpus.txt", sections=sections))
+    place.file.write_text(STUDY.format(name=study, root=place.root, corpus=folder / "corpus.txt", sections=sections))
     return place
 
 
@@ -186,13 +188,42 @@ def require_same(whole: Place, killed: Place) -> None:
     assert [path for path in left if not path.name.startswith(".report-")] == []  # of those only the doctor knows how old they are
 
 
-def test_a_study_survives_kills_at_random_moments(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def opened() -> Iterator[Nursery]:
+    with nursery() as one:
+        yield one
+
+
+def test_a_study_survives_kills_at_random_moments(tmp_path: Path, opened: Nursery) -> None:
     write_corpus(tmp_path, seed=11)
     whole, killed = written(tmp_path, "whole"), written(tmp_path, "killed")
-    with nursery() as opened:
-        seconds = finish(opened, whole)
-        stages = ["begin", "train", "train", "train", "train", "measure", "measure", "report"]
-        met = kill_at_random(opened, killed, random.Random(11), stages, {name: one / 3 for name, one in seconds.items()})
+    seconds = finish(opened, whole)
+    stages = ["begin", "train", "train", "train", "train", "measure", "measure", "report"]
+    met = kill_at_random(opened, killed, random.Random(11), stages, {name: one / 3 for name, one in seconds.items()})
     assert met.total() == len(stages)
     assert met["train"] >= 3
     require_same(whole, killed)
+
+
+@pytest.mark.postgres
+def test_two_studies_at_once_on_one_database(tmp_path: Path, opened: Nursery, postgres_store_url: str) -> None:
+    write_corpus(tmp_path, seed=11)
+    places = [written(tmp_path, name, postgres_store_url, study=name) for name in ("one", "other")]
+    processes = [opened.start(place, "--only", "train", "--only", "measure") for place in places]
+    for process, place in zip(processes, places, strict=True):
+        assert opened.wait(process, LONGEST) == 0, place.log.read_text()[-3000:]
+    with Store.open(postgres_store_url) as store:
+        studies = [store.find(records.Run, study_id=study.id) for study in store.find(records.Study)]
+        assert [[run.status for run in runs] for runs in studies] == [["done"] * 3] * 2
+        held = [sorted(weights_and_ranks(store, runs)) for runs in studies]
+        assert held[0] == held[1]
+        assert len(held[0]) == 3 * 5
+        assert store.count(records.WorkUnit) == 0
+
+
+def weights_and_ranks(store: Store, runs: list[records.Run]) -> Iterator[tuple[Any, ...]]:
+    """What two studies of the same runs have in common, by checkpoint."""
+    for run in runs:
+        for row in store.find(records.Checkpoint, run_id=run.id):
+            ranks = store.find(records.MetricValue, checkpoint_id=row.id, metric="stable_rank_w", layer=-2, module="")
+            yield run.method, row.step, row.sha256, row.validation_loss, tuple(rank.value for rank in ranks)
