@@ -9,7 +9,7 @@ import click
 from lowrank.errors import CheckpointError, UsageError
 from lowrank.store import Store, records
 
-from .options import database_option, json_option, open_store
+from .options import database_option, json_option, open_store, study_names
 from .output import emit
 
 COLUMNS = ("id", "study", "method", "variant", "scale", "seed", "step", "kind", "validation_loss", "bytes", "path")
@@ -33,9 +33,7 @@ def list_checkpoints(study_name: str | None, run_id: int | None, as_json: bool) 
       lowrank checkpoint list --study demo --db sqlite:///outputs/demo/lowrank.db
     """
     with open_store(read_only=True) as store:
-        studies = {row.id: row.name for row in store.find(records.Study)}
-        if study_name is not None and study_name not in studies.values():
-            raise UsageError(f"the store has no study '{study_name}'; it has: {', '.join(sorted(studies.values())) or 'none'}")
+        studies = study_names(store, study_name)
         runs = {
             row.id: row
             for row in store.find(records.Run)

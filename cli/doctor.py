@@ -70,5 +70,4 @@ def _mended(finding: Finding) -> bool:
 
 
 def _agreed(finding: Finding) -> bool:
-
     return click.confirm(f"{finding.what}: {finding.advice}?", err=True)

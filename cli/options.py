@@ -45,6 +45,16 @@ def database_url(default: str | None = None) -> str:
     return str(url)
 
 
+def study_names(store: Store, wanted: str | None) -> dict[int | None, str]:
+    """Names of the studies of a store by id; a ``wanted`` one that is not among them is refused."""
+    from lowrank.store import records
+
+    studies = {row.id: row.name for row in store.find(records.Study)}
+    if wanted is not None and wanted not in studies.values():
+        raise UsageError(f"the store has no study '{wanted}'; it has: {', '.join(sorted(studies.values())) or 'none'}")
+    return studies
+
+
 def open_store(default: str | None = None, *, create: bool = False, read_only: bool = False) -> Store:
     """The store of the command that runs, to be used in ``with``; ``default`` as in :func:`database_url`."""
     from lowrank.store import Store

@@ -10,7 +10,7 @@ import click
 from lowrank.errors import UsageError
 from lowrank.store import Store, records
 
-from .options import database_option, json_option, open_store
+from .options import database_option, json_option, open_store, study_names
 from .output import emit
 
 COLUMNS = ("id", "study", "method", "variant", "scale", "seed", "status", "attempts", "checkpoints", "error")
@@ -34,9 +34,7 @@ def list_runs(study_name: str | None, status: str | None, as_json: bool) -> None
       lowrank run list --status failed --db sqlite:///outputs/demo/lowrank.db
     """
     with open_store(read_only=True) as store:
-        studies = {row.id: row.name for row in store.find(records.Study)}
-        if study_name is not None and study_name not in studies.values():
-            raise UsageError(f"the store has no study '{study_name}'; it has: {', '.join(sorted(studies.values())) or 'none'}")
+        studies = study_names(store, study_name)
         where: dict[str, Any] = {} if status is None else {"status": status}
         rows = [
             {
