@@ -71,16 +71,16 @@ def log_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def tick_text(value: float, ticks: Sequence[float]) -> str:
-    """A tick's label with the digits that tell the ticks apart."""
+    """A tick's label with the digits that tell the ticks apart; small ones of one axis are all written as powers of ten."""
     if value == 0:
         return "0"
-    size = abs(value)
+    size, smallest = abs(value), min((abs(t) for t in ticks if t), default=abs(value))
     if size >= 1e6:
         return trim(f"{value / 1e6:.2f}") + "M"
     if size >= 1e4:
         return trim(f"{value / 1e3:.1f}") + "k"
-    if size < 1e-3:
-        return exponent(value, 1)
+    if size < 1e-3 or (smallest < 1e-3 and size < 0.1):
+        return exponent(value, 1).replace(f"{MINUS}1×", MINUS).removeprefix("1×")
     gaps = [abs(b - a) for a, b in pairwise(ticks) if b != a]
     digits = max(0, -math.floor(math.log10(min([*gaps, size]) * 1.0001)))
     text = f"{value:.{min(6, digits + 1)}f}"

@@ -11,9 +11,11 @@ import pytest
 from lowrank.report import theme
 from lowrank.report.axes import MINUS, fit, linear_ticks, log_ticks, number, tick_text
 from lowrank.report.charts import XY, Heat, Series, Style
+from lowrank.report.figure import Figure
 from lowrank.report.identity import assign
 from lowrank.report.raster import png
 from lowrank.report.tables import Table
+from lowrank.report.trajectories import notes
 
 PUBLISHED = ("full_rank", "galore", "fira", "cola", "sltrain", "relora")
 # Machado, Oliveira, Fernandes 2009, severity 1, on linear RGB
@@ -110,6 +112,44 @@ def test_axes_hold_what_is_odd() -> None:
 )
 def test_numbers_for_people(value: float | None, text: str) -> None:
     assert number(value) == text
+
+
+def test_small_ticks_of_one_axis_are_written_alike() -> None:
+    small = [-0.0005, 0.0, 0.001, 0.0015]
+    assert [tick_text(t, small) for t in small] == [MINUS + "5×10⁻⁴", "0", "10⁻³", "1.5×10⁻³"]
+    assert [tick_text(t, [1e-4, 1e-2, 1.0]) for t in (1e-4, 1e-2, 1.0)] == ["10⁻⁴", "10⁻²", "1"]
+    assert [tick_text(t, [0.001, 0.002]) for t in (0.001, 0.002)] == ["0.001", "0.002"]
+
+
+def test_logarithmic_heat_maps_keep_small_values_apart() -> None:
+    values = [[0.0, 0.1, 1.0, 100.0]]
+    ramp = Heat(title="t", rows=["a"], columns=list("1234"), values=values, tips=[[""] * 4], log=True).ramp()
+    assert (ramp.low, ramp.high) == (0.1, 100.0)
+    assert ramp.color(0.0) == ramp.color(0.1) != ramp.color(1.0)
+    assert ramp.color(10.0**0.5) == ramp.shade(0.5)
+
+
+def test_groups_of_panels_begin_new_rows() -> None:
+    style = Style(key="a", label="a", color="slot1")
+    panel = XY(title="t", series=[Series(style=style, x=[0.0, 1.0], y=[0.0, 1.0])], x_label="x", y_label="y")
+    figure = Figure(name="f", title="F", panels=[panel] * 5, rows=(4, 1), columns=3)
+    assert [len(group) for group in figure.groups] == [4, 1]
+    assert figure.sheet().height > Figure(name="f", title="F", panels=[panel] * 5, columns=3).sheet().height
+
+
+def test_remarks_that_differ_in_numbers_are_told_once() -> None:
+    rows = pd.DataFrame(
+        {
+            "note": ["stopped after 6 products: error 0.32", "stopped after 6 products: error 2", "other"],
+            "value_kind": "finite",
+            "series": ["cola", "fira", "cola"],
+            "metric": ["sigma_pca_1", "sigma_pca_1", "stable_rank_w"],
+        }
+    )
+    assert notes(rows) == [
+        "cola, fira (sigma PCA 1): stopped after 6 products: error 0.32 to 2",
+        "cola (stable rank W): other",
+    ]
 
 
 def test_panels_without_a_finite_value_still_draw() -> None:
