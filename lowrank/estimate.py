@@ -39,7 +39,7 @@ from lowrank.methods.base import Method, build_optimizer
 from lowrank.train import layerwise
 from lowrank.train.layerwise import LayerwiseUpdates
 from lowrank.train.loop import gradient_norms, split_batch, total_norm
-from lowrank.train.memory import model_bytes, state_bytes
+from lowrank.train.memory import model_bytes, state_bytes, state_tensors
 
 Device = Literal["cpu", "cuda"]
 SPECIAL: dict[str, int | None] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -192,7 +192,7 @@ def trace_update(
     activations, per_layer = 0, config.training.per_layer_updates
     if per_layer:
         LayerwiseUpdates([p for p in model.parameters() if p.requires_grad], optimizer, stop=False)
-    trace = Trace(model.state_dict().values())
+    trace = Trace([*model.state_dict().values(), *(state_tensors(optimizer) if optimizer is not None else ())])
     with trace:
         for _ in range(passes):
             gradients = trace.live

@@ -39,7 +39,12 @@ def model_bytes(model: nn.Module, per_layer_updates: bool = False) -> dict[str, 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Bytes of every tensor in the optimizer's state: moments, projectors, step counters."""
-    return tensor_bytes(_tensors(list(optimizer.state.values())))
+    return tensor_bytes(state_tensors(optimizer))
+
+
+def state_tensors(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
+    """Every tensor in the optimizer's state."""
+    return _tensors(list(optimizer.state.values()))
 
 
 def _tensors(value: Any) -> Iterable[Tensor]:

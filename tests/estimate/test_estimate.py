@@ -180,13 +180,15 @@ def test_states_in_eight_bits_and_one_gradient_at_a_time(method: str, precision:
     assert all((m.dtype == torch.uint8) == (m.numel() >= 4096) for m in moments)
 
 
-def test_updates_within_the_backward_pass_lower_the_peak() -> None:
+def test_updates_within_the_backward_pass_and_states_in_eight_bits_lower_the_peak() -> None:
     """With activations kept small: by nearly all gradients."""
     shape = ModelShape(hidden_size=128, intermediate_size=344, num_hidden_layers=8, num_attention_heads=4, rank=32)
     plain, saving = (
         estimate(config("full_rank", shape, 8, batch_size=1, gradient_checkpointing=True, per_layer_updates=on), 50, "cuda")
         for on in (False, True)
     )
+    eight = estimate(config("full_rank", shape, 8, batch_size=1, gradient_checkpointing=True, state_bits=8), 50, "cuda")
+    assert plain.peak_bytes - eight.peak_bytes > 0.6 * (plain.optimizer_state_bytes - eight.optimizer_state_bytes)  # chunks are opened
     assert saving.gradient_bytes == 128 * 344 * 4
     assert plain.peak_bytes - saving.peak_bytes > 0.8 * plain.gradient_bytes
     assert saving.peak_bytes > saving.weight_bytes + saving.optimizer_state_bytes + saving.gradient_bytes
