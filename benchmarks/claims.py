@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lowrank.store import Store, records
 from lowrank.store.claims import Claim, Claims, share
@@ -24,32 +25,39 @@ WORKERS = (4, 8, 16, 32)
 
 
 def work_through(url: str, prefix: str, units: int, log: str, start: Any) -> None:
-    """One worker; a unit done is a row of the store, and each execution is a line of ``log``."""
-    everything = {f"{prefix}{i}" for i in range(units)}
-    with Store.open(url) as store:
+    """One worker; it has shared a few units of its own before ``start``, so that connections and statements are made."""
+    with Store.open(url) as store, open(os.devnull, "a", encoding="utf-8") as nowhere:
+        share_units(store, f"own-{os.getpid()}-{prefix}", 3, nowhere, 0.0)
         start.wait()
-
-        def missing() -> list[str]:
-            _, rows = store.select("SELECT name FROM study WHERE name LIKE :prefix", {"prefix": f"{prefix}%"})
-            return sorted(everything - {row[0] for row in rows})
-
-        def work(unit: str, claim: Claim) -> bool:
-            if store.count(records.Study, name=unit):
-                return False
-            time.sleep(UNIT_SECONDS)
-            with open(log, "a", encoding="utf-8") as handle:
-                handle.write(f"{unit}\n")
-            with store.transaction():
-                store.add(records.Study(name=unit, config={}, config_hash=""))
-                claim.finish()
-            return True
-
-        share(Claims(store, prefix), missing, lambda unit: unit, work, poll=0.1)
+        with open(log, "a", encoding="utf-8") as handle:
+            share_units(store, prefix, units, handle, UNIT_SECONDS)
     assert "torch" not in sys.modules
 
 
+def share_units(store: Store, prefix: str, units: int, log: IO[str], seconds: float) -> None:
+    """A unit done is a row of the store, and each execution is a line of ``log``."""
+    everything = {f"{prefix}{i}" for i in range(units)}
+
+    def missing() -> list[str]:
+        _, rows = store.select("SELECT name FROM study WHERE name LIKE :prefix", {"prefix": f"{prefix}%"})
+        return sorted(everything - {row[0] for row in rows})
+
+    def work(unit: str, claim: Claim) -> bool:
+        if store.count(records.Study, name=unit):
+            return False
+        time.sleep(seconds)
+        log.write(f"{unit}\n")
+        log.flush()
+        with store.transaction():
+            store.add(records.Study(name=unit, config={}, config_hash=""))
+            claim.finish()
+        return True
+
+    share(Claims(store, prefix), missing, lambda unit: unit, work, poll=0.1)
+
+
 def measure(url: str, workers: int, units: int) -> dict[str, Any]:
-    """Units a second of ``workers`` processes from the moment when all have opened the store."""
+    """Units a second of ``workers`` processes from the moment when all are ready."""
     context = multiprocessing.get_context("fork")
     prefix = f"w{workers}-{time.time_ns()}-"
     start = context.Barrier(workers + 1)
