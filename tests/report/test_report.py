@@ -303,6 +303,18 @@ def test_a_newer_run_of_the_same_name_takes_the_older_ones_place(
     assert (float(row["ours"]), row["seeds"]) == (pytest.approx(math.exp(1.5)), "1")
 
 
+def test_scales_with_one_seed_are_named(factory: ModuleType, sqlite_store_url: str, tmp_path: Path) -> None:
+    common = {"methods": ("full_rank", "galore"), "steps": (0, 300), "lenses": frozenset(), "failed": None}
+    with Store.open(sqlite_store_url) as store:
+        factory.fill(store, factory.Synthetic(scales={"micro": 128}, seeds=(0,), **common))
+        write(store, "demo", tmp_path / "one", progress=False)
+        factory.fill(store, factory.Synthetic(scales={"nano": 64}, seeds=(0, 1), **common))
+        write(store, "demo", tmp_path / "two", progress=False)
+    assert "no scale has two seeds" in read(tmp_path / "one").texts["seeds"]
+    assert "one seed: micro" in read(tmp_path / "two").texts["seeds"]
+    assert {row["scale"] for row in rows_of(tmp_path / "two", "seeds")} == {"nano"}
+
+
 def test_an_unknown_study_and_foreign_folders_are_refused(filled: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")

@@ -23,16 +23,18 @@ def build(source: Source) -> Section:
         lead="How much of a difference between methods a second training run would explain.",
     )
     final = finite(final_rows(source), "validation_loss") if len(source.checkpoints) else source.checkpoints
-    if source.runs["seed"].nunique() < 2:
+    counts = source.runs.groupby("scale")["seed"].nunique()
+    if not (counts > 1).any():
         section.blocks.append(
             Missing(
-                reason="the study has one seed, so nothing says how much another would differ",
+                reason="no scale has two seeds, so nothing says how much another would differ",
                 command="lowrank study run FILE   (after seeds: [0, 1, 2] in the study file)",
             )
         )
         return section
+    single = [scale for scale in source.scales if counts[scale] < 2]
     panels = []
-    for scale in source.scales:
+    for scale in [s for s in source.scales if s not in single]:
         rows = final[final["scale"] == scale]
         lines = [(s.label, estimates(rows[rows["series"] == s.key], s)) for s in source.styles(rows["series"])]
         if lines:
@@ -44,7 +46,7 @@ def build(source: Source) -> Section:
             panels=panels,
             protocol=evaluation(source),
             query=source.command("checkpoints"),
-            caption="One marker a seed.",
+            caption="One marker a seed." + (f" Not shown, for they have one seed: {', '.join(single)}." if single else ""),
             table=table(source, final),
         )
     )
