@@ -4,8 +4,9 @@
 -- param: task text default ''
 -- param: metric text default ''
 SELECT c.study, c.scale, c.method, c.variant, c.seed, c.step, c.kind, protocol.name AS protocol, protocol.lens, s.task, s.category,
-       s.metric, CASE WHEN m.metric IS NULL THEN 0 ELSE 1 END AS is_primary, s.filter, s.value, s.value_kind, s.standard_error, s.standard_error_kind, s.n, s.chance,
-       s.task_version, s.harness_version, s.note, c.run_id, c.checkpoint_id, s.protocol_id
+       s.metric, CASE WHEN m.metric IS NULL THEN 0 ELSE 1 END AS is_primary, s.filter,
+       s.value, s.value_kind, s.standard_error, s.standard_error_kind, s.n, s.chance, s.task_version,
+       s.harness_version, s.note, c.run_id, c.checkpoint_id, s.protocol_id
 FROM downstream_score AS s
 JOIN checkpoint_view AS c ON c.checkpoint_id = s.checkpoint_id
 JOIN protocol ON protocol.id = s.protocol_id

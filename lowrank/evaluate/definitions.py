@@ -118,7 +118,9 @@ def _files(name: str, info: TaskInfo, subset: str | None, data_dir: Path) -> lis
     forms = {(path.parent, SHARD.sub("", path.stem), path.suffix) for path in found}
     if len(forms) > 1:
         several = ", ".join(str(path.relative_to(folder)) for path in found[:3])
-        raise EvaluationError(f"the task '{name}' finds several files of its {info.split} split below {folder} ({several}); leave one")
+        raise EvaluationError(
+            f"the task '{name}' finds several files of its {info.split} split below {folder} ({several}); leave one"
+        )
     return found
 
 

@@ -24,7 +24,7 @@ from lowrank.evaluate.items import MAKERS, REVISION, Corpus, Item, word_counts
 SEED = 0
 MOST = 500    # items of one task
 FEWEST = 300
-VERSION = 1   # of the task definitions
+VERSION = 2   # of the task definitions
 PREFIX = "embedded_"
 
 
@@ -100,7 +100,7 @@ def write_suite(target: Path, made: dict[str, list[Item]]) -> files.Json:
     """JSON lines and a definition for each task; the note is written last and marks the folder complete."""
     tasks = {}
     for name, items in made.items():
-        rows = [{"query": i.query, "choices": list(i.choices), "label": i.label, "kind": i.kind} for i in items]
+        rows = [{"query": i.query, "choices": list(i.choices), "label": i.label, "kind": i.kind, "twin": i.twin} for i in items]
         body = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows).encode()
         write(target / f"{name}.jsonl", body)
         write(target / f"{PREFIX}{name}.yaml", yaml.safe_dump(_definition(name, target), sort_keys=False).encode())

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 SEED = 0
+CLUSTER = 16  # characters of an item's key; sql/downstream_paired.sql and sql/downstream_against.sql cut there, too
 
 
 def version() -> str:
@@ -170,11 +171,20 @@ class LoadedTask:
 
 @dataclass(frozen=True)
 class Answers:
-    """What an item is, whatever a model says: its hash, the indices of right answers, and the choices' sizes in bytes."""
+    """What an item is, whatever a model says: its key, the indices of right answers, and the choices' sizes in bytes.
+
+    The first 16 characters of a key are its ``cluster``: items that share it (twins of the embedded suite, an item that a
+    data set holds twice) are not independent, and standard errors take them together.
+    """
 
     key: str
     right: tuple[int, ...]
     sizes: tuple[int, ...]
+
+    @property
+    def cluster(self) -> str:
+        """What the item shares with those that depend on it."""
+        return self.key[:CLUSTER]
 
 
 def load(definition: Definition, limit: int | None) -> LoadedTask:
@@ -247,7 +257,8 @@ def _answers(task: Task, instances: list[Any]) -> Answers:
     if not right or min(right) < 0 or max(right) >= len(texts):
         raise EvaluationError(f"the task '{task.config.task}' has an item whose answer is none of its choices")
     body = "\x1f".join([instances[0].args[0], *texts, *map(str, right)])
-    return Answers(hashlib.sha256(body.encode()).hexdigest()[:16], right, tuple(len(text.encode()) for text in texts))
+    twin = str(instances[0].doc.get("twin") or "")[:CLUSTER]
+    return Answers(twin + hashlib.sha256(body.encode()).hexdigest()[:16], right, tuple(len(text.encode()) for text in texts))
 
 
 def run(lm: Any, task: LoadedTask, bootstrap: int) -> dict[str, Any]:

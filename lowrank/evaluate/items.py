@@ -16,9 +16,9 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-REVISION = 1  # raised when the same documents give other items
+REVISION = 2  # raised when the same documents give other items
 
 SENTENCE = re.compile(r"(?<=[a-z0-9)'\"][.!?])\s+(?=[A-Z\"'(])")
 WORD = re.compile(r"[A-Za-z]+")
@@ -36,12 +36,6 @@ INFLECTIONS = (
     ("returns", "return"), ("contains", "contain"), ("represents", "represent"), ("uses", "use"), ("takes", "take"),
     ("depends", "depend"), ("requires", "require"), ("needs", "need"), ("means", "mean"), ("allows", "allow"),
 )
-_PRONOUNS = frozenset(("It", "This", "There", "That", "These", "They", "You", "We"))
-COPULA = re.compile(
-    r"^((?:[A-Z][\w-]*|[A-Z])(?: [\w'-]+){0,6}?) "
-    r"(is|are|was|were|can|may|must|should|will|has|have|returns|represents|contains|provides|describes|specifies|defines|determines|"
-    r"takes|uses|means|requires|allows|does|implements|computes|gives) (\S.*)$"
-)
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,7 @@ class Item:
     choices: tuple[str, ...]
     label: int
     kind: str = ""
+    twin: str = ""  # the same for two items that share their choices: they are not independent
 
     @property
     def key(self) -> str:
@@ -126,7 +121,7 @@ def agreement(corpus: Corpus, draw: random.Random) -> list[Item]:
     items: list[Item] = []
     for x, y in INFLECTIONS:
         for pair in zip(found.get((x, y), ()), found.get((y, x), ()), strict=False):
-            items += pair
+            items += _as_twins(*pair)
     return items
 
 
@@ -177,16 +172,18 @@ def _content(word: str, corpus: Corpus) -> bool:
 
 
 def definition(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """World knowledge: what is said of a term ("A colormap | is an object that"), or of another one. Crossed."""
+    """World knowledge: the word that ends a definition (a document's first sentence), against that of another. Crossed.
+
+    The word before it is none that would make the two a term of :func:`term`, and the answer did not occur before.
+    """
     halves = []
-    for sentence in corpus.sentences():
-        if not (match := COPULA.match(sentence)):
-            continue
-        subject, verb, predicate = match.groups()
-        words = [verb, *predicate.split(" ")[:3]]
-        if len(words) == 4 and subject not in _PRONOUNS:
-            halves.append(_Half(subject, " " + " ".join(words), corpus.rarity(WORD.findall(" ".join(words))), ()))
-    return _twins(halves, draw)
+    for document in corpus.documents:
+        words = SENTENCE.split(document.split("\n\n", 1)[0])[0].split(" ")
+        word = words[-1].rstrip(".,;:")
+        seen = {before.strip(".,;:()'\"").lower() for before in words[:-1]}
+        if 5 <= len(words) <= 24 and _content(word, corpus) and word not in seen and not _content(words[-2], corpus):
+            halves.append(_Half(" ".join(words[:-1]), f" {word}", corpus.rarity([word]), ()))
+    return _twins(halves, draw, apart=True)
 
 
 def term(corpus: Corpus, draw: random.Random) -> list[Item]:
@@ -231,7 +228,8 @@ def _twins(halves: Sequence[_Half], draw: random.Random, apart: bool = False) ->
             del pool[:-6]  # the others have become too different
             continue
         pool.remove(mate)
-        items += [_shuffled(one.query, one.answer, other.answer, draw) for one, other in ((mate, half), (half, mate))]
+        both = ((mate, half), (half, mate))
+        items += _as_twins(*(_shuffled(one.query, one.answer, other.answer, draw) for one, other in both))
     return items
 
 
@@ -242,6 +240,12 @@ def _fit(a: _Half, b: _Half, apart: bool) -> bool:
         return True
     x, y = a.answer.strip(), b.answer.strip()
     return x not in b.query.lower() and y not in a.query.lower() and x not in y and y not in x
+
+
+def _as_twins(one: Item, other: Item) -> tuple[Item, Item]:
+    """Both items with one mark that tells them to be twins."""
+    mark = hashlib.sha256((one.key + other.key).encode()).hexdigest()
+    return replace(one, twin=mark), replace(other, twin=mark)
 
 
 def _shuffled(query: str, right: str, wrong: str, draw: random.Random, kind: str = "") -> Item:

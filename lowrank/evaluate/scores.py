@@ -5,8 +5,9 @@ For an item with answer a and other choices c, log-likelihoods ℓ in nats and s
 * ``margin`` = ℓ(a)/s(a) − max_c ℓ(c)/s(c), nats a byte; above 0 exactly where ``acc_norm`` is right (for ASCII text);
 * ``bits_per_byte`` = −ℓ(a) / (s(a) ln 2).
 
-Several right answers: the likeliest counts. Standard errors are s/√n over items; of a group, whose score is the plain
-mean over its members, the root of the members' summed squares over their number.
+Several right answers: the likeliest counts. Standard errors are s/√n over independent items, and take together those that
+depend on each other (see :func:`standard_error`); of a group, whose score is the plain mean over its members, the root of
+the members' summed squares over their number.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ def scores(task: LoadedTask, metrics: Sequence[str], results: Mapping[str, Any])
 def _score(metric: str, by_member: Mapping[str, Sequence[tuple[Answers, Mapping[str, Any]]]]) -> Score:
     values = {name: [_value(metric, answers, sample) for answers, sample in rows] for name, rows in by_member.items()}
     means = [math.fsum(found) / len(found) for found in values.values()]
-    errors = [_standard_error(found) for found in values.values()]
+    errors = [
+        standard_error(found, [answers.cluster for answers, _ in rows])
+        for found, rows in zip(values.values(), by_member.values(), strict=True)
+    ]
     known = [error for error in errors if error is not None]
     error = math.sqrt(math.fsum(e * e for e in known)) / len(errors) if len(known) == len(errors) else None
     items: dict[str, float] = {}
@@ -85,12 +89,18 @@ def _chance(metric: str, answers: Answers) -> float | None:
     return len(answers.right) / len(answers.sizes) if metric in ("acc", "acc_norm", "em") else None
 
 
-def _standard_error(values: Sequence[float]) -> float | None:
-    n = len(values)
-    if n < 2:
+def standard_error(values: Sequence[float], clusters: Sequence[str]) -> float | None:
+    """Of the mean of ``values``, of which those of one cluster may depend on each other; s/√n where each stands alone.
+
+    With sums e_c of the deviations in each of G clusters: √(G/(G−1) Σ e_c²) / n. None for fewer than two clusters.
+    """
+    n, mean = len(values), math.fsum(values) / len(values)
+    sums: dict[str, float] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value - mean
+    if len(sums) < 2:
         return None
-    mean = math.fsum(values) / n
-    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    return math.sqrt(math.fsum(e * e for e in sums.values()) * len(sums) / (len(sums) - 1)) / n
 
 
 def _check_against_harness(task: LoadedTask, found: Score, results: Mapping[str, Any]) -> None:

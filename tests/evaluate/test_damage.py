@@ -13,7 +13,9 @@ from lowrank.evaluate.definitions import define
 from lowrank.evaluate.errors import EvaluationError
 from lowrank.evaluate.items import Item
 
-MADE = {"cloze": [Item("the cat sat", (" on the mat", " in a house"), 0), Item("the dog ran", (" to the house", " under a mat"), 1)]}
+MADE = {"cloze": [
+    Item("the cat sat", (" on the mat", " in a house"), 0), Item("the dog ran", (" to the house", " under a mat"), 1),
+]}
 
 
 def flip(path: Path, what: bytes) -> None:
@@ -23,7 +25,9 @@ def flip(path: Path, what: bytes) -> None:
     path.write_bytes(bytes(body))
 
 
-@pytest.mark.parametrize(("name", "what"), [("cloze.jsonl", b"mat"), ("embedded_cloze.yaml", b"acc_norm"), ("suite.json", b"cloze")])
+@pytest.mark.parametrize(("name", "what"), [
+    ("cloze.jsonl", b"mat"), ("embedded_cloze.yaml", b"acc_norm"), ("suite.json", b"cloze"),
+])
 def test_a_damaged_suite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, what: bytes) -> None:
     monkeypatch.setattr(SOURCE, "read", lambda *_: [])
     monkeypatch.setattr(embedded, "corpus_of", lambda *_: None)

@@ -139,7 +139,7 @@ def test_the_paired_query_agrees_with_numpy(make_study: Make) -> None:
     columns, against = queries.get("downstream_against").run(tiny.store, {"study": "tiny", "metric": "margin"})
     assert {(row[columns.index("method")], row[columns.index("n")]) for row in against} == {("cola", ITEMS)}
     pairs = {row[1]: row[6] for row in found if row[2] == "margin"}
-    assert {row[5]: pytest.approx(row[10]) for row in against} == pairs
+    assert {row[columns.index("task")]: pytest.approx(row[columns.index("difference")]) for row in against} == pairs
 
 
 def test_an_unknown_task_is_named_and_the_others_run(make_study: Make) -> None:

@@ -15,9 +15,10 @@ from lowrank.data import sources
 from lowrank.data.splits import survey
 from lowrank.errors import DataError
 from lowrank.evaluate import embedded
-from lowrank.evaluate.items import MAKERS, WORD, Corpus, Item, agreement, cloze, ordering, word_counts, word_order
+from lowrank.evaluate.items import MAKERS, WORD, Corpus, Item, agreement, cloze, definition, ordering, word_counts, word_order
 
-CROSSED = sorted(set(MAKERS) - {"word_order", "ordering", "agreement"})
+PERMUTED = ["ordering", "word_order"]
+CROSSED = sorted({*MAKERS} - {*PERMUTED, "agreement"})
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +85,17 @@ def test_crossed_items_are_a_coin_toss_without_the_context(suite: dict[str, list
     for a, b in zip(items[::2], items[1::2], strict=True):
         assert set(a.choices) == set(b.choices)
         assert a.choices[a.label] != b.choices[b.label]
+        assert a.twin == b.twin != ""
     for scorer in scorers(corpus):
         assert right(items, scorer) == 0.5
 
 
-@pytest.mark.parametrize("task", ["word_order", "ordering"])
+@pytest.mark.parametrize("task", PERMUTED)
 def test_permuted_items_have_the_same_words_and_length(suite: dict[str, list[Item]], task: str) -> None:
     for item in suite[task]:
         a, b = item.choices
         assert a != b
+        assert item.twin == ""
         assert (sorted(a), sorted(a.split())) == (sorted(b), sorted(b.split()))
 
 
@@ -101,6 +104,7 @@ def test_each_pair_of_forms_is_used_in_both_directions_alike(suite: dict[str, li
     for n in range(0, len(items), 2):
         first, second = (_changed(item) for item in items[n : n + 2])
         assert first == second[::-1]
+        assert items[n].twin == items[n + 1].twin != ""
     for scorer in list(scorers(corpus))[:4]:
         assert abs(right(items, scorer) - 0.5) <= 0.02  # the words around differ, so that ties of word length may not cancel
 
@@ -140,6 +144,18 @@ def test_a_cloze_repeats_a_word_of_its_passage_and_its_twins_do_not() -> None:
     for item in items:
         assert item.choices[item.label].strip() in item.query
         assert item.choices[1 - item.label].strip() not in item.query
+
+
+def test_a_definition_ends_with_a_word_that_is_new_and_no_term() -> None:
+    counts = dict.fromkeys(("matrix", "kernel", "graph", "sparse", "node"), 50)
+    documents = [
+        "Compute all entries of the matrix.\n\nThen the kernel.", "Return every neighbour of a node. It is a leaf.",
+        "Compute all entries of a sparse matrix.", "Compute the graph of a graph.", "A kernel.",
+    ]
+    items = definition(Corpus(documents, counts), random.Random(0))
+    assert {(item.query, item.choices[item.label]) for item in items} == {
+        ("Compute all entries of the", " matrix"), ("Return every neighbour of a", " node"),
+    }
 
 
 def test_counts_and_rarity() -> None:

@@ -42,7 +42,9 @@ LOGIQA2 = "".join(json.dumps({  # `type` has other keys in every line, and may h
 LETTERED = {"text": ["a mat", "a dog", "a red house"], "label": ["A", "B", "C"]}
 HUB: dict[str, tuple[str, list[dict[str, Any]]]] = {  # the scored file as the hub has it, below the folder of the task
     "hellaswag": ("data/validation-00000-of-00001.parquet", HELLASWAG),
-    "piqa": ("piqa_validation.parquet", [{"goal": f"To sit {n}", "sol1": "use a mat", "sol2": "use it", "label": n % 2} for n in range(4)]),
+    "piqa": ("piqa_validation.parquet", [
+        {"goal": f"To sit {n}", "sol1": "use a mat", "sol2": "use it", "label": n % 2} for n in range(4)
+    ]),
     "copa": ("copa/validation-00000-of-00001.parquet", [{
         "premise": f"The dog {n} ran.", "choice1": "It was old.", "choice2": "The cat sat.", "question": ("cause", "effect")[n % 2],
         "idx": n, "label": n % 2,
@@ -60,8 +62,9 @@ HUB: dict[str, tuple[str, list[dict[str, Any]]]] = {  # the scored file as the h
         {"id": "b", "question": "Who ran?", "choices": {"text": ["cat", "dog"], "label": ["1", "2"]}, "answerKey": "2"},
     ]),
     "qa4mre_2013": ("2013.main.EN/train-00000-of-00001.parquet", [{
-        "topic_id": "1", "topic_name": "t", "test_id": "1", "document_id": "1", "document_str": " The cat sat. ", "question_id": str(n),
-        "question_str": "Who sat?", "answer_options": {"answer_id": ["1", "2"], "answer_str": ["a dog", "the cat"]},
+        "topic_id": "1", "topic_name": "t", "test_id": "1", "document_id": "1", "document_str": " The cat sat. ",
+        "question_id": str(n), "question_str": "Who sat?",
+        "answer_options": {"answer_id": ["1", "2"], "answer_str": ["a dog", "the cat"]},
         "correct_answer_id": "2", "correct_answer_str": "the cat",
     } for n in range(2)]),
     "record": ("record/validation-00000-of-00001.parquet", RECORD),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lowrank.evaluate.errors import EvaluationError
 from lowrank.evaluate.harness import Answers, LoadedTask
-from lowrank.evaluate.scores import scores
+from lowrank.evaluate.scores import scores, standard_error
 
 
 def loaded(*members: list[tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...], float]]) -> tuple[LoadedTask, dict[str, Any]]:
@@ -61,6 +63,27 @@ def test_a_group_is_the_plain_mean_of_its_members() -> None:
     assert acc.value == pytest.approx((0.5 + 0.75) / 2)
     assert acc.standard_error == pytest.approx(math.hypot(0.5, 0.25) / 2)
     assert acc.n == 6
+
+
+def test_items_of_one_cluster_are_taken_together() -> None:
+    values = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]
+    alone = np.std(values, ddof=1) / math.sqrt(len(values))
+    assert standard_error(values, [f"{n}" for n in range(8)]) == pytest.approx(alone)
+    # twins of which one is right whenever the other is wrong: only the pairs that are both right vary
+    pairs = np.reshape(values, (4, 2)).mean(1)
+    assert standard_error(values, [f"{n // 2}" for n in range(8)]) == pytest.approx(np.std(pairs, ddof=1) / math.sqrt(4))
+    assert standard_error(values * 3, [f"{n % 8}" for n in range(24)]) == pytest.approx(alone), "copies of an item add nothing"
+    assert standard_error(values, ["one"] * 8) is None
+
+
+def test_twins_are_clusters_by_their_keys() -> None:
+    item = ((-1.0, -2.0), (0,), (1, 1), 1.0)
+    task, results = loaded([item, item, (*item[:3], 0.0), (*item[:3], 0.0)])
+    for number, answers in list(task.answers.items()):
+        task.answers[number] = replace(answers, key="ab"[number[1] % 2] * 16 + str(number[1]))
+    results["results"]["m0"]["acc,none"] = 0.5
+    (acc,) = scores(task, ["acc"], results)
+    assert acc.standard_error == pytest.approx(0.0)
 
 
 def test_a_disagreement_with_the_harness_is_an_error() -> None:

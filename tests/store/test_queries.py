@@ -15,7 +15,9 @@ import lowrank
 from lowrank.errors import StoreError, UsageError
 from lowrank.store import Store, queries, records
 
-REQUIRED: dict[str, Any] = {"study": "demo", "metric": "ccbh", "quantity": "validation_perplexity", "a": 2, "b": 2}
+REQUIRED: dict[str, Any] = {
+    "study": "demo", "metric": "ccbh", "quantity": "validation_perplexity", "a": 2, "b": 2, "method": "cola",
+}
 
 
 @pytest.fixture
@@ -54,7 +56,8 @@ def test_every_query_answers_alike_on_both_databases(both: tuple[Store, Store], 
         assert not strange or query.run(store, strange)[1] == []
 
 
-EMPTY_IN_THE_SAMPLE = {"layer_values", "seed_variability"}  # no layers, one seed; tests/report fills both
+# no layers, one seed, one method; tests/report and tests/evaluate fill them
+EMPTY_IN_THE_SAMPLE = {"downstream_methods", "layer_values", "seed_variability"}
 
 
 def test_perplexity_stands_beside_the_published_one(full: Store) -> None:
