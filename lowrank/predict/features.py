@@ -63,8 +63,13 @@ class FeatureTable:
 
 def label(identity: tuple[str, str, str, int, int]) -> str:
     """``method-scale-s0 step 100``."""
-    scale, method, variant, seed, step = identity
-    return "-".join(part for part in (method, variant, scale, f"s{seed}") if part) + f" step {step}"
+    return f"{run_label(identity[:-1])} step {identity[-1]}"
+
+
+def run_label(identity: tuple[str, str, str, int]) -> str:
+    """``method-scale-s0``."""
+    scale, method, variant, seed = identity
+    return "-".join(part for part in (method, variant, scale, f"s{seed}") if part)
 
 
 def feature_table(store: Store, study: str, protocol: str = "exact", every: int = 1) -> FeatureTable:
@@ -90,8 +95,8 @@ def feature_table(store: Store, study: str, protocol: str = "exact", every: int 
     own = features.groupby("checkpoint_id")["own_reference"].max()
     keys = values[KEYS].drop_duplicates("checkpoint_id").set_index("checkpoint_id")
     frame = keys.join(target, how="inner").join(wide).join(own)
-    frame["run"] = frame["run_id"].astype(str)
-    frame = thinned(frame.reset_index().sort_values(["scale", "run_id", "step"]), every)
+    frame["run"] = [run_label(row) for row in frame[IDENTITY[:-1]].itertuples(index=False, name=None)]
+    frame = thinned(frame.reset_index().sort_values(IDENTITY), every)  # ids differ between stores: neither order nor name is theirs
     return FeatureTable(frame.reset_index(drop=True), tuple(str(c) for c in wide.columns), tuple(sorted(set(scores["name"]))))
 
 
