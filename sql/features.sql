@@ -1,4 +1,4 @@
--- description: The feature table: one row a checkpoint with loss, the published features, the other scalars and the mean score.
+-- description: The feature table: one row a checkpoint with loss, published features, other scalars, mean score and each task's.
 -- param: study text
 -- param: protocol text default 'exact'
 WITH older AS (
@@ -17,28 +17,41 @@ WITH older AS (
     WHERE found.protocol_id < found.newest
 ), metrics AS (
     SELECT v.checkpoint_id,
-           avg(CASE WHEN v.metric = 'ccbh' THEN v.value END) AS ccbh,
-           avg(CASE WHEN v.metric = 'activation_cka' THEN v.value END) AS activation_cka_mean,
-           avg(CASE WHEN v.metric = 'activation_l2' THEN v.value END) AS activation_l2_mean,
-           avg(CASE WHEN v.metric = 'stable_rank_dw' THEN v.value END) AS stable_rank_dw,
-           avg(CASE WHEN v.metric = 'effective_rank_dw' THEN v.value END) AS effective_rank_dw,
-           avg(CASE WHEN v.metric = 'threshold_rank_w' THEN v.value END) AS threshold_rank_w,
-           avg(CASE WHEN v.metric = 'spectral_gap_dw' THEN v.value END) AS spectral_gap_dw,
-           avg(CASE WHEN v.metric = 'stable_rank_w' THEN v.value END) AS stable_rank_w,
-           avg(CASE WHEN v.metric = 'sharpness_random' THEN v.value END) AS sharpness_random,
-           avg(CASE WHEN v.metric = 'direction_variance' THEN v.value END) AS direction_variance,
-           avg(CASE WHEN v.metric = 'sharpness_pca_1' THEN v.value END) AS sharpness_pca_1,
-           avg(CASE WHEN v.metric = 'sigma_pca_1' THEN v.value END) AS sigma_pca_1,
-           avg(CASE WHEN v.metric = 'ccbh_excess' THEN v.value END) AS ccbh_excess,
-           avg(CASE WHEN v.metric = 'effective_rank_w' THEN v.value END) AS effective_rank_w,
-           avg(CASE WHEN v.metric = 'spectral_gap_w' THEN v.value END) AS spectral_gap_w,
-           avg(CASE WHEN v.metric = 'threshold_rank_dw' THEN v.value END) AS threshold_rank_dw,
-           avg(CASE WHEN v.metric = 'delta_norm' THEN v.value END) AS delta_norm,
-           avg(CASE WHEN v.metric = 'delta_norm_relative' THEN v.value END) AS delta_norm_relative,
-           avg(CASE WHEN v.metric = 'activation_cosine' THEN v.value END) AS activation_cosine_mean,
-           avg(CASE WHEN v.metric = 'activation_cka_debiased' THEN v.value END) AS activation_cka_debiased_mean,
-           avg(CASE WHEN v.metric = 'hessian_trace' THEN v.value END) AS hessian_trace,
-           avg(CASE WHEN v.metric = 'hessian_top_eigenvalue' THEN v.value END) AS hessian_top_eigenvalue
+           avg(v.value) FILTER (WHERE v.metric = 'ccbh') AS ccbh,
+           avg(v.value) FILTER (WHERE v.metric = 'activation_cka') AS activation_cka_mean,
+           avg(v.value) FILTER (WHERE v.metric = 'activation_l2') AS activation_l2_mean,
+           avg(v.value) FILTER (WHERE v.metric = 'stable_rank_dw') AS stable_rank_dw,
+           avg(v.value) FILTER (WHERE v.metric = 'effective_rank_dw') AS effective_rank_dw,
+           avg(v.value) FILTER (WHERE v.metric = 'threshold_rank_w') AS threshold_rank_w,
+           avg(v.value) FILTER (WHERE v.metric = 'spectral_gap_dw') AS spectral_gap_dw,
+           avg(v.value) FILTER (WHERE v.metric = 'stable_rank_w') AS stable_rank_w,
+           avg(v.value) FILTER (WHERE v.metric = 'ccbh_excess') AS ccbh_excess,
+           avg(v.value) FILTER (WHERE v.metric = 'activation_cosine') AS activation_cosine_mean,
+           avg(v.value) FILTER (WHERE v.metric = 'activation_cka_debiased') AS activation_cka_debiased_mean,
+           avg(v.value) FILTER (WHERE v.metric = 'effective_rank_w') AS effective_rank_w,
+           avg(v.value) FILTER (WHERE v.metric = 'spectral_gap_w') AS spectral_gap_w,
+           avg(v.value) FILTER (WHERE v.metric = 'threshold_rank_dw') AS threshold_rank_dw,
+           avg(v.value) FILTER (WHERE v.metric = 'delta_norm') AS delta_norm,
+           avg(v.value) FILTER (WHERE v.metric = 'delta_norm_relative') AS delta_norm_relative,
+           avg(v.value) FILTER (WHERE v.metric = 'sharpness_random') AS sharpness_random,
+           avg(v.value) FILTER (WHERE v.metric = 'direction_variance') AS direction_variance,
+           avg(v.value) FILTER (WHERE v.metric = 'sharpness_pca_1') AS sharpness_pca_1,
+           avg(v.value) FILTER (WHERE v.metric = 'sharpness_pca_5') AS sharpness_pca_5,
+           avg(v.value) FILTER (WHERE v.metric = 'sharpness_pca_10') AS sharpness_pca_10,
+           avg(v.value) FILTER (WHERE v.metric = 'sharpness_pca_20') AS sharpness_pca_20,
+           avg(v.value) FILTER (WHERE v.metric = 'sharpness_pca_100') AS sharpness_pca_100,
+           avg(v.value) FILTER (WHERE v.metric = 'sigma_pca_1') AS sigma_pca_1,
+           avg(v.value) FILTER (WHERE v.metric = 'sigma_pca_5') AS sigma_pca_5,
+           avg(v.value) FILTER (WHERE v.metric = 'sigma_pca_10') AS sigma_pca_10,
+           avg(v.value) FILTER (WHERE v.metric = 'sigma_pca_20') AS sigma_pca_20,
+           avg(v.value) FILTER (WHERE v.metric = 'sigma_pca_100') AS sigma_pca_100,
+           avg(v.value) FILTER (WHERE v.metric = 'sharpness_trajectory_1') AS sharpness_trajectory_1,
+           avg(v.value) FILTER (WHERE v.metric = 'sharpness_trajectory_2') AS sharpness_trajectory_2,
+           avg(v.value) FILTER (WHERE v.metric = 'trajectory_share_1') AS trajectory_share_1,
+           avg(v.value) FILTER (WHERE v.metric = 'trajectory_share_2') AS trajectory_share_2,
+           avg(v.value) FILTER (WHERE v.metric = 'hessian_trace') AS hessian_trace,
+           avg(v.value) FILTER (WHERE v.metric = 'hessian_top_eigenvalue') AS hessian_top_eigenvalue,
+           avg(v.value) FILTER (WHERE v.metric = 'held_out_loss') AS held_out_loss
     FROM metric_value AS v
     WHERE v.protocol_id IN (SELECT p.id FROM protocol AS p WHERE p.name = :protocol)
       AND (v.metric, v.protocol_id) NOT IN (SELECT metric, protocol_id FROM older)
@@ -59,21 +72,48 @@ WITH older AS (
     WHERE found.protocol_id < found.newest
 ), scores AS (
     -- of each task the metric that its protocol names, acc where it names none
-    SELECT s.checkpoint_id, avg(s.value) AS downstream_mean, count(s.value) AS tasks
+    SELECT s.checkpoint_id, avg(s.value) AS downstream_mean, count(s.value) AS tasks,
+           avg(s.value) FILTER (WHERE s.task = 'arc_easy') AS score_arc_easy,
+           avg(s.value) FILTER (WHERE s.task = 'blimp') AS score_blimp,
+           avg(s.value) FILTER (WHERE s.task = 'copa') AS score_copa,
+           avg(s.value) FILTER (WHERE s.task = 'hellaswag') AS score_hellaswag,
+           avg(s.value) FILTER (WHERE s.task = 'logiqa') AS score_logiqa,
+           avg(s.value) FILTER (WHERE s.task = 'logiqa2') AS score_logiqa2,
+           avg(s.value) FILTER (WHERE s.task = 'openbookqa') AS score_openbookqa,
+           avg(s.value) FILTER (WHERE s.task = 'piqa') AS score_piqa,
+           avg(s.value) FILTER (WHERE s.task = 'qa4mre_2013') AS score_qa4mre_2013,
+           avg(s.value) FILTER (WHERE s.task = 'record') AS score_record,
+           avg(s.value) FILTER (WHERE s.task = 'swag') AS score_swag,
+           avg(s.value) FILTER (WHERE s.task = 'agreement') AS score_agreement,
+           avg(s.value) FILTER (WHERE s.task = 'cloze') AS score_cloze,
+           avg(s.value) FILTER (WHERE s.task = 'continuation') AS score_continuation,
+           avg(s.value) FILTER (WHERE s.task = 'definition') AS score_definition,
+           avg(s.value) FILTER (WHERE s.task = 'ordering') AS score_ordering,
+           avg(s.value) FILTER (WHERE s.task = 'term') AS score_term,
+           avg(s.value) FILTER (WHERE s.task = 'word_order') AS score_word_order
     FROM downstream_score AS s
     LEFT JOIN primary_metric_view AS m ON m.protocol_id = s.protocol_id AND m.task = s.task
     WHERE s.metric = coalesce(m.metric, 'acc') AND (s.task, s.protocol_id) NOT IN (SELECT task, protocol_id FROM older_scores)
     GROUP BY s.checkpoint_id
 )
+-- a metric or task that is no column here, such as those of a lens of one's own, is a row of feature_values
 SELECT c.scale, c.method, c.variant, c.seed, c.step, c.kind, c.validation_loss AS log_perplexity,
        c.validation_loss_kind AS log_perplexity_kind,
        metrics.ccbh, metrics.activation_cka_mean, metrics.activation_l2_mean, metrics.stable_rank_dw,
        metrics.effective_rank_dw, metrics.threshold_rank_w, metrics.spectral_gap_dw, metrics.stable_rank_w,
-       metrics.sharpness_random, metrics.direction_variance, metrics.sharpness_pca_1, metrics.sigma_pca_1,
-       metrics.ccbh_excess, metrics.effective_rank_w, metrics.spectral_gap_w, metrics.threshold_rank_dw, metrics.delta_norm,
-       metrics.delta_norm_relative, metrics.activation_cosine_mean, metrics.activation_cka_debiased_mean,
-       metrics.hessian_trace, metrics.hessian_top_eigenvalue,
-       scores.downstream_mean, scores.tasks, c.status, c.run_id, c.checkpoint_id
+       metrics.ccbh_excess, metrics.activation_cosine_mean, metrics.activation_cka_debiased_mean, metrics.effective_rank_w,
+       metrics.spectral_gap_w, metrics.threshold_rank_dw, metrics.delta_norm, metrics.delta_norm_relative,
+       metrics.sharpness_random, metrics.direction_variance, metrics.sharpness_pca_1, metrics.sharpness_pca_5,
+       metrics.sharpness_pca_10, metrics.sharpness_pca_20, metrics.sharpness_pca_100, metrics.sigma_pca_1,
+       metrics.sigma_pca_5, metrics.sigma_pca_10, metrics.sigma_pca_20, metrics.sigma_pca_100,
+       metrics.sharpness_trajectory_1, metrics.sharpness_trajectory_2, metrics.trajectory_share_1,
+       metrics.trajectory_share_2, metrics.hessian_trace, metrics.hessian_top_eigenvalue, metrics.held_out_loss,
+       scores.downstream_mean, scores.tasks,
+       scores.score_arc_easy, scores.score_blimp, scores.score_copa, scores.score_hellaswag, scores.score_logiqa,
+       scores.score_logiqa2, scores.score_openbookqa, scores.score_piqa, scores.score_qa4mre_2013, scores.score_record,
+       scores.score_swag, scores.score_agreement, scores.score_cloze, scores.score_continuation,
+       scores.score_definition, scores.score_ordering, scores.score_term, scores.score_word_order,
+       c.status, c.run_id, c.checkpoint_id
 FROM checkpoint_view AS c
 JOIN current_run_view AS kept ON kept.run_id = c.run_id
 LEFT JOIN metrics ON metrics.checkpoint_id = c.checkpoint_id

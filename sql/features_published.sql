@@ -17,14 +17,14 @@ WITH older AS (
     WHERE found.protocol_id < found.newest
 ), metrics AS (
     SELECT v.checkpoint_id,
-           avg(CASE WHEN v.metric = 'ccbh' THEN v.value END) AS ccbh,
-           avg(CASE WHEN v.metric = 'activation_cka' THEN v.value END) AS activation_cka_mean,
-           avg(CASE WHEN v.metric = 'activation_l2' THEN v.value END) AS activation_l2_mean,
-           avg(CASE WHEN v.metric = 'stable_rank_dw' THEN v.value END) AS stable_rank_dw,
-           avg(CASE WHEN v.metric = 'effective_rank_dw' THEN v.value END) AS effective_rank_dw,
-           avg(CASE WHEN v.metric = 'threshold_rank_w' THEN v.value END) AS threshold_rank_w,
-           avg(CASE WHEN v.metric = 'spectral_gap_dw' THEN v.value END) AS spectral_gap_dw,
-           avg(CASE WHEN v.metric = 'stable_rank_w' THEN v.value END) AS stable_rank_w
+           avg(v.value) FILTER (WHERE v.metric = 'ccbh') AS ccbh,
+           avg(v.value) FILTER (WHERE v.metric = 'activation_cka') AS activation_cka_mean,
+           avg(v.value) FILTER (WHERE v.metric = 'activation_l2') AS activation_l2_mean,
+           avg(v.value) FILTER (WHERE v.metric = 'stable_rank_dw') AS stable_rank_dw,
+           avg(v.value) FILTER (WHERE v.metric = 'effective_rank_dw') AS effective_rank_dw,
+           avg(v.value) FILTER (WHERE v.metric = 'threshold_rank_w') AS threshold_rank_w,
+           avg(v.value) FILTER (WHERE v.metric = 'spectral_gap_dw') AS spectral_gap_dw,
+           avg(v.value) FILTER (WHERE v.metric = 'stable_rank_w') AS stable_rank_w
     FROM metric_value AS v
     WHERE v.protocol_id IN (SELECT p.id FROM protocol AS p WHERE p.name = :protocol)
       AND (v.metric, v.protocol_id) NOT IN (SELECT metric, protocol_id FROM older)

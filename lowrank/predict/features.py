@@ -15,6 +15,8 @@ from lowrank.predict.crossval import PredictError
 from lowrank.store import Store, queries
 
 LOSS = "log_perplexity"  # ln of the perplexity: the validation loss, nats a token
+OTHER_LOSSES = ("held_out_loss",)
+"""Losses on other text: features by name, but no geometry, so that no selection chooses them."""
 TARGET = "downstream_mean"
 PUBLISHED_GEOMETRY = (
     "ccbh",

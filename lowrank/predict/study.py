@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lowrank.errors import UnknownNameError, UsageError
 from lowrank.predict.crossval import MODELS, CrossValidation, PredictError, Selection, cross_validate
-from lowrank.predict.features import LOSS, SETS, TARGET, FeatureTable, feature_table, resolve_set
+from lowrank.predict.features import LOSS, OTHER_LOSSES, SETS, TARGET, FeatureTable, feature_table, resolve_set
 from lowrank.predict.inference import PERMUTATIONS, bootstrap_pearson, permutation_p
 from lowrank.predict.selection import KEPT, consistent, nested
 from lowrank.store import Store
@@ -248,10 +248,10 @@ def tested(spec: Spec, candidates: tuple[str, ...], permutations: int) -> int:
 
 
 def selectable(rows: FeatureTable, features: tuple[str, ...]) -> tuple[str, ...]:
-    """What a selection may choose from: features finite in all rows and not constant; the loss only where the set has it."""
+    """What a selection may choose from: geometry that is finite in all rows and not constant, and the loss where the set has it."""
     frame = rows.frame
     full = [f for f in rows.features if np.isfinite(frame[f].to_numpy(dtype=float)).all() and frame[f].nunique() > 1]
-    return tuple(f for f in full if f != LOSS or LOSS in features)
+    return tuple(f for f in full if f not in OTHER_LOSSES and (f != LOSS or LOSS in features))
 
 
 def fitted(

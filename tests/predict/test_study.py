@@ -197,6 +197,20 @@ def test_a_feature_of_some_rows_is_no_candidate_and_told(study: Callable[..., St
     assert all("hessian_trace" not in fit.features["names"] for fit in summary.fits)
 
 
+def test_a_loss_on_other_text_is_no_geometry(study: Callable[..., Store]) -> None:
+    store = study()
+    protocol = store.find(MetricValue, metric="stable_rank_w")[0].protocol_id
+    store.add_all(
+        MetricValue(checkpoint_id=c.id or 0, protocol_id=protocol, metric="held_out_loss", value=c.validation_loss)
+        for c in store.find(Checkpoint)
+    )
+    fits = predict(store, "demo", feature_sets=("geometry_only",), schemes=("lomo",), **FAST).fits
+    assert {fit.selection for fit in fits} == {"fixed", "all_rows", "nested"}
+    assert all("held_out_loss" not in fit.features["names"] for fit in fits)
+    (asked,) = predict(store, "demo", feature_sets=("held_out_loss",), schemes=("lomo",), selections=("fixed",), **FAST).fits
+    assert asked.features["names"] == ["held_out_loss"]
+
+
 def test_every_second_checkpoint_counts_from_the_last(study: Callable[..., Store]) -> None:
     table = feature_table(study(), "demo", every=2)
     assert set(table.frame["step"]) == {100, 300}

@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lowrank import metrics
+from lowrank.evaluate import suites
 from lowrank.predict import predict
+from lowrank.predict.features import feature_name
 from lowrank.store import Store, queries
 from lowrank.store.records import Checkpoint, DownstreamScore, MetricValue, Protocol, Run
 
@@ -161,6 +164,21 @@ def test_of_two_protocols_of_one_name_the_newer_counts(changing: tuple[Store, ob
     scores = ask(found, "downstream", metric="acc")
     mine = scores[(scores["checkpoint_id"] == checkpoint) & (scores["task"] != "cloze")]["value"]
     assert after.loc[checkpoint, "downstream_mean"] == pytest.approx(np.mean([*mine.astype(float), 0.0]))
+
+
+def test_the_feature_table_has_every_metric_and_task(stores: dict[str, Store]) -> None:
+    columns = set(ask(stores["sqlite"], "features").columns)
+    named = {info.name for lens in metrics.names() for info in metrics.get(lens).metrics}
+    assert {feature_name(name) for name in named if not name.startswith("imbh")} <= columns
+    tasks = {task for suite in suites.names() for task in suites.get(suite).tasks}
+    assert {f"score_{task}" for task in tasks} <= columns
+
+
+def test_scores_of_tasks_stand_beside_their_mean(stores: dict[str, Store]) -> None:
+    wide = ask(stores["postgresql"], "features").set_index("checkpoint_id")
+    cloze = ask(stores["postgresql"], "downstream", metric="acc", task="cloze").set_index("checkpoint_id")["value"]
+    pd.testing.assert_series_equal(wide["score_cloze"].dropna().sort_index(), cloze.sort_index(), check_names=False)
+    assert set(wide["tasks"].dropna()) == {5}
 
 
 def test_variability_is_the_sample_variance(stores: dict[str, Store]) -> None:
