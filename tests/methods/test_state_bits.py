@@ -109,8 +109,8 @@ def gradients(parameters: list[Any], update: int) -> None:
 
 def plain(parameters: list[Any], bits: int) -> Any:
     if bits == 8:
-        return AdamW8bit(parameters, lr=0.01, weight_decay=0.1)
-    return torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1)
+        return AdamW8bit(parameters, lr=0.01, weight_decay=0.1, eps=0.1)  # large enough to be seen
+    return torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1, eps=0.1)
 
 
 def projected(cls: type) -> Callable[..., Any]:
@@ -203,6 +203,8 @@ def test_every_method_trains_and_resumes_with_eight_bits(name: str, start: Start
     losses, wanted = run.train(1, 10), full.train(1, 10)
     assert losses == pytest.approx(wanted, rel=0.03)
     assert losses != wanted
+    counters = [[int(state["step"]) for state in r.optimizer.state.values()] for r in (run, full)]
+    assert counters[0] == counters[1]  # ReLoRA's resets among them
     first = start(name, training={"state_bits": 8})
     first.train(1, 5)
     resumed.model.load_state_dict(first.model.state_dict())
