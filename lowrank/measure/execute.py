@@ -66,6 +66,7 @@ def attempt(store: Store, bench: Workbench, task: Task, made_by: int | None, out
 
 
 def _fail(store: Store, task: Task, error: str, outcome: Outcome) -> None:
+    error = error.removeprefix(f"{task.unit.label}: ")
     outcome.failed.append(f"{task.label}: {error}")
     known = store.first(records.WorkUnit, unit_key=task.unit_key)
     attempts = (known.attempts if known else 0) + 1

@@ -272,7 +272,8 @@ def differences(now: Matrices, before: Matrices, unit: Unit) -> dict[Key, Entry]
     for key, W in now.entries.items():
         V = before.entries.get(key)
         if not isinstance(W, Tensor) or not isinstance(V, Tensor) or W.shape != V.shape:
-            raise MetricError(f"{unit.label}: the checkpoints have different shapes; ΔW needs two of the same model")
+            odd = f"layer {key[0]} {key[1]}"
+            raise MetricError(f"{unit.label}: the checkpoints have different shapes ({odd}); ΔW needs two of the same model")
         deltas[key] = _moved_factors(now, before, key) or W.double() - V.double()
     return deltas
 
