@@ -253,20 +253,29 @@ def test_one_seed_is_compared_by_stored_errors_and_other_protocols_are_told(
 
 
 def test_paired_differences_are_those_of_the_items(written: Path, filled: Path) -> None:
-    """Against numpy on the single items: the difference of each task and its paired standard error."""
+    """Against numpy on the single items: the difference of each task over seeds, and its error over items."""
     rows = rows_of(written, "downstream_against")
     assert {row["series"] for row in rows} == {"cola", "relora"}
     with Store.open(filled, read_only=True) as store:
         runs = {run.id: run for run in store.find(Run)}
         names = {c.id: (runs[c.run_id].method, runs[c.run_id].scale, runs[c.run_id].seed) for c in store.find(Checkpoint)}
-        items: dict[tuple[str, str, int], dict[str, float]] = {}
+        values: dict[tuple[str, str, int], dict[str, float]] = {}
         for item in store.find(DownstreamItem, task="cloze"):
-            items.setdefault(names[item.checkpoint_id], {})[item.item] = item.value
-    for row in (r for r in rows if r["task"] == "cloze"):
-        ours, theirs = (items[m, row["scale"], int(row["seed"])] for m in (row["series"], "full_rank"))
-        differences = np.array([ours[name] - theirs[name] for name in ours])
-        assert float(row["difference"]) == pytest.approx(differences.mean())
-        assert float(row["standard_error"] or 0) == pytest.approx(differences.std(ddof=1) / math.sqrt(len(differences)), abs=1e-9)
+            values.setdefault(names[item.checkpoint_id], {})[item.item] = item.value
+    checked = [row for row in rows if row["task"] == "cloze"]
+    assert len(checked) == 4
+    for row in checked:
+        seeds = [seed for method, scale, seed in values if (method, scale) == (row["series"], row["scale"])]
+        items = sorted(values["full_rank", row["scale"], 0])
+        table = np.array(
+            [
+                [values[row["series"], row["scale"], s][i] - values["full_rank", row["scale"], s][i] for i in items]
+                for s in seeds
+            ]
+        )
+        assert (int(row["seeds"]), float(row["difference"])) == (len(seeds), pytest.approx(table.mean()))
+        by_item = table.mean(axis=0)
+        assert float(row["items_error"] or 0) == pytest.approx(by_item.std(ddof=1) / math.sqrt(len(items)), abs=1e-9)
 
 
 def test_the_lines_between_checkpoints_are_drawn(written: Path) -> None:

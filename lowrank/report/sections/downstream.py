@@ -12,6 +12,7 @@ from lowrank.predict.features import primary_rows
 from lowrank.report.axes import number
 from lowrank.report.charts import XY, Estimate, Forest, Style
 from lowrank.report.figure import Block, Figure, Missing, Section
+from lowrank.report.identity import series_key
 from lowrank.report.source import Source
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite, seed_series, slug
@@ -77,14 +78,9 @@ def protocol_blocks(source: Source, rows: pd.DataFrame, way: str, *, folded: boo
 def paired_figure(source: Source, last: pd.DataFrame, suffix: str, common: dict[str, Any], label: str) -> list[Figure]:
     """Differences to the baseline on the same items; nothing where no single items are stored.
 
-    ``last`` has the primary scores at the last step, which say which metrics and checkpoints count.
+    ``last`` has the primary scores at the last step, which say which metrics count.
     """
-    if source.baseline not in set(last["series"]) or " · " in source.baseline:
-        return []
-    rows = source.query("downstream_against", reference=source.baseline)
-    known = last[["protocol_id", "task", "metric", "checkpoint_id", "category"]]
-    rows = rows.merge(known, on=["protocol_id", "task", "metric", "checkpoint_id"])
-    rows = rows[rows["reference_checkpoint_id"].isin(set(last["checkpoint_id"]))]
+    rows = against_baseline(source, last)
     if rows.empty:
         return []
     panels = [
@@ -97,58 +93,66 @@ def paired_figure(source: Source, last: pd.DataFrame, suffix: str, common: dict[
         for scale in source.scales
         if len(part := rows[rows["scale"] == scale])
     ]
-    columns = [
-        "scale",
-        "category",
-        "task",
-        "metric",
-        "series",
-        "seed",
-        "n",
-        "mean",
-        "reference_mean",
-        "difference",
-        "standard_error",
-    ]
-    table = Table(
-        name=f"downstream_against{suffix}".replace("-", "_"),
-        title=f"Differences to {source.baseline} on the same items",
-        frame=rows[columns].astype(object).where(rows[columns].notna(), None),
-        method_column="series",
-        headings=[
-            "scale",
-            "category",
-            "task",
-            "metric",
-            "method",
-            "seed",
-            "items",
-            "score",
-            source.baseline,
-            "difference",
-            "error",
-        ],
-        query=source.command("downstream_against", reference=source.baseline),
-    )
+    query = source.command("downstream_methods", method="METHOD", reference=source.baseline)
     return [
         Figure(
             name=f"downstream_against{suffix}",
             title=f"Against {source.baseline} on the same items{label}",
             panels=panels,
-            caption="At the last checkpoint, mean over tasks and seeds, with 95% intervals from the paired differences of the "
-            "items: what makes an item easy or hard for both methods cancels.",
-            table=table,
-            **{**common, "query": source.command("downstream_against", reference=source.baseline)},
+            caption="At the last checkpoint, mean over tasks, with 95% intervals from the paired differences over items and, where "
+            "there are several, seeds: what makes an item easy or hard for both methods cancels.",
+            table=paired_table(source, rows, f"downstream_against{suffix}".replace("-", "_"), query),
+            **{**common, "query": query},
         )
     ]
 
 
+def against_baseline(source: Source, last: pd.DataFrame) -> pd.DataFrame:
+    """Every other series against the baseline, task by task, primary metrics alone."""
+    known = last[["protocol_id", "task", "metric", "category"]].drop_duplicates()
+    if source.baseline not in set(last["series"]):
+        return known.iloc[:0]
+    (method, variant), *others = source.arms
+    given = {"reference": method, "reference_variant": variant}
+    found = [source.query("downstream_methods", method=m, variant=v, **given).assign(series=series_key(m, v)) for m, v in others]
+    found = [rows for rows in found if len(rows)]
+    return pd.concat(found).merge(known, on=["protocol_id", "task", "metric"]) if found else known.iloc[:0]
+
+
+def paired_table(source: Source, rows: pd.DataFrame, name: str, query: str) -> Table:
+    """Each task's difference with its errors."""
+    headings = {
+        "scale": "scale",
+        "category": "category",
+        "task": "task",
+        "metric": "metric",
+        "series": "method",
+        "seeds": "seeds",
+        "n": "items",
+        "mean": "score",
+        "reference_mean": source.baseline,
+        "difference": "difference",
+        "items_error": "error over items",
+        "seeds_error": "error over seeds",
+        "standard_error": "error",
+    }
+    frame = rows[list(headings)]
+    return Table(
+        name=name,
+        title=f"Differences to {source.baseline} on the same items",
+        frame=frame.astype(object).where(frame.notna(), None),
+        method_column="series",
+        headings=list(headings.values()),
+        query=query,
+    )
+
+
 def difference(rows: pd.DataFrame, style: Style) -> Estimate:
-    """Mean difference over tasks, and 95% by the items' paired errors; seeds share the items and take their errors' mean."""
-    tasks = rows.astype({"difference": float, "standard_error": float}).groupby("task")[["difference", "standard_error"]].mean()
+    """Mean difference over tasks with a 95% interval; tasks have items of their own, so their errors are independent."""
+    tasks = rows.set_index("task")[["difference", "standard_error"]].astype(float)
     mean, reach = float(tasks["difference"].mean()), 1.96 * math.sqrt(float((tasks["standard_error"] ** 2).sum())) / len(tasks)
     low, high = (mean - reach, mean + reach) if np.isfinite(reach) else (mean, mean)
-    counts = f"{len(tasks)} tasks, {rows['seed'].nunique()} seeds"
+    counts = f"{len(tasks)} tasks, {int(rows['seeds'].max())} seeds"
     tip = f"{style.label}: {number(mean, 3)} ({number(low, 3)} … {number(high, 3)}; {counts})"
     return Estimate(style, mean, low, high, tip)
 
