@@ -83,6 +83,34 @@ def test_scores_are_means_of_their_items_with_their_standard_error(make_study: M
         assert score.standard_error == pytest.approx(items.std(ddof=1) / len(items) ** 0.5, rel=1e-9)
 
 
+def test_stored_scores_are_those_of_a_plain_call_of_the_harness(make_study: Make, small_suite: Any) -> None:
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tiny = make_study("cola", downstream="{every: null, tasks: [cloze, ordering], batch_size: 4}")
+    run(tiny)
+    stored = {(s.task, s.metric): s for s in tiny.store.find(records.DownstreamScore)}
+    folder = tiny.root / tiny.store.find(records.Checkpoint, kind="final")[0].path
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    plain = HFLM(
+        pretrained=AutoModelForCausalLM.from_pretrained(folder), tokenizer=tokenizer, backend="causal", device="cpu", batch_size=4,
+        max_length=32, prefix_token_id=tokenizer.eos_token_id,
+    )
+    found = lm_eval.simple_evaluate(
+        model=plain, tasks=["embedded_cloze", "embedded_ordering"], num_fewshot=0, bootstrap_iters=1000,
+        task_manager=TaskManager(include_path=str(small_suite.folder), include_defaults=False),
+    )
+    for task in ("cloze", "ordering"):
+        theirs, samples = found["results"][f"embedded_{task}"], found["samples"][f"embedded_{task}"]
+        for metric in ("acc", "acc_norm"):
+            assert stored[task, metric].value == theirs[f"{metric},none"]
+            assert stored[task, metric].standard_error == pytest.approx(theirs[f"{metric}_stderr,none"], rel=1e-12)
+        bits = [-s["filtered_resps"][s["target"]][0] / len(s["arguments"][s["target"]][1].encode()) / np.log(2) for s in samples]
+        assert stored[task, "bits_per_byte"].value == pytest.approx(np.mean(bits), rel=1e-6)
+
+
 @pytest.mark.parametrize(("settings", "steps"), [
     ({}, {10, 20}), ({"every": 2}, {20}), ({"every": None}, {20}), ({"initial": True}, {0, 10, 20}),
     ({"every": None, "initial": True}, {0, 20}),
