@@ -188,7 +188,8 @@ def test_updates_within_the_backward_pass_and_states_in_eight_bits_lower_the_pea
         for on in (False, True)
     )
     eight = estimate(config("full_rank", shape, 8, batch_size=1, gradient_checkpointing=True, state_bits=8), 50, "cuda")
-    assert plain.peak_bytes - eight.peak_bytes > 0.6 * (plain.optimizer_state_bytes - eight.optimizer_state_bytes)  # chunks are opened
+    less = plain.optimizer_state_bytes - eight.optimizer_state_bytes
+    assert plain.peak_bytes - eight.peak_bytes > 0.6 * less  # chunks are opened
     assert saving.gradient_bytes == 128 * 344 * 4
     assert plain.peak_bytes - saving.peak_bytes > 0.8 * plain.gradient_bytes
     assert saving.peak_bytes > saving.weight_bytes + saving.optimizer_state_bytes + saving.gradient_bytes
