@@ -37,11 +37,10 @@ def require_whole(root: Path, runs: int) -> None:
 
 
 def test_processes_share_a_study(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(["study", "run", str(study), "--launcher", "processes", "--workers", "2", *SMALL]) == 0
-    out, err = capfd.readouterr()
+    stages = ["--only", "train", "--only", "measure"]
+    assert run(["study", "run", str(study), "--launcher", "processes", "--workers", "2", *stages, *SMALL]) == 0
+    err = capfd.readouterr().err
     require_whole(study.parent / "out", 2)
-    assert (study.parent / "out" / "report" / "index.html").exists()
-    assert out.strip().endswith("index.html")
     assert "1 | " in err
     assert "2 | " in err
     begun = time.monotonic()
