@@ -127,8 +127,8 @@ class Method(ABC):
     def low_rank_parts(self, model: nn.Module) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """{module path of the target layer: (base, B, A)} where W = base + B·A, base (out, in), B (out, r), A (r, in).
 
-        Where two checkpoints have the same base, bit for bit, ΔW is a difference of products, of rank 2r at most. Empty, the
-        default, where no such parts are known.
+        ΔW is then taken of the parts, in more digits than two dense sums have; where two checkpoints have the same base, bit for
+        bit, it is a difference of products, of rank 2r at most. Empty, the default, where W is one matrix.
         """
         return {}
 

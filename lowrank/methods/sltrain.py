@@ -62,6 +62,11 @@ class SLTrainLinear(FactoredLinear):
         # Autocast may have made the product half precision; the sum needs one dtype.
         return product.flatten().index_add(0, self.indices, whole(self.values).to(product.dtype)).view_as(product)
 
+    def sparse(self) -> Tensor:
+        """S (out, in) with all its zeros."""
+        flat = self.values.new_zeros(self.out_features * self.in_features)
+        return flat.index_add(0, self.indices, self.values).view(self.out_features, self.in_features)
+
     def forward(self, x: Tensor) -> Tensor:
         """Apply the effective weight."""
         return F.linear(x, self.dense(), self.bias)
@@ -100,6 +105,12 @@ class SLTrain(Method):
     def dense(self, model: nn.Module) -> dict[str, Tensor]:
         """The sums of both parts."""
         return {path: module.dense() for path, module in targets(model) if isinstance(module, SLTrainLinear)}
+
+    @torch.no_grad()
+    def low_rank_parts(self, model: nn.Module) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """Sparse matrices and factors."""
+        layers = {path: module for path, module in targets(model) if isinstance(module, SLTrainLinear)}
+        return {path: (m.sparse(), (m.alpha / m.rank) * m.B.double(), m.A.double()) for path, m in layers.items()}
 
 
 METHOD = SLTrain

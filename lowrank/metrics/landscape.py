@@ -155,6 +155,8 @@ class Landscape(Lens):
                      "lower") for k in COMPONENTS),
         *(MetricInfo(f"sigma_pca_{k}", f"mean over matrices of σ_{k}, the size of the displacement at offset 1", "weight", "[0, ∞)",
                      PAPER) for k in COMPONENTS),
+        MetricInfo("sharpness_pca_mean_5", "mean of the sharpnesses along components 1 to 5, on request", "nats/token", "(-∞, ∞)",
+                   PAPER, "lower"),
         *(MetricInfo(f"sharpness_trajectory_{k}", f"sharpness along principal direction {k} of the run's checkpoints", "nats/token",
                      "(-∞, ∞)", "arXiv:1712.09913", "lower") for k in (1, 2)),
         *(MetricInfo(f"trajectory_share_{k}", f"share of the squared movement along principal direction {k}", "1", "[0, 1]",

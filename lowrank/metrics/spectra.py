@@ -263,31 +263,30 @@ def _blas() -> ThreadpoolController:
 
 
 def differences(now: Matrices, before: Matrices, unit: Unit) -> dict[Key, Entry]:
-    """ΔW of every matrix in float64; raises where the checkpoints have different shapes.
-
-    Where W = base + B·A and the base is that of before, bit for bit, ΔW = BA - B'A' stays a product: it has rank 2r at most,
-    and none of the rounding errors of two dense float32 sums.
-    """
+    """ΔW of every matrix in float64; raises where the checkpoints have different shapes."""
     deltas: dict[Key, Entry] = {}
     for key, W in now.entries.items():
         V = before.entries.get(key)
         if not isinstance(W, Tensor) or not isinstance(V, Tensor) or W.shape != V.shape:
             odd = f"layer {key[0]} {key[1]}"
             raise MetricError(f"{unit.label}: the checkpoints have different shapes ({odd}); ΔW needs two of the same model")
-        deltas[key] = _moved_factors(now, before, key) or W.double() - V.double()
+        if key in now.parts and key in before.parts:
+            deltas[key] = _moved_parts(now.parts[key], before.parts[key])
+        else:
+            deltas[key] = W.double() - V.double()
     return deltas
 
 
-def _moved_factors(now: Matrices, before: Matrices, key: Key) -> tuple[Tensor, Tensor] | None:
-    """The factors of ΔW, or None where it is no product: a merge between the two checkpoints changes the base."""
-    if key not in now.parts or key not in before.parts:
-        return None
-    (base, B, A), (base_before, B_before, A_before) = now.parts[key], before.parts[key]
-    if not torch.equal(base, base_before):
-        return None
-    moved_B, moved_A = B.double() - B_before.double(), A.double() - A_before.double()
-    # BA - B'A' = [B-B', B'] [A; A-A'], which cancels nothing where the factors moved little.
-    return torch.cat((moved_B, B_before.double()), 1), torch.cat((A.double(), moved_A), 0)
+def _moved_parts(now: tuple[Tensor, Tensor, Tensor], before: tuple[Tensor, Tensor, Tensor]) -> Entry:
+    """ΔW of W = base + B·A, without the rounding errors of two dense float32 sums.
+
+    With the same base, bit for bit, it stays a product of rank 2r at most: BA - B'A' = [B-B', B'] [A; A-A'], which cancels
+    nothing where the factors moved little. A merge between the two checkpoints changes the base: then it is dense.
+    """
+    base, base_before = now[0], before[0]
+    B, A, B_before, A_before = (part.double() for part in (*now[1:], *before[1:]))
+    left, right = torch.cat((B - B_before, B_before), 1), torch.cat((A, A - A_before), 0)
+    return (left, right) if torch.equal(base, base_before) else base.double() - base_before.double() + left @ right
 
 
 def cells(key: Key) -> tuple[tuple[int, str], ...]:
