@@ -19,7 +19,7 @@ from lowrank.store import Store, records
 from lowrank.study import new_run
 
 STUDY = """
-name: tiny
+name: {name}
 methods: {{{methods}}}
 scales:
   tiny: {{shape: {{hidden_size: 16, intermediate_size: 40, num_hidden_layers: 2, num_attention_heads: 2, rank: 4}}}}
@@ -74,19 +74,19 @@ def save_run(store: Store, root: Path, study_row: records.Study, config: RunConf
 
 @pytest.fixture
 def make_study(sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TinyStudy]:
-    """Builds a study with the given methods, seeds and metrics."""
+    """Builds a study with the given methods, seeds and metrics; several of one test differ in their names."""
     monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
 
-    def make(*methods: str, metrics: Any = "[spectra]", seeds: str = "[0]") -> TinyStudy:
+    def make(*methods: str, metrics: Any = "[spectra]", seeds: str = "[0]", name: str = "tiny") -> TinyStudy:
         text = tmp_path / "corpus.txt"
         words = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "to", "old", "red", "house", "where", "it", "was"]
         documents = [" ".join(words[(i * j) % len(words)] for j in range(1, 60)) for i in range(1, 200)]
         text.write_text("\n\n".join(documents))
-        file = tmp_path / "tiny.yaml"
+        file = tmp_path / f"{name}.yaml"
         listed = ", ".join(f"{m}: {EXTRA.get(m, 'null')}" for m in methods)
-        file.write_text(STUDY.format(methods=listed, path=text, metrics=metrics, seeds=seeds))
+        file.write_text(STUDY.format(name=name, methods=listed, path=text, metrics=metrics, seeds=seeds))
         study = load_study(file)
-        root = tmp_path / "out"
+        root = tmp_path / f"out-{name}"
         row = sqlite_store.add(records.Study(name=study.name, config={}, config_hash="x", root=str(root)))
         for config in resolve_runs(study, str(file)):
             save_run(sqlite_store, root, row, config)

@@ -181,6 +181,18 @@ def test_a_weight_that_is_not_finite_fails_its_units_and_no_others(make_study: M
     assert tiny.store.count(records.WorkUnit) == 0, "a unit that succeeded leaves only its results"
 
 
+def test_a_unit_that_fails_in_one_study_is_none_of_another_with_the_same_runs(make_study: Make) -> None:
+    one, other = make_study("galore", metrics=SPECTRA), make_study("galore", metrics=SPECTRA, name="other")
+    assert {run.config_hash for run in one.store.find(records.Run)} == {one.store.first(records.Run).config_hash}
+    damage(one, "galore", 10, lambda state: state["model.layers.0.mlp.up_proj.weight"].fill_(float("nan")))
+    assert len(measure(one.store, one.study, one.root, progress=False).failed) == 3
+    second = measure(other.store, other.study, other.root, progress=False)
+    assert (second.units, second.failed, second.left_alone) == (6, [], [])
+    failed = one.store.find(records.WorkUnit, status="failed")
+    assert {unit.study_id for unit in failed} == {one.store.first(records.Study, name="tiny").id}
+    assert len(failed) == 3
+
+
 def test_a_damaged_file_is_one_sentence(make_study: Make) -> None:
     tiny = make_study("full_rank", metrics=SPECTRA)
     path = tiny.root / checkpoint_row(tiny, "full_rank", 20).path / "model.safetensors"
@@ -261,6 +273,31 @@ def test_a_small_memory_loads_again_and_gives_the_same(make_study: Make) -> None
         roomy.end(index)
     assert set(roomy.loads.values()) == {1}
     assert roomy._held == {}, "nothing is held that nobody needs"
+
+
+def test_copies_beside_a_checkpoint_count_as_memory(make_study: Make) -> None:
+    tiny = make_study("relora", metrics="[{lens: loss, settings: {final_only: false}}]")
+    tasks = plan(tiny.store, tiny.study, tiny.root)
+    points = [task.unit.checkpoint for task in tasks]
+
+    def held(budget: int | None, copies: bool) -> tuple[int, int]:
+        """(checkpoints that are held, bytes of all) after each was asked for."""
+        bench = Workbench(tiny.store, tiny.root, torch.device("cpu"), budget)
+        bench.schedule([*tasks, *tasks])  # each is needed again
+        for task in tasks:
+            bench.begin(task)
+            bench.network(task.unit.checkpoint, "dense" if copies else "trained")
+            bench.memo(task.unit.checkpoint, "the same", lambda bench=bench, task=task: bench.loaded(task.unit.checkpoint).model)
+        return len(bench._held), sum(size["cpu"] for size in bench._sizes.values())
+
+    number, plain = held(None, copies=False)
+    assert (number, held(None, copies=True)[0]) == (len(points), 3)
+    assert held(None, copies=True)[1] > 1.5 * plain, "the dense equivalents"
+    model = Workbench(tiny.store, tiny.root, torch.device("cpu")).loaded(points[0]).model
+    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    assert plain == pytest.approx(3 * weights, rel=0.05), "what two names share counts once"
+    assert held(plain, copies=False)[0] == 3
+    assert held(plain, copies=True)[0] < 3, "copies push checkpoints out"
 
 
 def test_shares_of_several_processes_cover_everything_once(make_study: Make, monkeypatch: pytest.MonkeyPatch) -> None:
