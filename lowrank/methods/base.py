@@ -141,13 +141,14 @@ class Method(ABC):
 
 
 def build_optimizer(method: Method, model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """``method.optimizer(model, training)``. Raises :class:`ConfigError` where it would ignore ``training.state_bits``."""
+    """``method.optimizer(model, training)``. Raises :class:`ConfigError` where it would ignore a setting of ``training``."""
     optimizer = method.optimizer(model, training)
-    if any(group.get("state_bits", 32) != training.state_bits for group in optimizer.param_groups):
-        raise ConfigError(
-            f"training.state_bits is {training.state_bits} and the optimizer of method '{method.name}' "
-            f"({type(optimizer).__name__}) has no such states; use 32"
-        )
+    groups, whose = optimizer.param_groups, f"the optimizer of method '{method.name}' ({type(optimizer).__name__})"
+    if any(group.get("state_bits", 32) != training.state_bits for group in groups):
+        raise ConfigError(f"training.state_bits is {training.state_bits} and {whose} has no such states; use 32")
+    other = training.untargeted_learning_rate
+    if other is not None and all(group["lr"] != other for group in groups):
+        raise ConfigError(f"training.untargeted_learning_rate is {other} and {whose} gives all parameters one rate; drop it")
     return optimizer
 
 

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import lowrank.models
 from lowrank import methods
-from lowrank.errors import LowrankError
-from lowrank.methods.base import create, targets
+from lowrank.errors import ConfigError, LowrankError
+from lowrank.methods.base import build_optimizer, create, targets
 
 NAMES = methods.names()
 Start = Callable[..., Any]
@@ -106,7 +106,12 @@ def test_an_update_at_rate_zero_changes_nothing(name: str, start: Start) -> None
 def test_what_is_not_a_target_may_have_a_learning_rate_of_its_own(name: str, start: Start) -> None:
     run = start(name)
     training = run.config.training.model_copy(update={"untargeted_learning_rate": 0.5})
-    optimizer = run.method.optimizer(run.model, training)
+    try:
+        optimizer = build_optimizer(run.method, run.model, training)
+    except ConfigError:
+        if type(run.method).__module__.startswith("lowrank."):
+            raise
+        return  # a method from outside may have one rate, if it says so
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     trained = {key: rates.pop(id(p)) for key, p in run.model.named_parameters() if p.requires_grad}
     assert not rates
