@@ -141,11 +141,21 @@ def save(
 
 
 def write_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
-    """A safetensors file of ``state``; the same tensors give the same bytes."""
-    from safetensors.torch import save as serialise
+    """A safetensors file of ``state``, without a copy of it in memory; the same tensors give the same bytes.
+
+    Raises OSError where the disk refuses.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in sorted(state.items())}
-    path.write_bytes(serialise(tensors, metadata={"format": "pt"}))
+    path.touch()
+    mode = path.stat().st_mode  # as the user's mask has it; the library's own file is for the user alone
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    path.chmod(mode)
 
 
 def dumps(manifest: Manifest) -> str:

@@ -61,9 +61,9 @@ class Estimate:
 
     ``weight_bytes`` holds parameters and persistent buffers; ``checkpoint_bytes`` is the file of them. ``activation_bytes`` is
     what one forward pass leaves to its backward pass. ``peak_bytes`` is the largest sum of all that is alive at once, while
-    the run trains, evaluates or saves; on a CPU with what the process holds beyond. ``flops_per_token`` counts the matrix
-    products of forward and backward pass as they are carried out: attention over the whole square, what gradient
-    checkpointing computes again included, the optimizer's own products excluded.
+    the run trains or evaluates (saving copies nothing); on a CPU with what the process holds beyond. ``flops_per_token``
+    counts the matrix products of forward and backward pass as they are carried out: attention over the whole square, what
+    gradient checkpointing computes again included, the optimizer's own products excluded.
     """
 
     parameters_total: int
@@ -99,10 +99,8 @@ def estimate(config: RunConfig, vocabulary_size: int | None = None, device: Devi
         counts, file = model_bytes(model, config.training.per_layer_updates), file_bytes(model.state_dict())
         update, activations = trace_update(model, optimizer if traceable else None, config, passes, micro)
         evaluation = trace_evaluation(model, config)
-    if (device or default_device()) == "cpu":
-        peak = max(update.resident, evaluation.resident, file)  # a checkpoint is serialised in memory
-    else:
-        peak = max(update.peak, evaluation.peak)
+    on_cpu = (device or default_device()) == "cpu"
+    peak = max(update.resident, evaluation.resident) if on_cpu else max(update.peak, evaluation.peak)
     return Estimate(
         parameters_total=counts["parameters_total"],
         parameters_trainable=counts["parameters_trainable"],

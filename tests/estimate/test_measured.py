@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from lowrank import models
+from lowrank.checkpoint import write_weights
 from lowrank.config import Data, ModelShape, RunConfig, Training
 from lowrank.estimate import SPECIAL, estimate
 from lowrank.loss import summed_nats
@@ -41,6 +44,18 @@ def test_work_does_not_hide_in_the_memory_of_work_before_it() -> None:
     assert memory.peak() == pytest.approx(100 * MEBI, rel=0.1)
     assert len(again) == 100
     assert pin.numel()
+
+
+def test_weights_are_saved_without_a_copy_in_memory(tmp_path: Path) -> None:
+    state = {str(n): tensor for n, tensor in enumerate(blocks(150))}
+    memory = PeakMemory()
+    write_weights(tmp_path / "weights", state)
+    assert (memory.peak() or 0) < 15 * MEBI
+    assert (tmp_path / "weights").stat().st_size > 150 * MEBI
+    (tmp_path / "other").touch()
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "other").stat().st_mode
+    with pytest.raises(OSError, match=r"No such file|I/O error"):
+        write_weights(tmp_path / "nowhere" / "weights", state)
 
 
 def config(method: str, settings: dict[str, int]) -> RunConfig:
