@@ -121,7 +121,7 @@ def plan(
     if row is None:
         return []
     sets = sets or EvaluationSets(store, study)
-    panel = study_panel(store, row, root)
+    panel = study_panel(store, row, root, selection)
     failed = {unit.unit_key: unit.error for unit in store.find(records.WorkUnit, kind="measure", status="failed")}
     keys = {run.id: run.config_hash for run in store.find(records.Run, study_id=row.id)}
     tasks: list[Task] = []
@@ -164,9 +164,16 @@ def _variants(lens: Lens, entry: MetricEntry, preset: str, where: str) -> list[t
     return [(known[label].name, dict(known[label].settings)) for label in entry.variants]
 
 
-def study_panel(store: Store, study: records.Study, root: Path) -> Panel:
-    """The checkpoints of a study's runs as points."""
-    runs = {run.id: run for run in store.find(records.Run, study_id=study.id) if run.status != "cancelled"}
+def study_panel(store: Store, study: records.Study, root: Path, selection: Selection = ALL) -> Panel:
+    """The checkpoints of a study's runs as points.
+
+    Of runs that differ in the recipe alone, the study file having been edited, the newest counts; an older one that is
+    selected by its number is there too.
+    """
+    found = [run for run in store.find(records.Run, study_id=study.id) if run.status != "cancelled"]
+    newest = {(run.method, run.variant, run.scale, run.seed): run.id for run in found}
+    asked = {store.get(records.Checkpoint, wanted).run_id for wanted in selection.checkpoints} | set(selection.runs)
+    runs = {run.id: run for run in found if run.id in asked or run.id in newest.values()}
     saved = store.find(records.Checkpoint, run_id=list(runs)) if runs else []
     latest: dict[int, int] = {}
     for checkpoint in saved:

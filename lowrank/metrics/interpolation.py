@@ -127,7 +127,7 @@ class Interpolation(Lens):
             ordered = sorted(cell, key=lambda p: (not p.baseline, p.arm, p.seed, p.run_id))
             for reference, point in combinations(ordered, 2):
                 kind = "methods" if reference.arm != point.arm else "seeds"
-                if kind in settings.kinds and (kind == "seeds" or reference.seed == point.seed):
+                if kind in settings.kinds and (kind == "methods") == (reference.seed == point.seed):
                     units.append(Unit(point, reference, frozenset({kind})))
         return units
 

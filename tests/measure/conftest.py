@@ -42,6 +42,12 @@ class TinyStudy:
     root: Path
     file: Path
 
+    def add(self, config: RunConfig) -> None:
+        """One run more."""
+        row = self.store.first(records.Study, name=self.study.name)
+        assert row is not None
+        save_run(self.store, self.root, row, config)
+
 
 @torch.no_grad()
 def nudge(model: torch.nn.Module, seed: int, size: float = 0.02) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from lowrank import checkpoint, methods
 from lowrank.cli.main import run
-from lowrank.config import load_study
+from lowrank.config import load_study, resolve_runs
 from lowrank.config.schema import ModelShape
 from lowrank.errors import ConfigError, UnknownNameError, UsageError
 from lowrank.measure import Selection, measure, plan
@@ -332,6 +332,22 @@ def test_settings_that_select_do_not_measure_again(make_study: Make) -> None:
     measure(tiny.store, wider, tiny.root, progress=False)
     assert set(before) < set(rows(tiny))
     assert tiny.store.count(records.Protocol) == 1
+
+
+def test_of_runs_that_differ_in_the_recipe_the_newest_counts(make_study: Make) -> None:
+    lines = "[{lens: interpolation, settings: {points: 3, align: false}}, activations]"
+    tiny = make_study("full_rank", "galore", metrics=lines)
+    first = tiny.store.first(records.Run, method="full_rank")
+    edited = load_study(tiny.file, ["training.learning_rate=2.0e-2"])
+    for config in resolve_runs(edited):
+        if config.method == "full_rank":
+            tiny.add(config)
+    second, galore = tiny.store.find(records.Run, method="full_rank")[-1], tiny.store.first(records.Run, method="galore")
+    units = [task.unit for task in plan(tiny.store, edited, tiny.root)]
+    assert {point.run_id for unit in units for point in unit.points} == {second.id, galore.id}
+    older = [task.unit for task in plan(tiny.store, edited, tiny.root, Selection(runs=(first.id,)))]
+    assert {unit.checkpoint.run_id for unit in older} == {first.id}
+    assert not any("seeds" in unit.roles for unit in [*units, *older]), "two recipes of one seed are no two seeds"
 
 
 def test_selections_that_do_not_exist_are_usage_errors(make_study: Make) -> None:
