@@ -1,4 +1,4 @@
-# make demo   a small study from nothing to its report (about 7 minutes on 2 cores)
+# make demo   a small study from nothing to its report (about 8 minutes on 2 cores)
 # make check  lint, types and the whole test suite, with a real PostgreSQL among its back ends
 PYTHON ?= python3
 VENV ?= .venv
