@@ -31,7 +31,7 @@ T = TypeVar("T")
 LEASE = 120.0            # seconds; longer than a store may be away from a training run
 HEARTBEATS_A_LEASE = 4
 UNITS: Any = WorkUnit.__table__
-_abandoned: set[str] = set()  # owners of this process whose rows could not be taken away
+_abandoned: set[str] = set()  # owners of this process whose rows may be there though nobody works for them
 
 
 class database_now(FunctionElement[float]):  # noqa: N801  (a function of SQL)
@@ -137,8 +137,12 @@ class Claims:
             "key": unit_key, "kind": self.kind, "study": self.study_id, "owner": owner, "lease": self.lease,
             "dead": from_dead or "nobody",
         }
-        with self.store.connection(writes=True, statements=1) as connection:
-            attempts = connection.execute(_TAKE[self.store.dialect], values).scalar_one_or_none()
+        try:
+            with self.store.connection(writes=True, statements=1) as connection:
+                attempts = connection.execute(_TAKE[self.store.dialect], values).scalar_one_or_none()
+        except StoreError:
+            _abandoned.add(owner)  # the connection broke: the row may be there all the same
+            raise
         return None if attempts is None else Claim(self, unit_key, owner, attempts)
 
     def holder(self, unit_key: str) -> str:
@@ -186,9 +190,10 @@ class Claims:
             return int(connection.execute(change).rowcount)
 
     def sweep(self) -> int:
-        """Take away the rows of the dead (of this kind and study); their number.
+        """Take away the rows that nobody works for (of this kind and study); their number.
 
-        For when nothing is missing: a process that dies between storing its last result and releasing its claim leaves one.
+        For when nothing is missing: a process that dies between storing its last result and releasing its claim leaves one,
+        and so does a connection that breaks at either end of a claim.
         """
         own = [UNITS.c.kind == self.kind, UNITS.c.status == "claimed"]
         if self.study_id is not None:
@@ -196,7 +201,7 @@ class Claims:
         with self.store.connection() as connection:
             over = UNITS.c.lease_until <= database_now()
             rows = connection.execute(sa.select(UNITS.c.unit_key, UNITS.c.owner, over).where(*own)).all()
-        dead = [(key, owner) for key, owner, lapsed in rows if lapsed or is_dead(owner)]
+        dead = [(key, owner) for key, owner, lapsed in rows if lapsed or owner in _abandoned or is_dead(owner)]
         if not dead:
             return 0
         gone = sa.delete(UNITS).where(sa.tuple_(UNITS.c.unit_key, UNITS.c.owner).in_(dead), UNITS.c.status == "claimed")

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from lowrank.errors import StoreAwayError, StoreError
@@ -32,6 +32,8 @@ IDLE = 1.0               # seconds after which a connection is tried before it i
 SECRET_PARAMETERS = ("password", "sslpassword", "passfile")
 MASK = "***"
 PASSING = ("database is locked", "disk is full", "disk I/O error", "No space left on device")  # what may be mended meanwhile
+UNREACHABLE = ("connection failed", "connection is bad", "unable to open database", "connection timeout", "failed to resolve host")
+BROKEN_OFF = ("08", "57P0")  # SQLSTATE: connection exceptions; a server that stops, crashed or starts
 to_json = partial(json.dumps, allow_nan=False, sort_keys=True)  # PostgreSQL's JSON knows no nan
 _READABLE = {
     sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION,
@@ -94,8 +96,18 @@ def one_line(error: BaseException | None) -> str:
 def _is_unreachable(error: Exception) -> bool:
     if isinstance(error, PoolTimeoutError):
         return True
-    signs = ("connection failed", "connection is bad", "unable to open database", "connection timeout", "failed to resolve host")
-    return isinstance(error, DBAPIError) and (error.connection_invalidated or any(sign in str(error) for sign in signs))
+    if not isinstance(error, DBAPIError):
+        return False
+    return error.connection_invalidated or _is_broken_off(error) or any(sign in str(error) for sign in UNREACHABLE)
+
+
+def _is_broken_off(error: DBAPIError) -> bool:
+    """Whether PostgreSQL closed the connection, or nobody answered (which bears no SQLSTATE).
+
+    SQLAlchemy knows it of connections in use (``connection_invalidated``), not of one that breaks while it is being opened.
+    """
+    state = getattr(error.orig, "sqlstate", "")
+    return isinstance(error, OperationalError) and (state is None or state.startswith(BROKEN_OFF))
 
 
 def create_engine(url: URL, *, read_only: bool = False, foreign_keys: bool = True) -> Engine:

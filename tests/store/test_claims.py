@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -136,6 +139,48 @@ def test_results_and_claim_are_stored_together_or_not_at_all(store: Store) -> No
         store.add(records.Study(name="mine", config={}, config_hash="x"))
         claim.confirm()
     assert store.first(records.Study, name="mine") is None
+
+
+@contextmanager
+def breaking_after(store: Store, writes: int) -> Iterator[None]:
+    """From the writing number ``writes`` on, once: the statement is committed, and its answer is lost with the connection."""
+    whole, count = store.connection, itertools.count(1)
+
+    @contextmanager
+    def connection(**how: Any) -> Iterator[Any]:
+        with whole(**how) as open_one:
+            yield open_one
+        if how.get("writes") and next(count) == writes:
+            raise StoreAwayError("the connection broke")
+
+    store.connection = connection  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del store.connection
+
+
+def test_a_claim_whose_answer_was_lost_is_had_at_once(store: Store) -> None:
+    claims = Claims(store, "test")
+    with breaking_after(store, writes=1), pytest.raises(StoreAwayError), claims.hold("a"):
+        raise AssertionError
+    assert row(store, "a") is not None
+    with claims.hold("a") as claim:
+        assert claim is not None
+        assert claim.attempts == 2
+
+
+def test_what_could_not_be_released_is_swept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = Claims(store, "test")
+    with claims.hold("a"), claims.hold("b") as kept:
+        assert kept is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(claims, "release", lambda claim: (_ for _ in ()).throw(StoreAwayError("away")))
+            with claims.hold("c"):
+                pass
+        assert row(store, "c") is not None
+        assert claims.sweep() == 1
+        assert {unit.unit_key for unit in store.find(records.WorkUnit)} == {"a", "b"}
 
 
 def results(store: Store) -> set[str]:

@@ -11,11 +11,12 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 
-from lowrank.errors import StoreError
+from lowrank.errors import StoreAwayError, StoreError
 from lowrank.store import Store, migrate, schema
 from lowrank.store.engine import create_engine, parse_url, translated, writing
 from lowrank.store.records import PublishedValue, Study
@@ -181,6 +182,21 @@ def test_a_password_in_the_words_of_a_driver_is_masked() -> None:
     assert "password=***" in str(caught.value)
     assert SECRET not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(("error", "away"), [
+    (psycopg.OperationalError("consuming input failed: server closed the connection unexpectedly"), True),
+    (psycopg.errors.AdminShutdown("terminating connection due to administrator command"), True),
+    (psycopg.errors.CannotConnectNow("the database system is starting up"), True),
+    (psycopg.errors.ConnectionFailure("connection lost"), True),
+    (psycopg.errors.QueryCanceled("canceling statement due to user request"), False),
+    (psycopg.errors.UndefinedTable("no such table"), False),
+])
+def test_a_server_that_breaks_off_is_away(error: psycopg.Error, away: bool) -> None:
+    wrapper = sa.exc.OperationalError if isinstance(error, psycopg.OperationalError) else sa.exc.ProgrammingError
+    with pytest.raises(StoreError) as caught, translated(parse_url("postgresql://me@host/x")):
+        raise wrapper("SELECT 1", {}, error)
+    assert isinstance(caught.value, StoreAwayError) == away
 
 
 @pytest.mark.parametrize(("url", "message"), [
