@@ -7,15 +7,15 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import multiprocessing
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 from typing import IO, Any
+
+from _modules import test_module
 
 from lowrank.store import Store, records
 from lowrank.store.claims import Claim, Claims, share
@@ -80,24 +80,13 @@ def measure(url: str, workers: int, units: int) -> dict[str, Any]:
     return {"workers": workers, "seconds": seconds, "units_a_second": units / seconds, "of_ideal": ideal / seconds}
 
 
-def test_server() -> Any:
-    """The throw-away server of the test suite."""
-    path = Path(__file__).parents[1] / "tests" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("conftest", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.PostgresServer()
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--db", help="a scratch database; default: a server of its own")
     parser.add_argument("--units", type=int, default=1000)
     arguments = parser.parse_args()
-    server: Any = None if arguments.db else test_server()
+    server: Any = None if arguments.db else test_module("conftest").PostgresServer()
     url = arguments.db or server.create_database()
     try:
         Store.open(url, create=True).close()

@@ -9,7 +9,6 @@ finished. Rounds take turns: SQLite with one process, PostgreSQL with two proces
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import random
 import shutil
 import sys
@@ -17,10 +16,10 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from _modules import test_module
+
 SECTIONS = """
 metrics: [spectra, {lens: interpolation, settings: {points: 3, examples: 8, kinds: [consecutive]}}]
 downstream: {suites: [embedded], tasks: [cloze, term], limit: 4}
@@ -29,25 +28,14 @@ STAGES = ["begin", *["train"] * 9, *["measure"] * 5, *["evaluate"] * 3, "predict
 SHARE = 0.3  # of a stage's time, undisturbed, that a process has at most before it is killed there
 
 
-def module(path: Path) -> ModuleType:
-    """A module of the test suite."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = loaded
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="Of the first round.")
     arguments = parser.parse_args()
-    faults = module(ROOT / "tests" / "faults" / "test_kills.py")
-    server: Any = module(ROOT / "tests" / "conftest.py").PostgresServer()
+    faults = test_module("faults/test_kills")
+    server: Any = test_module("conftest").PostgresServer()
     met: Counter[str] = Counter()
     begun, seed = time.monotonic(), arguments.seed
     try:

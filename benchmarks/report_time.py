@@ -7,36 +7,25 @@
 
 from __future__ import annotations
 
-import importlib.util
+import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
-from types import ModuleType
+
+from _modules import test_module
 
 from lowrank.predict import predict
 from lowrank.report import write
 from lowrank.store import Store
 
-FACTORY = Path(__file__).parents[1] / "tests" / "report" / "factory.py"
 STEPS = tuple(range(0, 1401, 100))
-
-
-def factory() -> ModuleType:
-    """The factory of synthetic studies of the tests."""
-    spec = importlib.util.spec_from_file_location("report_factory", FACTORY)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def main() -> None:
     """Fill a store, fit the predictors, write the report; one JSON line each."""
-    made = factory()
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    made = test_module("report/factory")
     spec = made.Synthetic(
         scales={"nano": 64, "micro": 128, "mini": 256}, seeds=(0,), steps=STEPS, layers=8, singular_values=64, failed=None
     )

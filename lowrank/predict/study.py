@@ -136,7 +136,10 @@ def prepared(
     partial = {f: int(rows.frame[f].isna().sum()) for f in rows.features if rows.frame[f].isna().any()}
     if partial and any(name in SETS and sets[name] != (LOSS,) for name in sets):
         listed = ", ".join(f"{f} ({n} of {len(rows.frame)})" for f, n in partial.items())
-        notes.append(f"no candidates for selection, for want of a finite value in some rows: {listed}; run: lowrank measure FILE")
+        notes.append(
+            f"no candidates for selection, since some rows lack a finite value: {listed}; "
+            "to have them in, let their lenses measure every checkpoint of the study file and run: lowrank measure FILE"
+        )
     for name in list(sets):
         constant = [f for f in sets[name] if rows.frame[f].nunique() == 1]
         if constant and name not in SETS:

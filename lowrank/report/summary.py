@@ -67,6 +67,18 @@ def over_seeds(frame: pd.DataFrame, style: Style, x: str, y: str, error: str = "
     return Series(style=style, x=[float(v) for v in found[x]], y=list(found["mean"]), low=lows, high=highs, tips=tips)
 
 
+def quantile(total: float, variances: ArrayLike, freedoms: ArrayLike, level: float = 0.95) -> float:
+    """Student's t quantile of a sum ``total`` of variances, of which ``variances`` are estimated with few degrees of freedom.
+
+    Welch and Satterthwaite's effective degrees of freedom; what else is in ``total`` counts as known.
+    """
+    few, own = np.asarray(variances, dtype=float), np.asarray(freedoms, dtype=float)
+    kept = few > 0
+    uncertain = float((few[kept] ** 2 / own[kept]).sum())
+    freedom = total**2 / uncertain if uncertain else math.inf
+    return float(stats.t.ppf((1 + level) / 2, freedom))
+
+
 def welch(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
     """(difference of means second - first, low, high) by Welch's t; nan ends where a side has fewer than two values."""
     a, b = (np.asarray(v, dtype=float) for v in (first, second))
@@ -77,6 +89,5 @@ def welch(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> tuple[flo
     error = math.sqrt(parts.sum())
     if error == 0:
         return difference, difference, difference
-    freedom = parts.sum() ** 2 / (parts**2 / [a.size - 1, b.size - 1]).sum()
-    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    reach = quantile(parts.sum(), parts, [a.size - 1, b.size - 1], level) * error
     return difference, difference - reach, difference + reach

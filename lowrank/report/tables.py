@@ -15,6 +15,8 @@ import pandas as pd
 
 from lowrank.report.axes import number
 
+UNCERTAINTIES = {"standard_deviation", "standard_error", "items_error", "seeds_error"}  # columns read to two digits
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -36,7 +38,9 @@ class Table:
 
     def cells(self) -> list[list[str]]:
         """The values as text."""
-        return [[text(value, self.digits) for value in row] for row in self.frame.itertuples(index=False, name=None)]
+        digits = [2 if column in UNCERTAINTIES else self.digits for column in self.frame.columns]
+        rows = self.frame.itertuples(index=False, name=None)
+        return [[text(value, kept) for value, kept in zip(row, digits, strict=True)] for row in rows]
 
     def numeric(self) -> list[bool]:
         """Whether a column holds numbers and is set flush right."""

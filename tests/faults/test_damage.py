@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,6 @@ from lowrank.store import Store, records
 from lowrank.store.copy import differences
 from lowrank.train.session import Session
 
-STUDY = """
-name: tiny
-output: {home}/out
-methods: [full_rank]
-scales: {{pico: {{shape: {{hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1, num_attention_heads: 2, rank: 4}}}}}}
-data: {{source: text, path: {home}/corpus.txt, vocabulary_size: 300, max_length: 16, validation_fraction: 0.2,
-  validation_tokens: 300, evaluation_examples: 8}}
-training: {{steps: 4, batch_size: 2, learning_rate: 0.01, checkpoint_every: 2}}
-metrics: [spectra, loss]
-"""
 STEP = "out/runs/*/checkpoints/step_00000002"
 # Every kind of file that a study has while a run is under way, and the number of bytes at which each is damaged: None, half of it.
 KINDS: dict[str, bytes | None] = {
@@ -53,15 +42,12 @@ EMPTY = ["*/lock", "*.lock", "*.db-wal", "*.db-shm"]  # empty, or taken into the
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def interrupted(tmp_path_factory: pytest.TempPathFactory, tiny_study: Callable[[Path, Path], Path]) -> Iterator[tuple[Path, Path]]:
     """A study whose only run was stopped on its way (with a resume point), and the same study brought to its end."""
     folder = tmp_path_factory.mktemp("damage")
     home, whole = folder / "home", folder / "whole"
     home.mkdir()
-    rng = random.Random(5)
-    words = ["matrix", "rank", "gradient", "weight", "loss", "step", "seed", "token"]
-    (home / "corpus.txt").write_text("\n\n".join(" ".join(rng.choices(words, k=30)) + f" {i}." for i in range(150)))
-    (home / "tiny.yaml").write_text(STUDY.format(home=home))
+    tiny_study(home, home / "out")
     step = Session._step
 
     def stop(self: Session, update: int) -> None:

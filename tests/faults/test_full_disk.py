@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,6 @@ from lowrank.cli.main import run
 from lowrank.store import Store, patience, records
 from lowrank.store.copy import differences
 from lowrank.train.ledger import Ledger
-
-STUDY = """
-name: tiny
-output: {disk}/out
-methods: [full_rank]
-scales: {{pico: {{shape: {{hidden_size: 16, intermediate_size: 24, num_hidden_layers: 1, num_attention_heads: 2, rank: 4}}}}}}
-data: {{source: text, path: {home}/corpus.txt, vocabulary_size: 300, max_length: 16, validation_fraction: 0.2,
-  validation_tokens: 300, evaluation_examples: 8}}
-training: {{steps: 4, batch_size: 2, learning_rate: 0.01, checkpoint_every: 2}}
-metrics: [spectra, loss]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +31,10 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, disk: Path) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, disk: Path, tiny_study: Callable[[Path, Path], Path]) -> Path:
     """A study whose folder is on the small disk, its cache elsewhere, and its rows as they should be."""
     home = tmp_path_factory.mktemp("home")
-    rng = random.Random(5)
-    words = ["matrix", "rank", "gradient", "weight", "loss", "step", "seed", "token"]
-    (home / "corpus.txt").write_text("\n\n".join(" ".join(rng.choices(words, k=30)) + f" {i}." for i in range(150)))
-    (home / "tiny.yaml").write_text(STUDY.format(disk=disk, home=home))
+    tiny_study(home, disk / "out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOWRANK_CACHE", str(home / "cache"))
         assert run(["study", "run", str(home / "tiny.yaml"), "--only", "train", "--only", "measure"]) == 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-REVISION = 1  # raised when the same packages give other text
+REVISION = 2  # raised when the same packages give other text
 
 _FORMAL = re.compile(
     r"(other |keyword |call )?(parameters?|args|arguments|returns?|yields?|raises?|except(ions?)?|receives|warns|attributes?|"

@@ -14,6 +14,7 @@ from lowrank.report.charts import XY, Estimate, Forest, Style
 from lowrank.report.figure import Block, Figure, Missing, Section
 from lowrank.report.identity import series_key
 from lowrank.report.source import Source
+from lowrank.report.summary import quantile
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite, seed_series, slug
 
@@ -100,7 +101,7 @@ def paired_figure(source: Source, last: pd.DataFrame, suffix: str, common: dict[
             title=f"Against {source.baseline} on the same items{label}",
             panels=panels,
             caption="At the last checkpoint, mean over tasks, with 95% intervals from the paired differences over items and, where "
-            "there are several, seeds: what makes an item easy or hard for both methods cancels.",
+            "there are several, seeds: what makes an item easy or hard for both methods cancels. Few seeds widen them.",
             table=paired_table(source, rows, f"downstream_against{suffix}".replace("-", "_"), query),
             **{**common, "query": query},
         )
@@ -148,9 +149,11 @@ def paired_table(source: Source, rows: pd.DataFrame, name: str, query: str) -> T
 
 
 def difference(rows: pd.DataFrame, style: Style) -> Estimate:
-    """Mean difference over tasks with a 95% interval; tasks have items of their own, so their errors are independent."""
-    tasks = rows.set_index("task")[["difference", "standard_error"]].astype(float)
-    mean, reach = float(tasks["difference"].mean()), 1.96 * math.sqrt(float((tasks["standard_error"] ** 2).sum())) / len(tasks)
+    """Mean difference over tasks with a 95% interval; tasks have items of their own, so their errors are taken as independent."""
+    tasks = rows.set_index("task")[["difference", "standard_error", "items_error", "seeds"]].astype(float)
+    between = (tasks["standard_error"] ** 2 - tasks["items_error"] ** 2).clip(lower=0)  # what the seeds add to the items
+    mean, total = float(tasks["difference"].mean()), float((tasks["standard_error"] ** 2).sum())
+    reach = quantile(total, between.to_numpy(), tasks["seeds"].to_numpy() - 1) * math.sqrt(total) / len(tasks)
     low, high = (mean - reach, mean + reach) if np.isfinite(reach) else (mean, mean)
     counts = f"{len(tasks)} tasks, {int(rows['seeds'].max())} seeds"
     tip = f"{style.label}: {number(mean, 3)} ({number(low, 3)} … {number(high, 3)}; {counts})"

@@ -70,12 +70,21 @@ def findings(source: Source) -> list[str]:
         alone, both = (by_set.loc[name].to_dict() for name in ("loss_only", "loss_plus_geometry"))
         values = [float(v) for v in (alone["r2"], both["r2"], both["permutation_p"]) if v is not None and not pd.isna(v)]
         if len(values) == 3:
-            sentences.append(
-                f"Predicting the downstream scores of a method from the other methods: R² {decimals(values[0])} from the "
-                f"loss alone, {decimals(values[1])} from loss and geometry (permutation "
-                f"p = {number(values[2], 2)}, {both['n']} checkpoints)."
-            )
+            sentences.append(added(values[0], values[1], values[2], int(both["n"])))
     return sentences
+
+
+def added(alone: float, both: float, p: float, checkpoints: int) -> str:
+    """What geometry adds to the loss, as a sentence; its p value where it adds anything."""
+    said = (
+        f"geometry raises it to {decimals(both)} (permutation p = {number(p, 2)})"
+        if both > alone
+        else f"with geometry beside it {decimals(both)}, so that geometry does not improve the prediction"
+    )
+    return (
+        "Predicting the downstream scores of a method from the other methods: out-of-fold R² "
+        f"{decimals(alone)} from the loss alone; {said}; {checkpoints} checkpoints."
+    )
 
 
 def decimals(value: float) -> str:

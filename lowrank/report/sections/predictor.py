@@ -19,6 +19,10 @@ from lowrank.report.tables import Table
 
 KEY = ["feature_set", "selection", "scheme", "model", "target"]
 SHOWN = ("loss_only", "geometry_only", "loss_plus_geometry")
+P_LEGEND = (
+    "p: permutation test of what geometry adds to the loss, whole runs exchanged; beside an R² lower than that of the loss alone, "
+    "a small p says that it holds something which the fit could not use. "
+)
 SELECTION_LEGEND = "Selection: " + "; ".join(f"{key.replace('_', ' ')}: {text}" for key, text in SELECTIONS.items()) + "."
 
 
@@ -132,8 +136,8 @@ def overview_table(source: Source, fits: pd.DataFrame) -> Table:
         headings=[headings[c] for c in kept],
         digits=3,
         query=source.command("predictor_fits"),
-        note="R² out of fold; below 0, the mean of all scores would have been the better prediction. p: permutation test of what "
-        "geometry adds to the loss, whole runs exchanged. " + SELECTION_LEGEND,
+        note="R² out of fold; below 0, the mean of all scores would have been the better prediction. "
+        f"{P_LEGEND}{SELECTION_LEGEND}",
     )
 
 
@@ -149,7 +153,7 @@ def all_fits(source: Source, fits: pd.DataFrame) -> Table:
         headings=list(headings.values()),
         digits=3,
         query=source.command("predictor_fits"),
-        note=f"{SELECTION_LEGEND} p: permutation test of what geometry adds to the loss, whole runs exchanged. ranking: share of "
+        note=f"{P_LEGEND}{SELECTION_LEGEND} ranking: share of "
         "pairs of checkpoints put in the right order. without_reference: rows left out "
         "whose activations are compared with themselves.",
     )
