@@ -102,6 +102,7 @@ def number(value: float | None, digits: int = 4) -> str:
         return f"{value:,.0f}".replace(",", "\u2009").replace("-", MINUS)
     if size < 1e-3:
         return exponent(value, max(1, digits - 2))
+    size = float(f"{size:.{digits - 1}e}")  # 0.00996 to two digits is 0.010, not 0.0100
     places = max(0, digits - 1 - math.floor(math.log10(size)))
     return f"{value:.{places}f}".replace("-", MINUS)
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from lowrank.report.axes import number
+from lowrank.report.axes import number, trim
 
 UNCERTAINTIES = {"standard_deviation", "standard_error", "items_error", "seeds_error"}  # columns read to two digits
+SETTINGS = {"base_learning_rate", "effective_learning_rate", "learning_rate"}  # columns of what somebody wrote: no zeros behind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +39,12 @@ class Table:
 
     def cells(self) -> list[list[str]]:
         """The values as text."""
-        digits = [2 if column in UNCERTAINTIES else self.digits for column in self.frame.columns]
         rows = self.frame.itertuples(index=False, name=None)
-        return [[text(value, kept) for value, kept in zip(row, digits, strict=True)] for row in rows]
+        return [[self._cell(column, value) for column, value in zip(self.frame.columns, row, strict=True)] for row in rows]
+
+    def _cell(self, column: str, value: Any) -> str:
+        shown = text(value, 2 if column in UNCERTAINTIES else self.digits)
+        return trim(shown) if column in SETTINGS and "×" not in shown else shown
 
     def numeric(self) -> list[bool]:
         """Whether a column holds numbers and is set flush right."""

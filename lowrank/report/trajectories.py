@@ -122,14 +122,17 @@ def trajectory_table(source: Source, rows: pd.DataFrame, name: str, title: str) 
 def notes(rows: pd.DataFrame) -> list[str]:
     """Reasons and remarks that came with the values, who they are about, and how many values are not finite.
 
-    Remarks that differ in their numbers alone are told once, with the range of the numbers.
+    A reason why there is no value is told of those who have none at all, if there are such: of pairs, the other one has. Remarks
+    that differ in their numbers alone are told once, with the range of the numbers.
     """
     found: list[str] = []
+    valued = set(rows[rows["value_kind"] != "absent"]["series"])
     marked = rows[rows["note"].fillna("") != ""]
     kinds = [marked["note"].str.replace(NUMBER, "#", regex=True), marked["value_kind"] == "absent"]
     for (_, absent), group in marked.groupby(kinds, sort=False):
         note = merged(list(dict.fromkeys(group["note"])))
-        who = ", ".join(dict.fromkeys(group["series"]))
+        without = [one for one in dict.fromkeys(group["series"]) if one not in valued]
+        who = ", ".join(without if absent and without else dict.fromkeys(group["series"]))
         what = ", ".join(dict.fromkeys(map(words, sorted(set(group["metric"])))))
         found.append(f"{who}: no {what}; {note}" if absent else f"{who} ({what}): {note}")
     broken = rows[~rows["value_kind"].isin(["finite", "absent"])]

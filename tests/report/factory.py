@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -100,6 +100,7 @@ def parents(store: Store, spec: Synthetic) -> Built:
             sha256="e5a1" * 16,
         )
     )
+    texts = store.add(replace(evaluation, id=None, name="metrics", examples=16, tokens=2032, sha256="3e7a" * 16))
     provenance = store.add(
         Provenance(
             hash="p" * 16,
@@ -126,7 +127,7 @@ def parents(store: Store, spec: Synthetic) -> Built:
                 metric_revision=1,
                 space=space,
                 normalization=normalization,
-                evaluation_set_id=evaluation.id,
+                evaluation_set_id=None if key in ("spectra", "downstream") else texts.id,
                 direction_seed=7 if key.startswith("landscape") else None,
                 precision="float32",
                 parameters={"primary": dict.fromkeys(TASKS, "acc")} if key == "downstream" else {"examples": 64},

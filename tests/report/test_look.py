@@ -114,6 +114,10 @@ def test_numbers_for_people(value: float | None, text: str) -> None:
     assert number(value) == text
 
 
+def test_a_number_that_rounds_up_has_no_digit_more() -> None:
+    assert (number(0.00996, 2), number(0.0994, 2), number(9.96, 2), number(99.6, 2)) == ("0.010", "0.099", "10", "100")
+
+
 def test_small_ticks_of_one_axis_are_written_alike() -> None:
     small = [-0.0005, 0.0, 0.001, 0.0015]
     assert [tick_text(t, small) for t in small] == [MINUS + "5×10⁻⁴", "0", "10⁻³", "1.5×10⁻³"]
@@ -150,6 +154,26 @@ def test_remarks_that_differ_in_numbers_are_told_once() -> None:
         "cola, fira (sigma PCA 1): stopped after 6 products: error 0.32 to 2",
         "cola (stable rank W): other",
     ]
+
+
+def test_a_missing_pair_is_told_of_the_one_that_lacks_it() -> None:
+    """cola has no barrier to galore, hence galore none to cola; galore has others."""
+    rows = pd.DataFrame(
+        {
+            "note": ["", "no dense equivalent", "no dense equivalent"],
+            "value_kind": ["finite", "absent", "absent"],
+            "series": ["galore", "galore", "cola"],
+            "metric": "imbh",
+        }
+    )
+    assert notes(rows) == ["cola: no IMBH; no dense equivalent"]
+    assert notes(rows[1:]) == ["galore, cola: no IMBH; no dense equivalent"]
+
+
+def test_settings_are_shown_as_written() -> None:
+    frame = pd.DataFrame({"base_learning_rate": [0.02, 2.5e-3, 1e-5], "loss": [0.02, 2.5e-3, 1e-5]})
+    shown = Table(name="t", title="T", frame=frame).cells()
+    assert shown == [["0.02", "0.02000"], ["0.0025", "0.002500"], ["1×10⁻⁵", "1×10⁻⁵"]]
 
 
 def test_panels_without_a_finite_value_still_draw() -> None:

@@ -18,7 +18,7 @@ import pytest
 from lowrank.errors import UsageError
 from lowrank.report import write, writing
 from lowrank.store import Store
-from lowrank.store.records import Checkpoint, DownstreamItem, DownstreamScore, MetricValue, Protocol, Run, Study
+from lowrank.store.records import Checkpoint, DownstreamItem, DownstreamScore, EvaluationSet, MetricValue, Protocol, Run, Study
 
 SECTIONS = (
     "overview",
@@ -276,6 +276,14 @@ def test_paired_differences_are_those_of_the_items(written: Path, filled: Path) 
         assert (int(row["seeds"]), float(row["difference"])) == (len(seeds), pytest.approx(table.mean()))
         by_item = table.mean(axis=0)
         assert float(row["items_error"] or 0) == pytest.approx(by_item.std(ddof=1) / math.sqrt(len(items)), abs=1e-9)
+
+
+def test_provenance_tells_of_every_evaluation_set_and_calls_none_nan(written: Path, filled: Path) -> None:
+    with Store.open(filled, read_only=True) as store:
+        sets = {row.id: row.name for row in store.find(EvaluationSet)}
+        used = {p.evaluation_set_id for p in store.find(Protocol)} | {c.evaluation_set_id for c in store.find(Checkpoint)}
+    assert {row["name"] for row in rows_of(written, "evaluation_sets")} == {sets[i] for i in used if i is not None}
+    assert {row["evaluation_set"] for row in rows_of(written, "protocols")} <= {"", *sets.values()}
 
 
 def test_the_lines_between_checkpoints_are_drawn(written: Path) -> None:

@@ -238,8 +238,10 @@ def reference(rows: pd.DataFrame) -> pd.Series[str]:
 
 
 def matrices(source: Source, rows: pd.DataFrame) -> list[Heat]:
-    """Symmetric matrices at :data:`MOMENTS` steps of each scale, one colour scale a scale."""
+    """Symmetric matrices at :data:`MOMENTS` steps of each scale, one range of one kind of colours a scale."""
     panels = []
+    ranges = rows.groupby("scale")["value"].agg(["min", "max"])
+    diverging = bool((ranges["min"] < -0.25 * ranges["max"]).any())
     for scale in source.scales:
         mine = rows[rows["scale"] == scale].assign(other=lambda r: reference(r))
         if mine.empty:
@@ -268,7 +270,7 @@ def matrices(source: Source, rows: pd.DataFrame) -> list[Heat]:
                     values=values,
                     tips=tips,
                     limits=limits,
-                    diverging=limits[0] < -0.25 * limits[1],
+                    diverging=diverging,
                     figures=True,
                     column_styles=styles,
                     cell_height=30.0,

@@ -121,6 +121,7 @@ def reference(published: pd.DataFrame) -> list[Block]:
 def evaluation(source: Source) -> str:
     """The sets behind the validation losses."""
     rows = source.query("evaluation_sets")
+    rows = rows[rows["checkpoints"] > 0]
     sets = [
         f"{row.name_} ({row.split}, {row.tokens} tokens, {str(row.sha256)[:8]})"
         for row in rows.rename(columns={"name": "name_"}).itertuples()

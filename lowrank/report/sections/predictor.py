@@ -108,8 +108,9 @@ def ordered(fits: pd.DataFrame) -> pd.DataFrame:
     order = {s: i for i, s in enumerate(SCHEMES)}
     place = {name: i for i, name in enumerate(SHOWN)}
     sets = fits["feature_set"].str.replace(WITHOUT_REFERENCE, "").map(place).fillna(len(place))
-    fits = fits.assign(order=fits["scheme"].map(order), place=sets)
-    return fits.sort_values(["order", "place", "feature_set", "selection", "model"], kind="stable")
+    selections = fits["selection"].map({name: i for i, name in enumerate(SELECTIONS)})
+    fits = fits.assign(order=fits["scheme"].map(order), place=sets, chosen=selections)
+    return fits.sort_values(["order", "place", "feature_set", "chosen", "model"], kind="stable")
 
 
 def overview_table(source: Source, fits: pd.DataFrame) -> Table:

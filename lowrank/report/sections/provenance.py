@@ -54,7 +54,7 @@ def protocols(source: Source) -> Table:
                 row["normalization"],
                 whole(row["direction_seed"]),
                 row["precision"],
-                row["evaluation_set"],
+                absent(row["evaluation_set"]),
                 parameters,
                 str(row["parameters_hash"])[:12],
             )
@@ -79,13 +79,18 @@ def protocols(source: Source) -> Table:
     )
 
 
+def absent(value: object) -> object:
+    """A text column of a frame, in which a missing one became nan."""
+    return None if value is None or pd.isna(value) else value  # type: ignore[call-overload]
+
+
 def whole(value: object) -> int | None:
     """An integer column of a frame, in which a missing one became nan."""
     return None if value is None or pd.isna(value) else int(value)  # type: ignore[call-overload, arg-type]
 
 
 def evaluation_sets(source: Source) -> Table:
-    """The sets behind the validation losses."""
+    """The sets behind the validation losses and the metrics."""
     rows = source.query("evaluation_sets")
     columns = ["name", "split", "seed", "examples", "tokens", "max_length", "packing"]
     frame = rows[columns].astype(object)
