@@ -55,7 +55,7 @@ WITH older AS (
            avg(v.value) FILTER (WHERE v.metric = 'held_out_loss') AS held_out_loss
     FROM metric_value AS v
     WHERE v.protocol_id IN (SELECT p.id FROM protocol AS p WHERE p.name = :protocol)
-      AND (v.metric, v.protocol_id) NOT IN (SELECT metric, protocol_id FROM older)
+      AND (NOT EXISTS (SELECT 1 FROM older) OR (v.metric, v.protocol_id) NOT IN (SELECT metric, protocol_id FROM older))
       AND v.layer = -2 AND v.module = ''
     GROUP BY v.checkpoint_id
 ), older_scores AS (
@@ -94,7 +94,8 @@ WITH older AS (
            avg(s.value) FILTER (WHERE s.task = 'word_order') AS score_word_order
     FROM downstream_score AS s
     LEFT JOIN primary_metric_view AS m ON m.protocol_id = s.protocol_id AND m.task = s.task
-    WHERE s.metric = coalesce(m.metric, 'acc') AND (s.task, s.protocol_id) NOT IN (SELECT task, protocol_id FROM older_scores)
+    WHERE s.metric = coalesce(m.metric, 'acc')
+      AND (NOT EXISTS (SELECT 1 FROM older_scores) OR (s.task, s.protocol_id) NOT IN (SELECT task, protocol_id FROM older_scores))
     GROUP BY s.checkpoint_id
 )
 -- a metric or task that is no column here, such as those of a lens of one's own, is a row of feature_values

@@ -27,7 +27,7 @@ WITH older AS (
            avg(v.value) FILTER (WHERE v.metric = 'stable_rank_w') AS stable_rank_w
     FROM metric_value AS v
     WHERE v.protocol_id IN (SELECT p.id FROM protocol AS p WHERE p.name = :protocol)
-      AND (v.metric, v.protocol_id) NOT IN (SELECT metric, protocol_id FROM older)
+      AND (NOT EXISTS (SELECT 1 FROM older) OR (v.metric, v.protocol_id) NOT IN (SELECT metric, protocol_id FROM older))
       AND v.layer = -2 AND v.module = ''
       AND v.metric IN ('ccbh', 'activation_cka', 'activation_l2', 'stable_rank_dw',
                        'effective_rank_dw', 'threshold_rank_w', 'spectral_gap_dw', 'stable_rank_w')
@@ -50,7 +50,8 @@ WITH older AS (
     SELECT s.checkpoint_id, avg(s.value) AS downstream_mean
     FROM downstream_score AS s
     LEFT JOIN primary_metric_view AS m ON m.protocol_id = s.protocol_id AND m.task = s.task
-    WHERE s.metric = coalesce(m.metric, 'acc') AND (s.task, s.protocol_id) NOT IN (SELECT task, protocol_id FROM older_scores)
+    WHERE s.metric = coalesce(m.metric, 'acc')
+      AND (NOT EXISTS (SELECT 1 FROM older_scores) OR (s.task, s.protocol_id) NOT IN (SELECT task, protocol_id FROM older_scores))
     GROUP BY s.checkpoint_id
 )
 SELECT c.scale, c.method, c.variant, c.seed, c.step, c.validation_loss AS log_perplexity,

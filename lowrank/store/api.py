@@ -304,11 +304,15 @@ def _conditions(found: Codec[R], where: Mapping[str, Any]) -> Iterator[list[sa.C
 
 
 def _plain_rows(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
-    """The rows with :func:`_plain` values; columns without a value that it changes, which are nearly all, are left alone."""
+    """The rows with :func:`_plain` values; a column has one type, and columns of types that it changes are few."""
+    width = len(rows[0]) if rows else 0
+    firsts = [next((row[i] for row in rows if row[i] is not None), None) for i in range(width)]
+    changed = [i for i, first in enumerate(firsts) if isinstance(first, dict | list | bool | Decimal)]
+    if not changed:
+        return list(map(tuple, rows))
     columns: list[Any] = list(zip(*rows, strict=True))
-    for i, column in enumerate(columns):
-        if not set(map(type, column)).isdisjoint((dict, list, bool, Decimal)):
-            columns[i] = map(_plain, column)
+    for i in changed:
+        columns[i] = map(_plain, columns[i])
     return list(zip(*columns, strict=True))
 
 

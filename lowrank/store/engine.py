@@ -132,11 +132,25 @@ def single(engine: Engine) -> Engine:
 
 def _postgresql_engine(url: URL, read_only: bool) -> Engine:
     # prepare_threshold=0: each text of a reader is prepared, and a prepared text is one statement
-    connect: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT, **({"prepare_threshold": 0} if read_only else {})}
+    connect: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT}
+    if read_only:
+        connect |= {"prepare_threshold": 0, "cursor_factory": _binary_cursor()}
     engine = sa.create_engine(url, connect_args=connect, json_serializer=to_json)
     _refuse_forked(engine)
     _refuse_broken(engine)
     return engine.execution_options(postgresql_readonly=True) if read_only else engine
+
+
+def _binary_cursor() -> Any:
+    """A cursor whose results come in PostgreSQL's binary format: for large tables of floats a third of the time is the text."""
+    import psycopg
+
+    class BinaryCursor(psycopg.Cursor[Any]):
+        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+            super().__init__(*arguments, **keywords)
+            self.format = psycopg.pq.Format.BINARY
+
+    return BinaryCursor
 
 
 def _sqlite_engine(url: URL, read_only: bool, foreign_keys: bool) -> Engine:
