@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowrank.errors import CheckpointError
+from lowrank.errors import CheckpointError, DiskError
 
 if TYPE_CHECKING:
     import torch
@@ -85,9 +85,8 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         os.rename(temporary, folder)
         sync(folder.parent)
     except OSError as error:
-        raise CheckpointError(
-            f"{folder}: cannot be written ({error.strerror or error}); free the disk or mend the permissions, then resume"
-        ) from error
+        mend = "free the disk or mend the permissions, then call the same command again"
+        raise DiskError(f"{folder}: cannot be written ({error.strerror or error}); {mend}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -42,6 +42,10 @@ class CheckpointError(LowrankError):
     """A checkpoint that is missing, incomplete, corrupt or of another shape."""
 
 
+class DiskError(CheckpointError):
+    """A folder that cannot be written for now (a full disk, a missing right): no work has failed, it goes on when it can be."""
+
+
 class StoreError(LowrankError):
     """A database that cannot be reached, has another schema, or refuses a row."""
 

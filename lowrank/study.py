@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowrank.config import RunConfig, Study, load_study, resolve_runs
 from lowrank.config.resolve import content_hash
-from lowrank.errors import BusyError, ClaimLostError, LowrankError, StoreError
+from lowrank.errors import BusyError, ClaimLostError, DiskError, LowrankError, StoreError
 from lowrank.progress import waiting
 from lowrank.store import Store, records
 from lowrank.store.claims import Claim, Claims, share
@@ -278,8 +278,8 @@ def _train_one(job: Job, outcome: Outcome) -> bool:
     except ClaimLostError as error:
         _note(outcome, f"{job.config.label}: {error}")
         return False
-    except StoreError:
-        raise  # without its store a study cannot go on
+    except (StoreError, DiskError):
+        raise  # without its store or its folder a study cannot go on
     except LowrankError as error:
         outcome.failures.append(f"{job.config.label}: {error}")
         return True

@@ -24,6 +24,7 @@ from lowrank.errors import (
     BusyError,
     ClaimLostError,
     ConfigError,
+    DiskError,
     DivergedError,
     LowrankError,
     StoreAwayError,
@@ -92,7 +93,7 @@ def train(job: Job) -> records.Run:
                 "failed_step": error.step,
                 "last_finite_loss": error.last_finite_loss,
             }
-        except (StoreAwayError, ClaimLostError):
+        except (StoreAwayError, ClaimLostError, DiskError):
             raise  # the run has not failed: it goes on later, or with another process
         except Exception as error:
             if main:

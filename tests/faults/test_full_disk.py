@@ -64,7 +64,7 @@ def test_a_full_disk_is_told_and_costs_nothing(
     filler.unlink()
     saved = [path for path in (disk / "out").rglob("step_*") if path.parent.name == "checkpoints"]
     assert all(checkpoint.verify(path) for path in saved)
-    assert run(["study", "run", str(home / "tiny.yaml"), "--retry-failed", *stages]) == 0, capsys.readouterr().err
+    assert run(["study", "run", str(home / "tiny.yaml"), *stages]) == 0, capsys.readouterr().err
     with Store.open(home / "expected" / "lowrank.db") as expected, Store.open(disk / "out" / "lowrank.db") as found:
         assert [line for line in differences(expected, found) if not line.startswith("study")] == []
         assert found.count(records.WorkUnit) == 0

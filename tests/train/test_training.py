@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lowrank import checkpoint
-from lowrank.errors import CheckpointError, ConfigError, LowrankError
+from lowrank.errors import CheckpointError, ConfigError, DiskError, LowrankError
 from lowrank.estimate import estimate
 from lowrank.store import Store, records
 from lowrank.study import Plan, missing_training, register, run_study
@@ -249,11 +249,12 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(plan: Plan, tmp_path: Pat
                 real(path)
 
             patch.setattr(checkpoint, "sync", full)
-            with pytest.raises(CheckpointError, match=r"No space left on device.*free the disk"):
-                train_plan(again, store)
-        assert store.find(records.Run)[0].status == "failed"
+            with pytest.raises(DiskError, match=r"No space left on device.*free the disk"):
+                run_study(store, again, only="train")
+        assert store.find(records.Run)[0].status == "running"  # as after a kill: nothing has failed
+        assert store.count(records.WorkUnit) == 0
         assert not list(again.root.rglob("*.tmp"))
-        run_study(store, again, only="train", retry_failed=True)
+        run_study(store, again, only="train")
         assert final_state(store) == expected
 
 
