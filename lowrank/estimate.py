@@ -137,10 +137,7 @@ def meta_model(config: RunConfig, vocabulary_size: int) -> tuple[PreTrainedModel
     """The run's model, as the training loop prepares it, and its method; shapes without storage."""
     with torch.device("meta"):
         model, method = models.construct(config, vocabulary_size, SPECIAL)
-    if config.training.precision == "pure_bfloat16":
-        model.bfloat16()
-    if config.training.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    models.prepare(model, config.training)
     return model.train(), method
 
 

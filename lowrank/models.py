@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
 from lowrank.config.resolve import RunConfig
-from lowrank.config.schema import ModelShape
+from lowrank.config.schema import ModelShape, Training
 from lowrank.methods.base import Draw, Method, create
 
 
@@ -110,6 +110,16 @@ def construct(config: RunConfig, vocabulary_size: int, special: dict[str, int | 
         else:
             model = LlamaForCausalLM(LlamaConfig(**arguments))
     return model, method
+
+
+def prepare(model: PreTrainedModel, training: Training) -> None:
+    """Weights in bfloat16 and activations computed again in the backward pass, where ``training`` asks for them."""
+    if training.precision == "pure_bfloat16":
+        model.bfloat16()
+    if training.gradient_checkpointing:
+        # the name that transformers 5 began with goes in version 6
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
 
 
 @torch.no_grad()

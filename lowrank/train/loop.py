@@ -25,7 +25,7 @@ from lowrank.data import Dataset
 from lowrank.errors import ConfigError, DivergedError
 from lowrank.loss import summed_nats
 from lowrank.methods.base import Method, build_optimizer
-from lowrank.models import named_draws
+from lowrank.models import named_draws, prepare
 from lowrank.train import layerwise
 from lowrank.train.layerwise import LayerwiseUpdates
 
@@ -63,10 +63,7 @@ class Loop:
         training = config.training
         self.accumulation, self.micro = split_batch(training, accelerator.num_processes)
         layerwise.check(training, self.accumulation, accelerator.num_processes)
-        if training.precision == "pure_bfloat16":
-            model.bfloat16()
-        if training.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        prepare(model, training)
         self.model = model
         if training.compile:
             compile_in_place(model, accelerator.device)

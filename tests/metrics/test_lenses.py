@@ -80,7 +80,7 @@ def test_an_unknown_lens_suggests_the_nearest() -> None:
         metrics.get("spectre")
 
 
-@pytest.mark.parametrize(("name", "preset", "variant"), cases())
+@pytest.mark.parametrize(("name", "preset", "variant"), list(cases()))
 def test_computes_what_it_announces_twice_the_same_and_leaves_no_trace(
     name: str, preset: str, variant: str, arena: Callable[..., Any],
 ) -> None:
