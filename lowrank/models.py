@@ -117,8 +117,8 @@ def prepare(model: PreTrainedModel, training: Training) -> None:
     if training.precision == "pure_bfloat16":
         model.bfloat16()
     if training.gradient_checkpointing:
-        # the name that transformers 5 began with goes in version 6
-        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        # the second name, of the first versions of transformers 5, goes in version 6
+        enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
 
 

@@ -217,7 +217,7 @@ def test_trains_in_pure_bfloat16(name: str, start: Start) -> None:
 def test_gradient_checkpointing_changes_no_loss(name: str, start: Start) -> None:
     plain, saving = start(name), start(name)
     lowrank.models.prepare(saving.model, saving.config.training.model_copy(update={"gradient_checkpointing": True}))
-    assert saving.model.is_gradient_checkpointing
+    assert any(getattr(module, "gradient_checkpointing", False) for module in saving.model.modules())
     assert saving.train(1, 5) == pytest.approx(plain.train(1, 5), rel=1e-5)
 
 
