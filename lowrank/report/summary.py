@@ -70,10 +70,10 @@ def over_seeds(frame: pd.DataFrame, style: Style, x: str, y: str, error: str = "
 def quantile(total: float, variances: ArrayLike, freedoms: ArrayLike, level: float = 0.95) -> float:
     """Student's t quantile of a sum ``total`` of variances, of which ``variances`` are estimated with few degrees of freedom.
 
-    Welch and Satterthwaite's effective degrees of freedom; what else is in ``total`` counts as known.
+    Welch and Satterthwaite's effective degrees of freedom; what else is in ``total``, or has no degree, counts as known.
     """
     few, own = np.asarray(variances, dtype=float), np.asarray(freedoms, dtype=float)
-    kept = few > 0
+    kept = (few > 0) & (own > 0)
     uncertain = float((few[kept] ** 2 / own[kept]).sum())
     freedom = total**2 / uncertain if uncertain else math.inf
     return float(stats.t.ppf((1 + level) / 2, freedom))

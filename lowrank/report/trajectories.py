@@ -126,13 +126,15 @@ def notes(rows: pd.DataFrame) -> list[str]:
     that differ in their numbers alone are told once, with the range of the numbers.
     """
     found: list[str] = []
-    valued = set(rows[rows["value_kind"] != "absent"]["series"])
+    with_value = rows[rows["value_kind"] != "absent"]
+    valued = set(zip(with_value["series"], with_value["metric"], strict=True))
     marked = rows[rows["note"].fillna("") != ""]
     kinds = [marked["note"].str.replace(NUMBER, "#", regex=True), marked["value_kind"] == "absent"]
     for (_, absent), group in marked.groupby(kinds, sort=False):
         note = merged(list(dict.fromkeys(group["note"])))
-        without = [one for one in dict.fromkeys(group["series"]) if one not in valued]
-        who = ", ".join(without if absent and without else dict.fromkeys(group["series"]))
+        pairs = list(dict.fromkeys(zip(group["series"], group["metric"], strict=True)))
+        without = [pair for pair in pairs if pair not in valued]
+        who = ", ".join(dict.fromkeys(series for series, _ in (without if absent and without else pairs)))
         what = ", ".join(dict.fromkeys(map(words, sorted(set(group["metric"])))))
         found.append(f"{who}: no {what}; {note}" if absent else f"{who} ({what}): {note}")
     broken = rows[~rows["value_kind"].isin(["finite", "absent"])]

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from decimal import Decimal
 from itertools import groupby, islice
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from lowrank.errors import StoreError
 from lowrank.store import migrate, write
-from lowrank.store.engine import create_engine, mask, parse_url, single, to_json, translated, writing
+from lowrank.store.engine import create_engine, mask, parse_url, single, translated, writing
 from lowrank.store.records import EvaluationSet, Protocol, Record, TrainingLog, WorkUnit
 from lowrank.store.rows import Codec, codec
 
@@ -228,7 +227,7 @@ class Store:
             result = connection.execute(statement, dict(params or {}))
             if not result.returns_rows:
                 raise StoreError("the statement gives no rows; only SELECT does")
-            return list(result.keys()), _plain_rows(result.fetchall())
+            return list(result.keys()), list(map(tuple, result.fetchall()))
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
@@ -301,28 +300,6 @@ def _conditions(found: Codec[R], where: Mapping[str, Any]) -> Iterator[list[sa.C
         else:
             plain.append(column.is_(None) if value is None else column == value)
     yield from ([*plain, part] for part in chunked) if chunked else [plain]
-
-
-def _plain_rows(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
-    """The rows with :func:`_plain` values; a column has one type, and columns of types that it changes are few."""
-    width = len(rows[0]) if rows else 0
-    firsts = [next((row[i] for row in rows if row[i] is not None), None) for i in range(width)]
-    changed = [i for i, first in enumerate(firsts) if isinstance(first, dict | list | bool | Decimal)]
-    if not changed:
-        return list(map(tuple, rows))
-    columns: list[Any] = list(zip(*rows, strict=True))
-    for i in changed:
-        columns[i] = map(_plain, columns[i])
-    return list(zip(*columns, strict=True))
-
-
-def _plain(value: Any) -> Any:
-    """As SQLite has it: JSON as text, truth as 1 and 0, exact decimals as floats."""
-    if isinstance(value, dict | list):
-        return to_json(value)
-    if isinstance(value, bool):
-        return int(value)
-    return float(value) if isinstance(value, Decimal) else value
 
 
 def _refuse_null(table: str, column: str) -> list[Any]:

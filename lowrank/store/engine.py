@@ -136,6 +136,8 @@ def _postgresql_engine(url: URL, read_only: bool) -> Engine:
     if read_only:
         connect |= {"prepare_threshold": 0, "cursor_factory": _binary_cursor()}
     engine = sa.create_engine(url, connect_args=connect, json_serializer=to_json)
+    if read_only:
+        _as_sqlite_has_it(engine)
     _refuse_forked(engine)
     _refuse_broken(engine)
     return engine.execution_options(postgresql_readonly=True) if read_only else engine
@@ -151,6 +153,31 @@ def _binary_cursor() -> Any:
             self.format = psycopg.pq.Format.BINARY
 
     return BinaryCursor
+
+
+def _as_sqlite_has_it(engine: Engine) -> None:
+    """Results as those of SQLite: JSON as text, truth as 1 and 0, exact decimals as floats."""
+    from psycopg.types.bool import BoolBinaryLoader
+    from psycopg.types.numeric import NumericBinaryLoader
+    from psycopg.types.string import TextBinaryLoader
+
+    class Truth(BoolBinaryLoader):
+        def load(self, data: Any) -> Any:
+            return int(super().load(data))
+
+    class Float(NumericBinaryLoader):
+        def load(self, data: Any) -> Any:
+            return float(super().load(data))
+
+    class JsonbText(TextBinaryLoader):
+        def load(self, data: Any) -> Any:
+            return super().load(data[1:])  # behind a byte for the version
+
+    @sa.event.listens_for(engine, "connect")
+    def register(connection: Any, _record: Any) -> None:
+        loaders = {"bool": Truth, "numeric": Float, "json": TextBinaryLoader, "jsonb": JsonbText}
+        for name, loader in loaders.items():
+            connection.adapters.register_loader(name, loader)
 
 
 def _sqlite_engine(url: URL, read_only: bool, foreign_keys: bool) -> Engine:

@@ -168,6 +168,8 @@ def test_a_missing_pair_is_told_of_the_one_that_lacks_it() -> None:
     )
     assert notes(rows) == ["cola: no IMBH; no dense equivalent"]
     assert notes(rows[1:]) == ["galore, cola: no IMBH; no dense equivalent"]
+    other = rows.assign(metric=["ccbh", "imbh", "imbh"])  # a value of another metric is none of this one
+    assert notes(other) == ["galore, cola: no IMBH; no dense equivalent"]
 
 
 def test_settings_are_shown_as_written() -> None:

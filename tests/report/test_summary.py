@@ -47,6 +47,10 @@ def test_a_difference_of_both_lies_between() -> None:
     assert 0.1 * NORMAL < paired(2, 0.09, 0.1) < 0.1 * stats.t.ppf(0.975, 1)
 
 
+def test_a_rounding_error_of_a_single_seed_widens_nothing() -> None:
+    assert paired(1, math.sqrt(0.01 - 1e-18), 0.1) == pytest.approx(0.1 * NORMAL)
+
+
 def test_many_small_uncertain_parts_are_as_good_as_known() -> None:
     assert quantile(1000.0, np.ones(1000), np.ones(1000)) == pytest.approx(NORMAL, rel=2e-3)
 

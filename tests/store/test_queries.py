@@ -154,3 +154,22 @@ def test_importing_lowrank_stays_light() -> None:
 
     program = "import sys, lowrank; print([m for m in ('torch', 'sqlalchemy', 'pandas', 'click') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_values_have_the_types_of_sqlite_on_both_databases(store: Store) -> None:
+    """A column of JSON may begin with a number or with nothing; truth, decimals and whole numbers are plain numbers."""
+    casts = {
+        "sqlite": """
+            SELECT 1 AS place, NULL AS js, NULL AS truth, NULL AS number, 0.1 AS real UNION ALL
+            SELECT 2, '3', 1, 2.5, 0.1 UNION ALL SELECT 3, '{"a": "ü"}', 0, 1e3, 0.1""",
+        "postgresql": """
+            SELECT 1 AS place, CAST(NULL AS json) AS js, CAST(NULL AS boolean) AS truth, CAST(NULL AS numeric) AS number,
+                   CAST(0.1 AS double precision) AS real UNION ALL
+            SELECT 2, '3', true, 2.5, 0.1 UNION ALL SELECT 3, '{"a": "ü"}', false, 1e3, 0.1""",
+    }
+    _, rows = store.select(f"SELECT * FROM ({casts[store.dialect]}) AS x ORDER BY place")
+    assert rows == [(1, None, None, None, 0.1), (2, "3", 1, 2.5, 0.1), (3, '{"a": "ü"}', 0, 1000.0, 0.1)]
+    assert [type(value) for value in rows[2]] == [int, str, int, float, float]
+    if store.dialect == "postgresql":
+        counted = """SELECT '{"a": 1}'::jsonb AS js, count(*) AS n, sum(x) AS total FROM (VALUES (1), (2)) AS v(x)"""
+        assert store.select(counted)[1] == [('{"a": 1}', 2, 3)]

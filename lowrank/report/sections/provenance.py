@@ -43,6 +43,7 @@ def machines(source: Source) -> Table:
 def protocols(source: Source) -> Table:
     """Every protocol behind a value."""
     rows, lines = source.query("protocols"), []
+    rows["evaluation_set"] = rows["evaluation_set"].astype(object).where(rows["evaluation_set"].notna(), None)
     for row in rows.to_dict("records"):
         parameters = ", ".join(f"{k}={v}" for k, v in sorted(json_value(row["parameters"]).items()))
         lines.append(
@@ -54,7 +55,7 @@ def protocols(source: Source) -> Table:
                 row["normalization"],
                 whole(row["direction_seed"]),
                 row["precision"],
-                absent(row["evaluation_set"]),
+                row["evaluation_set"],
                 parameters,
                 str(row["parameters_hash"])[:12],
             )
@@ -77,11 +78,6 @@ def protocols(source: Source) -> Table:
         frame=pd.DataFrame(lines, columns=columns, dtype=object),
         query=source.command("protocols"),
     )
-
-
-def absent(value: object) -> object:
-    """A text column of a frame, in which a missing one became nan."""
-    return None if value is None or pd.isna(value) else value  # type: ignore[call-overload]
 
 
 def whole(value: object) -> int | None:
