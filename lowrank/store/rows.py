@@ -114,6 +114,9 @@ class Codec(Generic[R]):
                 kind = values.pop(field.name + schema.KIND_SUFFIX)
                 if kind in NON_FINITE:
                     values[field.name] = NON_FINITE[kind]
+        for name in self._mappings:
+            if isinstance(values[name], str):  # readers of PostgreSQL get JSON as text, as SQLite has it
+                values[name] = json.loads(values[name])
         return self.record_type(**values)
 
     def value(self, row: Mapping[str, Any], name: str) -> Any:
@@ -140,6 +143,11 @@ class Codec(Generic[R]):
         """Columns of an encoded row."""
         kinds = (field.name + schema.KIND_SUFFIX for field in self.fields if field.has_kind)
         return frozenset([*(field.name for field in self.fields), *kinds])
+
+    @cached_property
+    def _mappings(self) -> list[str]:
+        """Fields that hold a JSON object."""
+        return [field.name for field in self.fields if isinstance(self.table.c[field.name].type, sa.JSON)]
 
     @cached_property
     def is_plain(self) -> bool:

@@ -255,6 +255,16 @@ def test_the_report_shows_the_same_main_table(
         assert reported(url, tmp_path / "report") == main_table
 
 
+@pytest.mark.postgres
+def test_the_report_on_postgresql_shows_the_same_main_table(
+    main_table: str, tmp_path: Path, postgres_server: Any
+) -> None:
+    url = place(ARCHIVED[0], "postgresql", tmp_path, postgres_server)
+    migrate.upgrade(parse_url(url))
+    assert reported(url, tmp_path / "report") == main_table
+    postgres_server.drop_database(url)
+
+
 def reported(url: str, out: Path) -> str:
     """Write the report as the command does; return its main table.
 

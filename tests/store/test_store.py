@@ -258,3 +258,13 @@ def test_a_read_only_store_refuses_writing(store: Store, store_url: str) -> None
         assert reader.count(records.PublishedValue) == store.count(records.PublishedValue) > 250
         with pytest.raises(StoreError, match="reading only"):
             reader.add(Study(name="x", config={}, config_hash=""))
+
+
+def test_records_read_only_are_those_that_were_written(store: Store, store_url: str) -> None:
+    written = store.add(Study(name="mine", config={"a": [1, {"b": "ü"}], "c": None}, config_hash="x"))
+    with Store.open(store_url, read_only=True) as reader:
+        assert reader.first(Study, name="mine") == written
+        assert reader.get(Study, written.id) == written
+        assert reader.find(Study) == [written]
+        with reader.snapshot():
+            assert reader.first(Study) == written
