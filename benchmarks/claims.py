@@ -1,7 +1,8 @@
-"""Workers sharing 1,000 units of 50 ms on PostgreSQL by claims: every unit once, and how throughput grows with workers.
+"""Workers sharing 1,000 units of 50 ms on PostgreSQL by claims: every unit once, and how throughput
+grows with workers.
 
-    python benchmarks/claims.py                                  # on a server of its own, as the tests bring it up
-    python benchmarks/claims.py --db postgresql://user@host/scratch
+python benchmarks/claims.py        # on a server of its own, as the tests bring it up
+python benchmarks/claims.py --db postgresql://user@host/scratch
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ WORKERS = (4, 8, 16, 32)
 
 
 def work_through(url: str, prefix: str, units: int, log: str, start: Any) -> None:
-    """One worker; it has shared a few units of its own before ``start``, so that connections and statements are made."""
+    """One worker; it has shared a few units of its own before ``start``, so that connections and
+    statements are made.
+    """
     with Store.open(url) as store, open(os.devnull, "a", encoding="utf-8") as nowhere:
         share_units(store, f"own-{os.getpid()}-{prefix}", 3, nowhere, 0.0)
         start.wait()
@@ -39,7 +42,9 @@ def share_units(store: Store, prefix: str, units: int, log: IO[str], seconds: fl
     everything = {f"{prefix}{i}" for i in range(units)}
 
     def missing() -> list[str]:
-        _, rows = store.select("SELECT name FROM study WHERE name LIKE :prefix", {"prefix": f"{prefix}%"})
+        _, rows = store.select(
+            "SELECT name FROM study WHERE name LIKE :prefix", {"prefix": f"{prefix}%"}
+        )
         return sorted(everything - {row[0] for row in rows})
 
     def work(unit: str, claim: Claim) -> bool:
@@ -62,7 +67,10 @@ def measure(url: str, workers: int, units: int) -> dict[str, Any]:
     prefix = f"w{workers}-{time.time_ns()}-"
     start = context.Barrier(workers + 1)
     with tempfile.NamedTemporaryFile(mode="r", encoding="utf-8") as log:
-        processes = [context.Process(target=work_through, args=(url, prefix, units, log.name, start)) for _ in range(workers)]
+        processes = [
+            context.Process(target=work_through, args=(url, prefix, units, log.name, start))
+            for _ in range(workers)
+        ]
         for process in processes:
             process.start()
         start.wait()
@@ -77,7 +85,12 @@ def measure(url: str, workers: int, units: int) -> dict[str, Any]:
     with Store.open(url) as store:
         assert store.count(records.WorkUnit, kind=prefix) == 0
     ideal = units * UNIT_SECONDS / workers
-    return {"workers": workers, "seconds": seconds, "units_a_second": units / seconds, "of_ideal": ideal / seconds}
+    return {
+        "workers": workers,
+        "seconds": seconds,
+        "units_a_second": units / seconds,
+        "of_ideal": ideal / seconds,
+    }
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
-"""What the harness costs beside the forward passes: a plain call against lowrank's, interleaved in one run.
+"""What the harness costs beside the forward passes: a plain call against lowrank's, interleaved in
+one run.
 
     python benchmarks/downstream_overhead.py [--items 200] [--rounds 5]
 
-A small random model answers three tasks of the suite ``embedded`` again and again, each time with other weights, as
-checkpoints of a study do. Overhead is everything but ``model.forward``: rendering, tokenising, batching, likelihoods
-and metrics, in processor time of one thread, so that a busy machine matters little. Imports and, for lowrank, the load
-of the tasks are apart; its checkpoint 1 includes tokenising, the later ones do not.
+A small random model answers three tasks of the suite ``embedded`` again and again, each time with
+other weights, as checkpoints of a study do. Overhead is everything but ``model.forward``:
+rendering, tokenising, batching, likelihoods and metrics, in processor time of one thread, so that a
+busy machine matters little. Imports and, for lowrank, the load of the tasks are apart; its
+checkpoint 1 includes tokenising, the later ones do not.
 """
 
 from __future__ import annotations
@@ -67,14 +69,27 @@ def main() -> None:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    tokenizer, suite, embedded = open_data(Data(max_length=CONTEXT), 0).tokenizer, suites.get("embedded"), build()
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=176, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=CONTEXT,
-    )).eval()
+    tokenizer, suite, embedded = (
+        open_data(Data(max_length=CONTEXT), 0).tokenizer,
+        suites.get("embedded"),
+        build(),
+    )
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=176,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=CONTEXT,
+        )
+    ).eval()
     clock = Timed(model)
     paths = {name: define(name, suite.tasks[name], None, embedded).files[0] for name in TASKS}
-    tasks = [harness.load(define(name, suite.tasks[name], None, embedded), options.items) for name in TASKS]
+    tasks = [
+        harness.load(define(name, suite.tasks[name], None, embedded), options.items)
+        for name in TASKS
+    ]
     lm = harness.language_model(model, tokenizer, BATCH, CONTEXT)
     requests = sum(len(member.instances) for task in tasks for member in task.members.values())
 
@@ -86,9 +101,19 @@ def main() -> None:
     def plain() -> int:
         with harness.quiet():
             lm_eval.simple_evaluate(
-                model=HFLM(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=BATCH, max_length=CONTEXT),
-                tasks=[str(path) for path in paths.values()], task_manager=TaskManager(include_defaults=False), num_fewshot=0,
-                limit=options.items, bootstrap_iters=1000, log_samples=True,
+                model=HFLM(
+                    pretrained=model,
+                    tokenizer=tokenizer,
+                    backend="causal",
+                    batch_size=BATCH,
+                    max_length=CONTEXT,
+                ),
+                tasks=[str(path) for path in paths.values()],
+                task_manager=TaskManager(include_defaults=False),
+                num_fewshot=0,
+                limit=options.items,
+                bootstrap_iters=1000,
+                log_samples=True,
             )
         return requests
 
@@ -96,10 +121,14 @@ def main() -> None:
     for _ in range(options.rounds):
         found["plain harness"].append(overhead(model, clock, plain))
         found["lowrank"].append(overhead(model, clock, ours))
-    print(f"{requests} requests, vocabulary {len(tokenizer)}, 1 thread; ms a request beside the forward passes")
+    print(
+        f"{requests} requests, vocabulary {len(tokenizer)}, 1 thread; ms a request beside the forward passes"
+    )
     for name, values in found.items():
         later = values[1:]
-        print(f"{name:>14}: checkpoint 1 {values[0]:.3f}; from 2 on median {statistics.median(later):.3f}, best {min(later):.3f}")
+        print(
+            f"{name:>14}: checkpoint 1 {values[0]:.3f}; from 2 on median {statistics.median(later):.3f}, best {min(later):.3f}"
+        )
     ratios = [a / b for a, b in zip(found["plain harness"][1:], found["lowrank"][1:], strict=True)]
     print(f"plain / lowrank, from checkpoint 2 on: median {statistics.median(ratios):.1f}")
 

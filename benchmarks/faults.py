@@ -1,9 +1,11 @@
-"""Many kills: studies that are killed at random moments again and again, in every stage, must end as undisturbed ones.
+"""Many kills: studies that are killed at random moments again and again, in every stage, must end
+as undisturbed ones.
 
     python benchmarks/faults.py [--kills 200]
 
-A round is a study through every stage (training, two lenses, downstream tasks, predictor, report), killed twenty times and
-finished. Rounds take turns: SQLite with one process, PostgreSQL with two processes that share the work and are killed in turn.
+A round is a study through every stage (training, two lenses, downstream tasks, predictor, report),
+killed twenty times and finished. Rounds take turns: SQLite with one process, PostgreSQL with two
+processes that share the work and are killed in turn.
 """
 
 from __future__ import annotations
@@ -24,7 +26,14 @@ SECTIONS = """
 metrics: [spectra, {lens: interpolation, settings: {points: 3, examples: 8, kinds: [consecutive]}}]
 downstream: {suites: [embedded], tasks: [cloze, term], limit: 4}
 """
-STAGES = ["begin", *["train"] * 9, *["measure"] * 5, *["evaluate"] * 3, "predict", "report"]  # of the kills of a round
+STAGES = [
+    "begin",
+    *["train"] * 9,
+    *["measure"] * 5,
+    *["evaluate"] * 3,
+    "predict",
+    "report",
+]  # of the kills of a round
 SHARE = 0.3  # of a stage's time, undisturbed, that a process has at most before it is killed there
 
 
@@ -44,13 +53,18 @@ def main() -> None:
             faults.write_corpus(folder, seed)
             whole = faults.written(folder, "whole", sections=SECTIONS)
             seconds = faults.finish(nursery, whole)
-            print(f"undisturbed: {', '.join(f'{stage} {took:.1f} s' for stage, took in seconds.items())}", flush=True)
+            print(
+                f"undisturbed: {', '.join(f'{stage} {took:.1f} s' for stage, took in seconds.items())}",
+                flush=True,
+            )
             longest = {stage: SHARE * took for stage, took in seconds.items()}
             while met.total() < arguments.kills:
                 workers = 1 + seed % 2
                 url = server.create_database() if workers == 2 else ""
                 killed = faults.written(folder, f"killed-{seed}", url, SECTIONS)
-                met += faults.kill_at_random(nursery, killed, random.Random(seed), STAGES, longest, workers)
+                met += faults.kill_at_random(
+                    nursery, killed, random.Random(seed), STAGES, longest, workers
+                )
                 try:
                     faults.require_same(whole, killed)
                 except AssertionError:

@@ -1,7 +1,8 @@
 """How long the feature table of a large study takes to query.
 
-Fills a store with synthetic checkpoints (one run has ten), every aggregate metric of the feature table for each, three
-layers of one metric besides, and five downstream scores; then times the named queries, rows fetched.
+Fills a store with synthetic checkpoints (one run has ten), every aggregate metric of the feature
+table for each, three layers of one metric besides, and five downstream scores; then times the named
+queries, rows fetched.
 
     python benchmarks/features_query.py --db sqlite:////tmp/features.db [--checkpoints 100000]
 """
@@ -56,28 +57,47 @@ def metric_names() -> list[str]:
 
 def union(rows: list[tuple[str, int]]) -> str:
     """(name, layer) pairs as a derived table with a number each."""
-    return " UNION ALL ".join(f"SELECT '{name}' AS name, {layer} AS layer, {k} AS k" for k, (name, layer) in enumerate(rows))
+    return " UNION ALL ".join(
+        f"SELECT '{name}' AS name, {layer} AS layer, {k} AS k"
+        for k, (name, layer) in enumerate(rows)
+    )
 
 
 def fill(url: str, checkpoints: int) -> None:
     """Write the synthetic rows by statements of the database itself."""
-    rows = [(name, -2) for name in metric_names()] + [("activation_cka", layer) for layer in range(LAYERS)]
+    rows = [(name, -2) for name in metric_names()] + [
+        ("activation_cka", layer) for layer in range(LAYERS)
+    ]
     tasks = [(f"task{k}", 0) for k in range(TASKS)]
     with writing(create_engine(parse_url(url), foreign_keys=False)).begin() as connection:
         for statement in PARENTS:
             connection.exec_driver_sql(statement)
         connection.execute(sa.text(RUNS.format(numbers=NUMBERS)), {"count": checkpoints // PER_RUN})
-        connection.execute(sa.text(CHECKPOINTS.format(numbers=NUMBERS, per_run=PER_RUN)), {"count": checkpoints})
-        connection.exec_driver_sql(VALUES.format(metrics=union(rows)).replace("%", "%%" if "postgresql" in url else "%"))
-        connection.exec_driver_sql(SCORES.format(metrics=union(tasks)).replace("%", "%%" if "postgresql" in url else "%"))
-    with create_engine(parse_url(url)).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(
+            sa.text(CHECKPOINTS.format(numbers=NUMBERS, per_run=PER_RUN)), {"count": checkpoints}
+        )
+        connection.exec_driver_sql(
+            VALUES.format(metrics=union(rows)).replace("%", "%%" if "postgresql" in url else "%")
+        )
+        connection.exec_driver_sql(
+            SCORES.format(metrics=union(tasks)).replace("%", "%%" if "postgresql" in url else "%")
+        )
+    with (
+        create_engine(parse_url(url))
+        .connect()
+        .execution_options(isolation_level="AUTOCOMMIT") as connection
+    ):
         connection.exec_driver_sql("ANALYZE")
 
 
 def main() -> None:
     """Fill, time, print one JSON line for each query."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--db", required=True, help="an empty database, sqlite:///FILE or postgresql://…")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--db", required=True, help="an empty database, sqlite:///FILE or postgresql://…"
+    )
     parser.add_argument("--checkpoints", type=int, default=100_000)
     parser.add_argument("--keep", action="store_true", help="the database is filled already")
     parser.add_argument("--repeats", type=int, default=3)
@@ -86,14 +106,25 @@ def main() -> None:
         if not arguments.keep:
             started = time.perf_counter()
             fill(arguments.db, arguments.checkpoints)
-            print(json.dumps({"filled": arguments.checkpoints, "seconds": round(time.perf_counter() - started, 2)}))
+            print(
+                json.dumps(
+                    {
+                        "filled": arguments.checkpoints,
+                        "seconds": round(time.perf_counter() - started, 2),
+                    }
+                )
+            )
         for name in ("features_published", "features"):
             seconds, rows = [], 0
             for _ in range(arguments.repeats):
                 started = time.perf_counter()
                 rows = len(queries.get(name).run(store, {"study": "large"})[1])
                 seconds.append(round(time.perf_counter() - started, 3))
-            print(json.dumps({"query": name, "database": store.dialect, "rows": rows, "seconds": seconds}))
+            print(
+                json.dumps(
+                    {"query": name, "database": store.dialect, "rows": rows, "seconds": seconds}
+                )
+            )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Time and bias of the random landscape against a plain, careful version of the published procedure.
+"""Time and bias of the random landscape against a plain, careful version of the published
+procedure.
 
     python benchmarks/landscape_lens.py [--scale nano] [--updates 150] [--directions 40] [--rows 16]
 
-The plain version evaluates the loss at 25 offsets along each direction, from a pristine copy in float32. The lens evaluates
-a Gauss rule of one or two nodes a side on the same directions (seeds), and the centre once. A model is first trained on
-embedded text for a while, since curvature at initialisation is no test. The versions are interleaved direction by
-direction; times are processor seconds of one thread. Bias is the difference of the two sharpnesses on the same directions
-over the standard error.
+The plain version evaluates the loss at 25 offsets along each direction, from a pristine copy in
+float32. The lens evaluates a Gauss rule of one or two nodes a side on the same directions (seeds),
+and the centre once. A model is first trained on embedded text for a while, since curvature at
+initialisation is no test. The versions are interleaved direction by direction; times are processor
+seconds of one thread. Bias is the difference of the two sharpnesses on the same directions over the
+standard error.
 """
 
 from __future__ import annotations
@@ -35,7 +37,14 @@ def trained(scale: str, updates: int, rows: int) -> tuple[nn.Module, list[Batch]
     shape = ModelShape.model_validate(load("scales")[scale])
     data = open_data(Data(max_length=128), 0)
     config = RunConfig(
-        method="full_rank", scale=scale, seed=0, init_seed=0, data_seed=0, shape=shape, settings={}, data=Data(max_length=128),
+        method="full_rank",
+        scale=scale,
+        seed=0,
+        init_seed=0,
+        data_seed=0,
+        shape=shape,
+        settings={},
+        data=Data(max_length=128),
         training=Training(learning_rate=5e-3),
     )
     model, _ = models.build(config, data.vocabulary_size, data.special)
@@ -53,7 +62,11 @@ def trained(scale: str, updates: int, rows: int) -> tuple[nn.Module, list[Batch]
 
 
 def plain(
-    model: nn.Module, pristine: dict[str, Tensor], direction: dict[str, Tensor], offsets: list[float], batches: list[Batch],
+    model: nn.Module,
+    pristine: dict[str, Tensor],
+    direction: dict[str, Tensor],
+    offsets: list[float],
+    batches: list[Batch],
 ) -> list[float]:
     """The published loop over offsets, without its flaws."""
     losses = []
@@ -65,7 +78,11 @@ def plain(
             for batch in batches:
                 logits = model(input_ids=batch.input_ids, use_cache=False).logits[:, :-1]
                 targets = batch.labels[:, 1:]
-                total += float(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"))
+                total += float(
+                    F.cross_entropy(
+                        logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
+                    )
+                )
                 count += int((targets != -100).sum())
             losses.append(total / count)
     with torch.no_grad():
@@ -76,13 +93,17 @@ def plain(
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scale", default="nano")
     parser.add_argument("--updates", type=int, default=150)
     parser.add_argument("--directions", type=int, default=40)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--normalization", choices=["raw", "filter"], default="raw")
-    parser.add_argument("--end", type=float, default=None, help="largest offset; else 0.003 (raw) or 0.12 (filter)")
+    parser.add_argument(
+        "--end", type=float, default=None, help="largest offset; else 0.003 (raw) or 0.12 (filter)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, batches = trained(options.scale, options.updates, options.rows)
@@ -99,7 +120,9 @@ def main() -> None:
         for index in range(options.directions):
             start = time.process_time()
             direction = random_direction(pristine, 0, index, options.normalization)
-            direction |= {name: torch.zeros_like(p) for name, p in pristine.items() if name not in direction}
+            direction |= {
+                name: torch.zeros_like(p) for name, p in pristine.items() if name not in direction
+            }
             full.append(plain(model, pristine, direction, offsets, batches))
             spent[0] += time.process_time() - start
             for nodes, rule in rules.items():
@@ -110,7 +133,9 @@ def main() -> None:
     truth, variance = sharpness(offsets, full), direction_variance(offsets, full)
     what = f"{options.directions} {options.normalization} directions to {end:g}"
     print(f"{options.scale} after {options.updates} updates, loss {centre:.4f}, {what}")
-    print(f"plain, 25 offsets: sharpness {truth.value:.6g} ± {truth.standard_error:.2g}, variance {variance.value:.4g}")
+    print(
+        f"plain, 25 offsets: sharpness {truth.value:.6g} ± {truth.standard_error:.2g}, variance {variance.value:.4g}"
+    )
     for nodes, rule in rules.items():
         table = np.array(few[nodes])
         found, spread = rule.sharpness(table), rule.variance(table)

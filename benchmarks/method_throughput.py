@@ -1,11 +1,13 @@
-"""Tokens a second and peak memory of every method beside full rank, on an accelerator (or, for a look, on a CPU).
+"""Tokens a second and peak memory of every method beside full rank, on an accelerator (or, for a
+look, on a CPU).
 
     python benchmarks/method_throughput.py --scale 60m 350m --rows 64
 
-Each method makes updates under bf16 autocast on random tokens through the training loop of a run. The methods are
-interleaved in rounds; a round's ratio is taken against full rank's time in the same round. Methods with a subspace
-recompute it every 200 updates: that update is timed by itself, and a method's time an update is (199 · plain + refresh) / 200.
-Peak memory is the allocator's, of one method alone, next to ``lowrank estimate``.
+Each method makes updates under bf16 autocast on random tokens through the training loop of a run.
+The methods are interleaved in rounds; a round's ratio is taken against full rank's time in the same
+round. Methods with a subspace recompute it every 200 updates: that update is timed by itself, and a
+method's time an update is (199 · plain + refresh) / 200. Peak memory is the allocator's, of one
+method alone, next to ``lowrank estimate``.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class RandomRows:
 
     def rows(self, first: int, count: int) -> Batch:
         """``count`` rows, the same for the same ``first``."""
-        ids = torch.randint(0, VOCABULARY, (count, self.length), generator=torch.Generator().manual_seed(first))
+        ids = torch.randint(
+            0, VOCABULARY, (count, self.length), generator=torch.Generator().manual_seed(first)
+        )
         return Batch(ids, ids)
 
     def scored_tokens(self, first: int, count: int) -> int:
@@ -75,7 +79,9 @@ class Contestant:
     """One method, built and warmed up."""
 
     def __init__(self, config: RunConfig, accelerator: Accelerator) -> None:
-        model, method = models.build(config, VOCABULARY, {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
+        model, method = models.build(
+            config, VOCABULARY, {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+        )
         self.loop = Loop(config, model, method, cast(Dataset, RandomRows(LENGTH)), accelerator)
         self.update, self.device = 0, accelerator.device
         self.gap = int(config.settings.get("update_proj_gap", 0))
@@ -116,17 +122,24 @@ def estimated(config: RunConfig) -> int | None:
     return estimate(config, VOCABULARY).peak_bytes
 
 
-def contest(scale: str, names: list[str], rows: int, precision: str, rounds: int, updates: int) -> list[dict[str, Any]]:
+def contest(
+    scale: str, names: list[str], rows: int, precision: str, rounds: int, updates: int
+) -> list[dict[str, Any]]:
     """One row a method."""
 
     def make() -> Accelerator:
-        return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if precision == "bfloat16_autocast" else "no")
+        return Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="bf16" if precision == "bfloat16_autocast" else "no",
+        )
 
     configs = {name: recipe(name, scale, rows, precision) for name in names}
     peaks = {name: peak(config, make) for name, config in configs.items()}
     gc.collect()
     field = {name: Contestant(config, make()) for name, config in configs.items()}
-    refresh = {name: c.seconds(1) for name, c in field.items()}  # the first update also compiles and allocates
+    refresh = {
+        name: c.seconds(1) for name, c in field.items()
+    }  # the first update also compiles and allocates
     for c in field.values():
         c.seconds(5)
     for name, c in field.items():
@@ -160,7 +173,9 @@ def contest(scale: str, names: list[str], rows: int, precision: str, rounds: int
 
 def main() -> None:
     """Run and print a line a method."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scale", nargs="*", default=["60m", "350m"])
     parser.add_argument("--method", nargs="*", default=methods.names())
     parser.add_argument("--rows", type=int, default=64, help="rows of 256 tokens an update")
@@ -170,9 +185,17 @@ def main() -> None:
     arguments = parser.parse_args()
     names = ["full_rank", *(name for name in arguments.method if name != "full_rank")]
     for scale in arguments.scale:
-        for row in contest(scale, names, arguments.rows, arguments.precision, arguments.rounds, arguments.updates):
+        for row in contest(
+            scale, names, arguments.rows, arguments.precision, arguments.rounds, arguments.updates
+        ):
             print(
-                json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}), flush=True
+                json.dumps(
+                    {
+                        key: round(value, 4) if isinstance(value, float) else value
+                        for key, value in row.items()
+                    }
+                ),
+                flush=True,
             )
 
 

@@ -1,6 +1,7 @@
 """How long the report of a study with 270 checkpoints takes, from synthetic rows of every kind.
 
-18 runs (six methods, three scales) of 15 checkpoints each, all lenses, 8 layers, 64 singular values a matrix.
+18 runs (six methods, three scales) of 15 checkpoints each, all lenses, 8 layers, 64 singular values
+a matrix.
 
     python benchmarks/report_time.py
 """
@@ -27,9 +28,17 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     made = test_module("report/factory")
     spec = made.Synthetic(
-        scales={"nano": 64, "micro": 128, "mini": 256}, seeds=(0,), steps=STEPS, layers=8, singular_values=64, failed=None
+        scales={"nano": 64, "micro": 128, "mini": 256},
+        seeds=(0,),
+        steps=STEPS,
+        layers=8,
+        singular_values=64,
+        failed=None,
     )
-    with tempfile.TemporaryDirectory() as folder, Store.open(str(Path(folder) / "lowrank.db"), create=True) as store:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Store.open(str(Path(folder) / "lowrank.db"), create=True) as store,
+    ):
         checkpoints = len(made.fill(store, spec).checkpoints)
         for name, work in (
             ("predict", lambda: predict(store, spec.name, progress=False)),
@@ -37,10 +46,20 @@ def main() -> None:
         ):
             wall, cpu = time.perf_counter(), time.process_time()
             work()
-            seconds = {"seconds": round(time.perf_counter() - wall, 1), "processor_seconds": round(time.process_time() - cpu, 1)}
+            seconds = {
+                "seconds": round(time.perf_counter() - wall, 1),
+                "processor_seconds": round(time.process_time() - cpu, 1),
+            }
             print(json.dumps({"what": name, "checkpoints": checkpoints, **seconds}))
         page = Path(folder) / "report" / "index.html"
-        print(json.dumps({"page_bytes": page.stat().st_size, "figures": len(list((page.parent / "figures").glob("*.png")))}))
+        print(
+            json.dumps(
+                {
+                    "page_bytes": page.stat().st_size,
+                    "figures": len(list((page.parent / "figures").glob("*.png"))),
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

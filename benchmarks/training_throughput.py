@@ -1,11 +1,13 @@
-"""Tokens a second of lowrank's training loop over those of a bare PyTorch loop on the same model, batch and precision.
+"""Tokens a second of lowrank's training loop over those of a bare PyTorch loop on the same model,
+batch and precision.
 
     python benchmarks/training_throughput.py [--scale nano] [--updates 20] [--rounds 15]
 
-Both loops are interleaved in one process, a round each; the figure is the median of the paired ratios. The bare loop
-holds its batches in memory, takes the loss from the model, and neither logs nor clips nor looks at the gradient; it
-uses the same fused AdamW. The training loop here is the whole step of a run: rows from the token store, learning
-rate, gradient norm, clipping, the check for finite numbers and the training curve. Evaluation and saving are excluded.
+Both loops are interleaved in one process, a round each; the figure is the median of the paired
+ratios. The bare loop holds its batches in memory, takes the loss from the model, and neither logs
+nor clips nor looks at the gradient; it uses the same fused AdamW. The training loop here is the
+whole step of a run: rows from the token store, learning rate, gradient norm, clipping, the check
+for finite numbers and the training curve. Evaluation and saving are excluded.
 """
 
 from __future__ import annotations
@@ -31,9 +33,16 @@ def bare(config: RunConfig, data: Dataset) -> Callable[[int], None]:
     model, _ = models.build(config, data.vocabulary_size, data.special)
     training = config.training
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.learning_rate, betas=training.betas, eps=training.eps, weight_decay=0.0, fused=True
+        model.parameters(),
+        lr=training.learning_rate,
+        betas=training.betas,
+        eps=training.eps,
+        weight_decay=0.0,
+        fused=True,
     )
-    batches = itertools.cycle([data.rows(i * training.batch_size, training.batch_size).input_ids for i in range(64)])
+    batches = itertools.cycle(
+        [data.rows(i * training.batch_size, training.batch_size).input_ids for i in range(64)]
+    )
 
     def step(_: int) -> None:
         ids = next(batches)
@@ -59,7 +68,9 @@ def ours(config: RunConfig, data: Dataset) -> Callable[[int], None]:
 
 def main() -> None:
     """Run and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--scale", nargs="*", default=["nano", "micro"])
     parser.add_argument("--updates", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=15)

@@ -1,4 +1,6 @@
-"""``lowrank methods``, ``lowrank metrics``, ``lowrank scales``: what is registered, with its facts and defaults."""
+"""``lowrank methods``, ``lowrank metrics``, ``lowrank scales``: what is registered, with its facts
+and defaults.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,18 @@ def methods(as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--lens", "lenses", multiple=True, metavar="NAME", help="Only this lens; may be given several times.")
+@click.option(
+    "--lens",
+    "lenses",
+    multiple=True,
+    metavar="NAME",
+    help="Only this lens; may be given several times.",
+)
 @json_option
 @database_option
 def metrics(lenses: tuple[str, ...], as_json: bool) -> None:
-    """The registered metrics: definition, unit, range, source, and the settings of their lens under each preset.
+    """The registered metrics: definition, unit, range, source, and the settings of their lens under
+    each preset.
 
     \b
     Examples:
@@ -61,8 +70,13 @@ def method_rows(whole: bool) -> Iterator[dict[str, Any]]:
         cls = registry.get(name)
         settings = defaults(cls.Settings)
         yield {
-            "method": name, "title": cls.title, "family": cls.family, "summary": cls.summary, "dense_equivalent": cls.has_dense,
-            "source": cls.source, "settings": settings if whole else shown(settings),
+            "method": name,
+            "title": cls.title,
+            "family": cls.family,
+            "summary": cls.summary,
+            "dense_equivalent": cls.has_dense,
+            "source": cls.source,
+            "settings": settings if whole else shown(settings),
         }
 
 
@@ -74,11 +88,20 @@ def metric_rows(lenses: tuple[str, ...], whole: bool) -> Iterator[dict[str, Any]
         lens = registry.get(name)
         for info in lens.metrics:
             row: dict[str, Any] = {
-                "metric": info.name, "lens": name, "definition": info.definition, "unit": info.unit, "range": info.range,
-                "better": info.better, "source": info.source,
+                "metric": info.name,
+                "lens": name,
+                "definition": info.definition,
+                "unit": info.unit,
+                "range": info.range,
+                "better": info.better,
+                "source": info.source,
             }
             if whole:
-                row |= {"revision": lens.revision, "defaults": defaults(lens.Settings), "presets": _plain(lens.presets)}
+                row |= {
+                    "revision": lens.revision,
+                    "defaults": defaults(lens.Settings),
+                    "presets": _plain(lens.presets),
+                }
             yield row
 
 
@@ -89,23 +112,32 @@ def scale_rows() -> Iterator[dict[str, Any]]:
 
     for name, values in presets.load("scales").items():
         shape = ModelShape.model_validate(values)
-        matrices = shape.num_hidden_layers * (4 * shape.hidden_size**2 + 3 * shape.hidden_size * shape.intermediate_size)
+        matrices = shape.num_hidden_layers * (
+            4 * shape.hidden_size**2 + 3 * shape.hidden_size * shape.intermediate_size
+        )
         yield {"scale": name, **shape.model_dump(), "matrix_parameters": matrices}
 
 
 def defaults(settings: type[Any]) -> dict[str, Any]:
     """{setting: default}; a setting without one is required."""
     return {
-        name: "required" if info.is_required() else _plain(info.get_default(call_default_factory=True))
+        name: "required"
+        if info.is_required()
+        else _plain(info.get_default(call_default_factory=True))
         for name, info in settings.model_fields.items()
     }
 
 
 def shown(settings: dict[str, Any]) -> str:
     """Settings in one line."""
-    return ", ".join(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items())
+    return ", ".join(
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in settings.items()
+    )
 
 
 def _plain(value: Any) -> Any:
     """As JSON values."""
-    return json.loads(json.dumps(value, default=lambda v: v.model_dump() if hasattr(v, "model_dump") else str(v)))
+    return json.loads(
+        json.dumps(value, default=lambda v: v.model_dump() if hasattr(v, "model_dump") else str(v))
+    )

@@ -12,7 +12,19 @@ from lowrank.store import Store, records
 from .options import database_option, json_option, open_store, study_names
 from .output import emit
 
-COLUMNS = ("id", "study", "method", "variant", "scale", "seed", "step", "kind", "validation_loss", "bytes", "path")
+COLUMNS = (
+    "id",
+    "study",
+    "method",
+    "variant",
+    "scale",
+    "seed",
+    "step",
+    "kind",
+    "validation_loss",
+    "bytes",
+    "path",
+)
 
 
 @click.group()
@@ -62,11 +74,16 @@ def list_checkpoints(study_name: str | None, run_id: int | None, as_json: bool) 
 
 @checkpoint.command()
 @click.argument("checkpoint_ids", type=int, nargs=-1)
-@click.option("--root", type=click.Path(file_okay=False, path_type=Path), help="The study's folder, where it has moved.")
+@click.option(
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The study's folder, where it has moved.",
+)
 @json_option
 @database_option
 def verify(checkpoint_ids: tuple[int, ...], root: Path | None, as_json: bool) -> int:
-    """Compare files with their manifests and the database; all checkpoints where none is named. Exit status 1 if one is damaged.
+    """Compare files with their manifests and the database; all checkpoints where none is named.
+    Exit status 1 if one is damaged.
 
     \b
     Example:
@@ -75,7 +92,11 @@ def verify(checkpoint_ids: tuple[int, ...], root: Path | None, as_json: bool) ->
     from lowrank.checkpoint import verify as verify_folder
 
     with open_store(read_only=True) as store:
-        chosen = [_checkpoint(store, i) for i in checkpoint_ids] if checkpoint_ids else store.find(records.Checkpoint)
+        chosen = (
+            [_checkpoint(store, i) for i in checkpoint_ids]
+            if checkpoint_ids
+            else store.find(records.Checkpoint)
+        )
         rows = []
         for saved in chosen:
             problem = ""
@@ -91,11 +112,20 @@ def verify(checkpoint_ids: tuple[int, ...], root: Path | None, as_json: bool) ->
 @checkpoint.command()
 @click.argument("source")
 @click.argument("target", type=click.Path(path_type=Path))
-@click.option("--native", is_flag=True, help="Write lowrank's own architecture, as trained, instead of a plain LLaMA.")
-@click.option("--root", type=click.Path(file_okay=False, path_type=Path), help="The study's folder, where it has moved.")
+@click.option(
+    "--native",
+    is_flag=True,
+    help="Write lowrank's own architecture, as trained, instead of a plain LLaMA.",
+)
+@click.option(
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The study's folder, where it has moved.",
+)
 @database_option
 def export(source: str, target: Path, native: bool, root: Path | None) -> None:
-    """Write SOURCE (a checkpoint's id, or its folder) to the new folder TARGET as a plain Hugging Face LLaMA directory.
+    """Write SOURCE (a checkpoint's id, or its folder) to the new folder TARGET as a plain Hugging
+    Face LLaMA directory.
 
     \b
     Examples:
@@ -119,19 +149,43 @@ def export(source: str, target: Path, native: bool, root: Path | None) -> None:
 @click.option("--scale", required=True, help="Scale under which it is compared; any name.")
 @click.option("--method", default="full_rank", show_default=True, help="Method that trained it.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed that trained it.")
-@click.option("--step", type=click.IntRange(min=0), default=0, show_default=True, help="Updates that it has seen.")
-@click.option("--tokens", "tokens_seen", type=click.IntRange(min=0), default=0, show_default=True, help="Tokens that it has seen.")
+@click.option(
+    "--step",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Updates that it has seen.",
+)
+@click.option(
+    "--tokens",
+    "tokens_seen",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Tokens that it has seen.",
+)
 @click.option("--rank", type=click.IntRange(min=1), help="Rank of a low-rank method.")
-@click.option("--name", help="Tells its run from others of the method and scale; default: the name of SOURCE.")
+@click.option(
+    "--name", help="Tells its run from others of the method and scale; default: the name of SOURCE."
+)
 @database_option
 def import_command(
-    file: Path, source: Path, scale: str, method: str, seed: int, step: int, tokens_seen: int, rank: int | None,
+    file: Path,
+    source: Path,
+    scale: str,
+    method: str,
+    seed: int,
+    step: int,
+    tokens_seen: int,
+    rank: int | None,
     name: str | None,
 ) -> None:
-    """Make the Hugging Face LLaMA directory SOURCE (safetensors) a run of the study FILE, to be measured and evaluated.
+    """Make the Hugging Face LLaMA directory SOURCE (safetensors) a run of the study FILE, to be
+    measured and evaluated.
 
-    Its files are copied. Several checkpoints of one run are imported under one --name with a --step each. Lenses and tasks that
-    use text need the study's data to have the checkpoint's tokenizer (data.tokenizer).
+    Its files are copied. Several checkpoints of one run are imported under one --name with a --step
+    each. Lenses and tasks that use text need the study's data to have the checkpoint's tokenizer
+    (data.tokenizer).
 
     \b
     Example:
@@ -163,5 +217,7 @@ def folder(store: Store, saved: records.Checkpoint, root: Path | None = None) ->
 def _checkpoint(store: Store, checkpoint_id: int) -> records.Checkpoint:
     found = store.first(records.Checkpoint, id=checkpoint_id)
     if found is None:
-        raise UsageError(f"the store has no checkpoint {checkpoint_id}; lowrank checkpoint list shows them")
+        raise UsageError(
+            f"the store has no checkpoint {checkpoint_id}; lowrank checkpoint list shows them"
+        )
     return found

@@ -43,11 +43,23 @@ def downgrade(revision: str, yes: bool, as_json: bool) -> None:
     from lowrank.store.engine import mask, parse_url
 
     url = parse_url(database_url())
-    lost = 0 if yes else sum(count for table, count in migrate.inspect(url).tables.items() if table != "published_value")
+    lost = (
+        0
+        if yes
+        else sum(
+            count
+            for table, count in migrate.inspect(url).tables.items()
+            if table != "published_value"
+        )
+    )
     if lost and not sys.stdin.isatty():
-        raise UsageError(f"the database {mask(url)} holds {lost} rows that may be lost; if you mean it, add --yes")
+        raise UsageError(
+            f"the database {mask(url)} holds {lost} rows that may be lost; if you mean it, add --yes"
+        )
     if lost:
-        click.confirm(f"{mask(url)} holds {lost} rows that may be lost. Go on?", abort=True, err=True)
+        click.confirm(
+            f"{mask(url)} holds {lost} rows that may be lost. Go on?", abort=True, err=True
+        )
     before, after = migrate.downgrade(url, revision)
     emit([{"database": mask(url), "schema_before": before, "schema": after}], as_json)
 
@@ -75,23 +87,39 @@ def info(as_json: bool) -> None:
 
     url = parse_url(database_url())
     found = migrate.inspect(url)
-    facts = {"database": mask(url), "server": found.server, "schema": found.current, "newest_schema": migrate.head()}
+    facts = {
+        "database": mask(url),
+        "server": found.server,
+        "schema": found.current,
+        "newest_schema": migrate.head(),
+    }
     counts = {f"rows of {table}": count for table, count in found.tables.items()}
-    emit([{"item": item, "value": value} for item, value in {**facts, "bytes": found.bytes, **counts}.items()], as_json)
+    emit(
+        [
+            {"item": item, "value": value}
+            for item, value in {**facts, "bytes": found.bytes, **counts}.items()
+        ],
+        as_json,
+    )
 
 
 @db.command()
 @click.argument("source")
 @click.argument("target")
 @click.option(
-    "--prefer", type=click.Choice(["source", "target"]),
+    "--prefer",
+    type=click.Choice(["source", "target"]),
     help="Whose state to keep where it differs: a study's file, a run's status. Without it, such a difference is an error.",
 )
 @json_option
-def copy(source: str, target: str, prefer: Literal["source", "target"] | None, as_json: bool) -> None:
-    """Copy or merge the store SOURCE into TARGET (URLs or SQLite files), by natural keys, without loss.
+def copy(
+    source: str, target: str, prefer: Literal["source", "target"] | None, as_json: bool
+) -> None:
+    """Copy or merge the store SOURCE into TARGET (URLs or SQLite files), by natural keys, without
+    loss.
 
-    Rows that TARGET has already must be the same; a different value ends the command and TARGET stays as it was.
+    Rows that TARGET has already must be the same; a different value ends the command and TARGET
+    stays as it was.
 
     \b
     Example:

@@ -25,9 +25,11 @@ COLUMNS = ("level", "area", "finding", "advice", "mended_by")
 @json_option
 @database_option
 def doctor(file: Path | None, fix: bool, yes: bool, as_json: bool) -> int:
-    """Look for what is wrong with the environment, the store and the files of its studies; say what to do about each.
+    """Look for what is wrong with the environment, the store and the files of its studies; say what
+    to do about each.
 
-    With a study file, its store and its section 'keep' (which weights may go). Exit status 1 if a problem is left.
+    With a study file, its store and its section 'keep' (which weights may go). Exit status 1 if a
+    problem is left.
 
     \b
     Examples:
@@ -51,7 +53,12 @@ def doctor(file: Path | None, fix: bool, yes: bool, as_json: bool) -> int:
             finally:
                 emit([finding.row() for finding in found], as_json, COLUMNS)
             for finding in found:
-                mended = fix and finding.mend is not None and (yes or _agreed(finding)) and _mended(finding)
+                mended = (
+                    fix
+                    and finding.mend is not None
+                    and (yes or _agreed(finding))
+                    and _mended(finding)
+                )
                 left += finding.level == "problem" and not mended
     except StoreError as error:
         click.echo(f"Error: {error}", err=True)

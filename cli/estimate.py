@@ -13,42 +13,91 @@ from lowrank.errors import UnknownNameError
 from .options import database_option, json_option
 from .output import emit
 
-PUBLISHED_VOCABULARY, PUBLISHED_WIDTH = 32_000, 512  # rows of the embedding from this hidden size on
+PUBLISHED_VOCABULARY, PUBLISHED_WIDTH = (
+    32_000,
+    512,
+)  # rows of the embedding from this hidden size on
 MEBI, MEGA = 2**20, 10**6
 
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method; may be given several times.")
-@click.option("--scale", "scales", multiple=True, metavar="NAME", help="Only this scale; may be given several times.")
-@click.option("--preset", type=click.Choice(["exact", "published"]), help="Recipes (default: those of FILE, else exact).")
 @click.option(
-    "--vocabulary-size", type=click.IntRange(min=1), metavar="N",
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="Only this method; may be given several times.",
+)
+@click.option(
+    "--scale",
+    "scales",
+    multiple=True,
+    metavar="NAME",
+    help="Only this scale; may be given several times.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(["exact", "published"]),
+    help="Recipes (default: those of FILE, else exact).",
+)
+@click.option(
+    "--vocabulary-size",
+    type=click.IntRange(min=1),
+    metavar="N",
     help="Rows of the embedding (default: what FILE says; without FILE 32000 for the published scales, 4096 for smaller ones).",
 )
 @click.option("--max-length", type=click.IntRange(min=2), metavar="N", help="Tokens a row.")
-@click.option("--micro-batch-size", type=click.IntRange(min=1), metavar="N", help="Rows a forward pass (default: the recipe's).")
-@click.option("--precision", type=click.Choice(["float32", "bfloat16_autocast", "pure_bfloat16"]), help="Weights and arithmetic.")
-@click.option("--gradient-checkpointing", is_flag=True, help="Keep one activation a block and compute the others again.")
 @click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]),
+    "--micro-batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Rows a forward pass (default: the recipe's).",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16_autocast", "pure_bfloat16"]),
+    help="Weights and arithmetic.",
+)
+@click.option(
+    "--gradient-checkpointing",
+    is_flag=True,
+    help="Keep one activation a block and compute the others again.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
     help="Whose peak: resident memory of a process, or a GPU's allocator (default: that of this machine).",
 )
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
     help="Override a key as of a study file, such as methods.galore.settings.rank=64.",
 )
 @json_option
 @database_option
 def estimate(
-    file: Path | None, methods: tuple[str, ...], scales: tuple[str, ...], preset: str | None, vocabulary_size: int | None,
-    max_length: int | None, micro_batch_size: int | None, precision: str | None, gradient_checkpointing: bool,
-    device: str | None, overrides: tuple[str, ...], as_json: bool,
+    file: Path | None,
+    methods: tuple[str, ...],
+    scales: tuple[str, ...],
+    preset: str | None,
+    vocabulary_size: int | None,
+    max_length: int | None,
+    micro_batch_size: int | None,
+    precision: str | None,
+    gradient_checkpointing: bool,
+    device: str | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Parameters, memory and floating-point operations of runs: those of a study FILE, or any method at any scale.
+    """Parameters, memory and floating-point operations of runs: those of a study FILE, or any
+    method at any scale.
 
-    Nothing is computed and nothing is written. Bytes of weights, gradients and optimizer state are exact; docs/memory.md says
-    how good the peak is. The table is in MiB and millions of operations; --json gives plain numbers.
+    Nothing is computed and nothing is written. Bytes of weights, gradients and optimizer state are
+    exact; docs/memory.md says how good the peak is. The table is in MiB and millions of operations;
+    --json gives plain numbers.
 
     \b
     Examples:
@@ -57,50 +106,80 @@ def estimate(
       lowrank estimate studies/demo.yaml
     """
     checkpointing = gradient_checkpointing or None
-    training = {"micro_batch_size": micro_batch_size, "precision": precision, "gradient_checkpointing": checkpointing}
+    training = {
+        "micro_batch_size": micro_batch_size,
+        "precision": precision,
+        "gradient_checkpointing": checkpointing,
+    }
     configs = chosen(file, methods, scales, [*([f"preset={preset}"] if preset else []), *overrides])
-    rows = list(estimated([changed(config, training, max_length) for config in configs], vocabulary_size, file is None, device))
+    rows = list(
+        estimated(
+            [changed(config, training, max_length) for config in configs],
+            vocabulary_size,
+            file is None,
+            device,
+        )
+    )
     emit(rows if as_json else [readable(row) for row in rows], as_json)
 
 
-def chosen(file: Path | None, methods: Sequence[str], scales: Sequence[str], overrides: Sequence[str]) -> list[Any]:
-    """Configurations, one for all seeds: runs of the file, or the recipes of the methods at the scales."""
+def chosen(
+    file: Path | None, methods: Sequence[str], scales: Sequence[str], overrides: Sequence[str]
+) -> list[Any]:
+    """Configurations, one for all seeds: runs of the file, or the recipes of the methods at the
+    scales.
+    """
     from lowrank import methods as registry
     from lowrank.config import load_study, parse_study, resolve_runs
     from lowrank.config.resolve import known_scales
 
     if file is None:
         raw = {
-            "name": "estimate", "methods": list(methods or registry.names()), "scales": list(scales or known_scales()),
-            "training": {"learning_rate": 1e-3},  # of no effect here; spares a method without a recipe
+            "name": "estimate",
+            "methods": list(methods or registry.names()),
+            "scales": list(scales or known_scales()),
+            "training": {
+                "learning_rate": 1e-3
+            },  # of no effect here; spares a method without a recipe
         }
         study = parse_study(raw, "lowrank estimate", overrides)
     else:
         study = load_study(file, overrides)
-        for what, wanted, have in (("method", methods, study.methods), ("scale", scales, study.scales)):
+        for what, wanted, have in (
+            ("method", methods, study.methods),
+            ("scale", scales, study.scales),
+        ):
             for name in wanted:
                 if name not in have:
                     raise UnknownNameError(f"{what} of {file}", name, have)
     runs = resolve_runs(study, str(file or "lowrank estimate"))
     first = {(run.scale, run.method, run.variant): run for run in reversed(runs)}
     return [
-        run for run in reversed(first.values())
+        run
+        for run in reversed(first.values())
         if run.method in (methods or study.methods) and run.scale in (scales or study.scales)
     ]
 
 
 def changed(config: Any, training: dict[str, Any], max_length: int | None) -> Any:
-    """``config`` with what the options say; the batch becomes the next multiple of the rows of a forward pass."""
+    """``config`` with what the options say; the batch becomes the next multiple of the rows of a
+    forward pass.
+    """
     given = {key: value for key, value in training.items() if value is not None}
     rows = given.get("micro_batch_size", 1)
     given["batch_size"] = -(-config.training.batch_size // rows) * rows
     data = {} if max_length is None else {"max_length": max_length}
     return config.model_copy(
-        update={"training": config.training.model_copy(update=given), "data": config.data.model_copy(update=data)}
+        update={
+            "training": config.training.model_copy(update=given),
+            "data": config.data.model_copy(update=data),
+        }
     )
 
 
-def estimated(configs: Sequence[Any], vocabulary_size: int | None, published: bool, device: Any) -> Iterator[dict[str, Any]]:
+def estimated(
+    configs: Sequence[Any], vocabulary_size: int | None, published: bool, device: Any
+) -> Iterator[dict[str, Any]]:
     """One row a configuration."""
     from tqdm import tqdm
 
@@ -111,20 +190,43 @@ def estimated(configs: Sequence[Any], vocabulary_size: int | None, published: bo
     for config in tqdm(configs, desc="estimate", unit="run", disable=len(configs) < 2, leave=False):
         rows = vocabulary_size
         if rows is None:
-            wide = published and config.data.vocabulary_size is None and config.shape.hidden_size >= PUBLISHED_WIDTH
+            wide = (
+                published
+                and config.data.vocabulary_size is None
+                and config.shape.hidden_size >= PUBLISHED_WIDTH
+            )
             rows = PUBLISHED_VOCABULARY if wide else expected_vocabulary(config)
         yield {
-            "method": config.method, "variant": config.variant, "scale": config.scale, "rank": config.settings.get("rank"),
-            "vocabulary_size": rows, "max_length": config.data.max_length,
-            "micro_batch_size": split_batch(config.training, processes=1)[1], "precision": config.training.precision,
-            "gradient_checkpointing": config.training.gradient_checkpointing, "device": device or default_device(),
+            "method": config.method,
+            "variant": config.variant,
+            "scale": config.scale,
+            "rank": config.settings.get("rank"),
+            "vocabulary_size": rows,
+            "max_length": config.data.max_length,
+            "micro_batch_size": split_batch(config.training, processes=1)[1],
+            "precision": config.training.precision,
+            "gradient_checkpointing": config.training.gradient_checkpointing,
+            "device": device or default_device(),
             **estimate_run(config, rows, device).row(),
         }
 
 
 def readable(row: dict[str, Any]) -> dict[str, Any]:
-    """The same for people: MiB for bytes, millions for operations, no columns that are the same for all."""
-    found = {key: row[key] for key in ("method", "variant", "scale", "rank", "micro_batch_size", "max_length", "vocabulary_size")}
+    """The same for people: MiB for bytes, millions for operations, no columns that are the same for
+    all.
+    """
+    found = {
+        key: row[key]
+        for key in (
+            "method",
+            "variant",
+            "scale",
+            "rank",
+            "micro_batch_size",
+            "max_length",
+            "vocabulary_size",
+        )
+    }
     found |= {"parameters": row["parameters_total"], "trained": row["parameters_trainable"]}
     for name in ("weight", "gradient", "optimizer_state", "activation", "peak", "checkpoint"):
         found[f"{name}_mib"] = round(row[f"{name}_bytes"] / MEBI, 1)

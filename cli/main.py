@@ -1,4 +1,6 @@
-"""The command ``lowrank``: a group that imports a command's module only when the command is called."""
+"""The command ``lowrank``: a group that imports a command's module only when the
+command is called.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +22,32 @@ COMMANDS = {  # name: where it is, what it does
     "study": ("lowrank.cli.study:study", "Run a study file, plan it, or see how far it is."),
     "run": ("lowrank.cli.run:run", "List, show, cancel or retry single runs."),
     "measure": ("lowrank.cli.measure:measure", "Compute the metrics that are missing."),
-    "evaluate": ("lowrank.cli.evaluate:evaluate", "Compute the downstream scores that are missing."),
-    "predict": ("lowrank.cli.predict:predict", "Fit and cross-validate predictors of downstream performance."),
+    "evaluate": (
+        "lowrank.cli.evaluate:evaluate",
+        "Compute the downstream scores that are missing.",
+    ),
+    "predict": (
+        "lowrank.cli.predict:predict",
+        "Fit and cross-validate predictors of downstream performance.",
+    ),
     "report": ("lowrank.cli.report:report", "Write the report: HTML, tables and figures."),
     "query": ("lowrank.cli.query:query", "Ask the store: a named query or a SELECT."),
     "methods": ("lowrank.cli.catalog:methods", "List the registered methods."),
-    "metrics": ("lowrank.cli.catalog:metrics", "List the registered metrics: definition, unit, range, source."),
+    "metrics": (
+        "lowrank.cli.catalog:metrics",
+        "List the registered metrics: definition, unit, range, source.",
+    ),
     "scales": ("lowrank.cli.catalog:scales", "List the model scales."),
-    "checkpoint": ("lowrank.cli.checkpoint:checkpoint", "List, verify, export or import checkpoints."),
+    "checkpoint": (
+        "lowrank.cli.checkpoint:checkpoint",
+        "List, verify, export or import checkpoints.",
+    ),
     "estimate": ("lowrank.cli.estimate:estimate", "Estimate parameters, memory and work of a run."),
     "db": ("lowrank.cli.db:db", "Upgrade, check or copy the database."),
-    "doctor": ("lowrank.cli.doctor:doctor", "Look for what is wrong with environment and store, and mend it."),
+    "doctor": (
+        "lowrank.cli.doctor:doctor",
+        "Look for what is wrong with environment and store, and mend it.",
+    ),
 }
 
 
@@ -39,7 +56,11 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Commands whose module is there, in the order of work."""
-        return [name for name, (target, _) in COMMANDS.items() if find_spec(target.partition(":")[0]) is not None]
+        return [
+            name
+            for name, (target, _) in COMMANDS.items()
+            if find_spec(target.partition(":")[0]) is not None
+        ]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, its module imported now."""
@@ -55,11 +76,15 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(lowrank.__version__, prog_name="lowrank")
 @database_option
 def cli() -> None:
-    """Train, measure, evaluate and compare low-rank pre-training methods; every number is a row in SQL.
+    """Train, measure, evaluate and compare low-rank pre-training methods; every number is a row in
+    SQL.
 
     \b
     Example:
@@ -79,7 +104,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def guarded(command: Callable[[], object]) -> int:
-    """Run ``command`` and tell its errors; the exit status: 0 done, 1 failed, 2 wrong usage or study file, 130 interrupted."""
+    """Run ``command`` and tell its errors; the exit status: 0 done, 1 failed, 2 wrong usage or
+    study file, 130 interrupted.
+    """
     try:
         result = command()
         sys.stdout.flush()
@@ -92,7 +119,9 @@ def guarded(command: Callable[[], object]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of stdout has seen enough, as in: lowrank query runs | head
+    except (
+        BrokenPipeError
+    ):  # the reader of stdout has seen enough, as in: lowrank query runs | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return result if isinstance(result, int) else 0

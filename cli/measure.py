@@ -13,32 +13,80 @@ from .output import emit
 if TYPE_CHECKING:
     from lowrank.measure import Split
 
-COLUMNS = ("lens", "protocol", "method", "variant", "scale", "seed", "step", "reference", "missing_values", "detail")
+COLUMNS = (
+    "lens",
+    "protocol",
+    "method",
+    "variant",
+    "scale",
+    "seed",
+    "step",
+    "reference",
+    "missing_values",
+    "detail",
+)
 
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method; may be repeated, like all below.")
-@click.option("--scale", "scales", multiple=True, metavar="NAME", help="Only checkpoints of this scale.")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="Only this method; may be repeated, like all below.",
+)
+@click.option(
+    "--scale", "scales", multiple=True, metavar="NAME", help="Only checkpoints of this scale."
+)
 @click.option("--seed", "seeds", multiple=True, type=int, help="Only checkpoints of this seed.")
 @click.option("--step", "steps", multiple=True, type=int, help="Only checkpoints at this step.")
-@click.option("--run", "runs", multiple=True, type=int, metavar="ID", help="Only checkpoints of this run.")
-@click.option("--checkpoint", "checkpoints", multiple=True, type=int, metavar="ID", help="Only this checkpoint.")
-@click.option("--lens", "lenses", multiple=True, metavar="NAME", help="Only this lens (see: lowrank metrics).")
-@click.option("--plan", "plan_only", is_flag=True, help="Show the missing work as rows and write nothing.")
+@click.option(
+    "--run", "runs", multiple=True, type=int, metavar="ID", help="Only checkpoints of this run."
+)
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    type=int,
+    metavar="ID",
+    help="Only this checkpoint.",
+)
+@click.option(
+    "--lens", "lenses", multiple=True, metavar="NAME", help="Only this lens (see: lowrank metrics)."
+)
+@click.option(
+    "--plan", "plan_only", is_flag=True, help="Show the missing work as rows and write nothing."
+)
 @click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
-@click.option("--split", type=click.Choice(["auto", "checkpoints", "directions"]), default="auto", show_default=True,
-              help="What the processes of one launch share; auto: directions where checkpoints are too few.")
+@click.option(
+    "--split",
+    type=click.Choice(["auto", "checkpoints", "directions"]),
+    default="auto",
+    show_default=True,
+    help="What the processes of one launch share; auto: directions where checkpoints are too few.",
+)
 @json_option
 @database_option
 def measure(
-    file: Path, methods: tuple[str, ...], scales: tuple[str, ...], seeds: tuple[int, ...], steps: tuple[int, ...],
-    runs: tuple[int, ...], checkpoints: tuple[int, ...], lenses: tuple[str, ...], plan_only: bool, retry_failed: bool,
-    split: Split, as_json: bool,
+    file: Path,
+    methods: tuple[str, ...],
+    scales: tuple[str, ...],
+    seeds: tuple[int, ...],
+    steps: tuple[int, ...],
+    runs: tuple[int, ...],
+    checkpoints: tuple[int, ...],
+    lenses: tuple[str, ...],
+    plan_only: bool,
+    retry_failed: bool,
+    split: Split,
+    as_json: bool,
 ) -> int:
-    """Compute and store the metrics of a study's checkpoints that are missing; what is there is left alone.
+    """Compute and store the metrics of a study's checkpoints that are missing; what is there is
+    left alone.
 
-    Several processes share the work under torchrun or accelerate launch: checkpoints, or the directions of each.
+    Several processes share the work under torchrun or accelerate launch: checkpoints, or the
+    directions of each.
 
     \b
     Examples:

@@ -24,9 +24,13 @@ def _remember(ctx: click.Context, _parameter: click.Parameter, value: str | None
 
 
 def database_option(command: F) -> F:
-    """``--db URL``, on the group and on every command; :func:`database_url` and :func:`open_store` read it."""
+    """``--db URL``, on the group and on every command; :func:`database_url` and :func:`open_store`
+    read it.
+    """
     text = f"Database: sqlite:///FILE, a file, or postgresql://USER@HOST/NAME; else {VARIABLE}, else the study's own SQLite file."
-    return click.option("--db", metavar="URL", expose_value=False, callback=_remember, help=text)(command)
+    return click.option("--db", metavar="URL", expose_value=False, callback=_remember, help=text)(
+        command
+    )
 
 
 def json_option(command: F) -> F:
@@ -36,12 +40,16 @@ def json_option(command: F) -> F:
 
 
 def database_url(default: str | None = None) -> str:
-    """The database of the command that runs: ``--db``, else the environment, else ``default`` (the study's own)."""
+    """The database of the command that runs: ``--db``, else the environment, else ``default`` (the
+    study's own).
+    """
     context = click.get_current_context(silent=True)
     chosen = context.meta.get(_CHOSEN) if context else None
     url = chosen or os.environ.get(VARIABLE) or default
     if not url:
-        raise UsageError(f"which database? give --db URL, set {VARIABLE}, or name a study file where the command takes one")
+        raise UsageError(
+            f"which database? give --db URL, set {VARIABLE}, or name a study file where the command takes one"
+        )
     return str(url)
 
 
@@ -51,12 +59,18 @@ def study_names(store: Store, wanted: str | None) -> dict[int | None, str]:
 
     studies = {row.id: row.name for row in store.find(records.Study)}
     if wanted is not None and wanted not in studies.values():
-        raise UsageError(f"the store has no study '{wanted}'; it has: {', '.join(sorted(studies.values())) or 'none'}")
+        raise UsageError(
+            f"the store has no study '{wanted}'; it has: {', '.join(sorted(studies.values())) or 'none'}"
+        )
     return studies
 
 
-def open_store(default: str | None = None, *, create: bool = False, read_only: bool = False) -> Store:
-    """The store of the command that runs, to be used in ``with``; ``default`` as in :func:`database_url`."""
+def open_store(
+    default: str | None = None, *, create: bool = False, read_only: bool = False
+) -> Store:
+    """The store of the command that runs, to be used in ``with``; ``default`` as in
+    :func:`database_url`.
+    """
     from lowrank.store import Store
 
     return Store.open(database_url(default), create=create, read_only=read_only)

@@ -20,14 +20,20 @@ Row = Mapping[str, Any]
 
 
 def emit(rows: Iterable[Row], as_json: bool = False, columns: Sequence[str] | None = None) -> None:
-    """Rows to stdout: an aligned table, or one JSON array. ``columns`` also names the columns of no rows."""
+    """Rows to stdout: an aligned table, or one JSON array. ``columns`` also names the columns of no
+    rows.
+    """
     rows = list(rows)
     click.echo(json_text(rows) if as_json else table_text(rows, columns))
 
 
 def json_text(rows: Sequence[Row]) -> str:
-    """One array of objects, an object a line; a number that is not finite is null, with its kind beside it."""
-    lines = ",\n ".join(json.dumps(finite(row), ensure_ascii=False, allow_nan=False, default=str) for row in rows)
+    """One array of objects, an object a line; a number that is not finite is null, with its kind
+    beside it.
+    """
+    lines = ",\n ".join(
+        json.dumps(finite(row), ensure_ascii=False, allow_nan=False, default=str) for row in rows
+    )
     return f"[{lines}]"
 
 
@@ -53,7 +59,10 @@ def table_text(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str
 
     def line(parts: Sequence[str]) -> str:
         fields = zip(parts, widths, right, strict=True)
-        return "  ".join(f"{part:>{width}}" if to_right else f"{part:<{width}}" for part, width, to_right in fields).rstrip()
+        return "  ".join(
+            f"{part:>{width}}" if to_right else f"{part:<{width}}"
+            for part, width, to_right in fields
+        ).rstrip()
 
     return "\n".join([line(names), line(["-" * width for width in widths]), *map(line, cells)])
 

@@ -28,9 +28,15 @@ FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
     metavar="NAME",
     help="loso, lomo, loro or loseo (leave one size, method, run or seed out); repeatable.",
 )
-@click.option("--model", "models", multiple=True, metavar="NAME", help="linear or ridge; repeatable.")
 @click.option(
-    "--selection", "selections", multiple=True, metavar="NAME", help="fixed, all_rows (as published) or nested; repeatable."
+    "--model", "models", multiple=True, metavar="NAME", help="linear or ridge; repeatable."
+)
+@click.option(
+    "--selection",
+    "selections",
+    multiple=True,
+    metavar="NAME",
+    help="fixed, all_rows (as published) or nested; repeatable.",
 )
 @click.option("--protocol", help="Name of the metrics' protocol; else the study's preset.")
 @click.option(
@@ -75,11 +81,25 @@ def predict(
     from lowrank.study import study_root
 
     study = load_study(file)
-    given: dict[str, Any] = {"feature_sets": features, "schemes": schemes, "models": models, "selections": selections}
+    given: dict[str, Any] = {
+        "feature_sets": features,
+        "schemes": schemes,
+        "models": models,
+        "selections": selections,
+    }
     chosen = {name: values for name, values in given.items() if values}
     with open_store(f"sqlite:///{study_root(study) / 'lowrank.db'}") as store:
-        summary = run(store, study.name, protocol=protocol, every=every, permutations=permutations, **chosen)
+        summary = run(
+            store, study.name, protocol=protocol, every=every, permutations=permutations, **chosen
+        )
     for note in summary.notes:
         click.echo(f"note: {note}", err=True)
-    emit([{name: getattr(fit, name) for name in FIGURES} for fit in summary.fits], as_json, tuple(FIGURES))
-    click.echo(f"{study.name}: {summary.added} fits added, {len(summary.fits) - summary.added} known", err=True)
+    emit(
+        [{name: getattr(fit, name) for name in FIGURES} for fit in summary.fits],
+        as_json,
+        tuple(FIGURES),
+    )
+    click.echo(
+        f"{study.name}: {summary.added} fits added, {len(summary.fits) - summary.added} known",
+        err=True,
+    )

@@ -17,14 +17,38 @@ FORMATS = ("table", "csv", "json", "parquet")
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--param", "-p", "params", multiple=True, metavar="KEY=VALUE", help="A parameter of the query; repeatable.")
-@click.option("--sql", help="One SELECT statement instead of a named query; the database refuses one that writes.")
+@click.option(
+    "--param",
+    "-p",
+    "params",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A parameter of the query; repeatable.",
+)
+@click.option(
+    "--sql",
+    help="One SELECT statement instead of a named query; the database refuses one that writes.",
+)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True)
-@click.option("--output", "-o", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write this file, whole or not.")
+@click.option(
+    "--output",
+    "-o",
+    "target",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write this file, whole or not.",
+)
 @json_option
 @database_option
-def query(name: str | None, params: tuple[str, ...], sql: str | None, form: str, target: Path | None, as_json: bool) -> None:
-    """Ask the store: a named query, or a SELECT. Without NAME: list the named queries with their parameters.
+def query(
+    name: str | None,
+    params: tuple[str, ...],
+    sql: str | None,
+    form: str,
+    target: Path | None,
+    as_json: bool,
+) -> None:
+    """Ask the store: a named query, or a SELECT. Without NAME: list the named queries with their
+    parameters.
 
     \b
     Examples:
@@ -51,7 +75,9 @@ def _listing() -> tuple[list[str], list[tuple[Any, ...]]]:
     return list(found[0]), [tuple(row.values()) for row in found]
 
 
-def _ask(name: str | None, sql: str | None, params: dict[str, str]) -> tuple[list[str], list[tuple[Any, ...]]]:
+def _ask(
+    name: str | None, sql: str | None, params: dict[str, str]
+) -> tuple[list[str], list[tuple[Any, ...]]]:
     from lowrank.store import queries
 
     named = queries.get(name) if name is not None else None
@@ -84,4 +110,3 @@ def _content(columns: list[str], rows: list[tuple[Any, ...]], form: str) -> byte
     records = [dict(zip(columns, row, strict=True)) for row in rows]
     text = output.json_text(records) if form == "json" else output.table_text(records, columns)
     return f"{text}\n".encode()
-

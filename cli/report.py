@@ -19,7 +19,11 @@ FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the report; else the study's own, report/ in its output folder.",
 )
-@click.option("--against", metavar="OTHER", help="Compare with another study: its file, or its name in the same store.")
+@click.option(
+    "--against",
+    metavar="OTHER",
+    help="Compare with another study: its file, or its name in the same store.",
+)
 @database_option
 def report(file: Path, out: Path | None, against: str | None) -> None:
     """Write the report of a study: index.html, and every table and figure as files beside it.

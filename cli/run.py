@@ -13,7 +13,18 @@ from lowrank.store import Store, records
 from .options import database_option, json_option, open_store, study_names
 from .output import emit
 
-COLUMNS = ("id", "study", "method", "variant", "scale", "seed", "status", "attempts", "checkpoints", "error")
+COLUMNS = (
+    "id",
+    "study",
+    "method",
+    "variant",
+    "scale",
+    "seed",
+    "status",
+    "attempts",
+    "checkpoints",
+    "error",
+)
 
 
 @click.group()
@@ -23,7 +34,11 @@ def run() -> None:
 
 @run.command("list")
 @click.option("--study", "study_name", help="Only the runs of this study.")
-@click.option("--status", type=click.Choice(["planned", "running", "done", "failed", "cancelled"]), help="Only runs in this state.")
+@click.option(
+    "--status",
+    type=click.Choice(["planned", "running", "done", "failed", "cancelled"]),
+    help="Only runs in this state.",
+)
 @json_option
 @database_option
 def list_runs(study_name: str | None, status: str | None, as_json: bool) -> None:
@@ -91,7 +106,8 @@ def cancel(run_ids: tuple[int, ...]) -> None:
 @click.argument("run_ids", type=int, nargs=-1, required=True)
 @database_option
 def retry(run_ids: tuple[int, ...]) -> None:
-    """Put failed or cancelled runs back into their study's work; they go on from their last resume point.
+    """Put failed or cancelled runs back into their study's work; they go on from their last resume
+    point.
 
     \b
     Example:

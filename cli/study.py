@@ -18,7 +18,11 @@ from .output import emit
 
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 SET = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the file, such as training.steps=100."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the file, such as training.steps=100.",
 )
 ROW = ("stage", "method", "variant", "scale", "seed", "step", "work", "state")
 
@@ -30,25 +34,40 @@ def study() -> None:
 
 @study.command()
 @FILE
-@click.option("--only", multiple=True, type=click.Choice(list(STAGES)), help="This stage instead of all; may be repeated.")
 @click.option(
-    "--launcher", type=click.Choice(["inline", "processes", "slurm"]), default="inline",
+    "--only",
+    multiple=True,
+    type=click.Choice(list(STAGES)),
+    help="This stage instead of all; may be repeated.",
+)
+@click.option(
+    "--launcher",
+    type=click.Choice(["inline", "processes", "slurm"]),
+    default="inline",
     help="In this process; in several on this machine; as jobs of a Slurm cluster (the study file's section 'slurm').",
 )
 @click.option(
-    "--workers", type=click.IntRange(min=1), metavar="N",
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
     help="Processes (default: one for each GPU, else for each core), or jobs at once (default: 16).",
 )
 @click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
 @SET
 @database_option
 def run(
-    file: Path, only: tuple[str, ...], launcher: str, workers: int | None, retry_failed: bool, overrides: tuple[str, ...],
+    file: Path,
+    only: tuple[str, ...],
+    launcher: str,
+    workers: int | None,
+    retry_failed: bool,
+    overrides: tuple[str, ...],
 ) -> int:
-    """Do all work of a study that is still missing, in order: train, measure, evaluate, predict, report.
+    """Do all work of a study that is still missing, in order: train, measure, evaluate, predict,
+    report.
 
-    Call it again after a stop or a kill: it goes on where it was. A failed unit does not stop the others. Any number of
-    calls, on any number of machines with one database, share the work.
+    Call it again after a stop or a kill: it goes on where it was. A failed unit does not stop the
+    others. Any number of calls, on any number of machines with one database, share the work.
 
     \b
     Examples:
@@ -141,10 +160,15 @@ def list_command(as_json: bool) -> None:
 
 @contextmanager
 def existing_store(plan: Plan) -> Iterator[Store]:
-    """The study's store for reading; an empty one where the study has not begun, so that planning writes nothing."""
+    """The study's store for reading; an empty one where the study has not begun, so that planning
+    writes nothing.
+    """
     url = database_url(plan.database)
     if url == plan.database and not (plan.root / "lowrank.db").exists():
-        with TemporaryDirectory() as folder, Store.open(f"sqlite:///{folder}/empty.db", create=True) as store:
+        with (
+            TemporaryDirectory() as folder,
+            Store.open(f"sqlite:///{folder}/empty.db", create=True) as store,
+        ):
             yield store
         return
     with Store.open(url, read_only=True) as store:

@@ -14,17 +14,37 @@ from .options import database_option, database_url
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--config", "file", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Study file.")
+@click.option(
+    "--config",
+    "file",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Study file.",
+)
 @click.option("--method", required=True, help="Method, as in the study file.")
 @click.option("--scale", required=True, help="Scale, as in the study file.")
 @click.option("--seed", required=True, type=int, help="Seed, as in the study file.")
-@click.option("--variant", default="", help="Variant of the method, where the study file has variants.")
+@click.option(
+    "--variant", default="", help="Variant of the method, where the study file has variants."
+)
 @click.option("--resume", is_flag=True, help="Go on from the last resume point.")
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the file, such as training.steps=100."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the file, such as training.steps=100.",
 )
 @database_option
-def train_command(file: Path, method: str, scale: str, seed: int, variant: str, resume: bool, overrides: tuple[str, ...]) -> None:
+def train_command(
+    file: Path,
+    method: str,
+    scale: str,
+    seed: int,
+    variant: str,
+    resume: bool,
+    overrides: tuple[str, ...],
+) -> None:
     """Train one run of a study file; the run's rows go to the study's database.
 
     \b
@@ -37,7 +57,11 @@ def train_command(file: Path, method: str, scale: str, seed: int, variant: str, 
     from lowrank.study import Plan, register, train_key
 
     plan = Plan.of(file, overrides)
-    chosen = [run for run in plan.runs if (run.method, run.scale, run.seed, run.variant) == (method, scale, seed, variant)]
+    chosen = [
+        run
+        for run in plan.runs
+        if (run.method, run.scale, run.seed, run.variant) == (method, scale, seed, variant)
+    ]
     if not chosen:
         have = ", ".join(run.label for run in plan.runs)
         raise UsageError(
@@ -67,7 +91,10 @@ def train_command(file: Path, method: str, scale: str, seed: int, variant: str, 
                 ended = train(job)
         else:
             ended = train(job)
-        click.echo(f"{config.label}: {ended.status}" + (f" ({ended.error})" if ended.error else ""), err=True)
+        click.echo(
+            f"{config.label}: {ended.status}" + (f" ({ended.error})" if ended.error else ""),
+            err=True,
+        )
 
 
 def _wait_for_rows() -> None:
@@ -83,4 +110,10 @@ def main() -> None:
     """Entry of ``python -m lowrank.train``."""
     from .main import guarded
 
-    sys.exit(guarded(lambda: train_command.main(sys.argv[1:], prog_name="python -m lowrank.train", standalone_mode=False)))
+    sys.exit(
+        guarded(
+            lambda: train_command.main(
+                sys.argv[1:], prog_name="python -m lowrank.train", standalone_mode=False
+            )
+        )
+    )

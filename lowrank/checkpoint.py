@@ -1,8 +1,8 @@
 """Checkpoints on disk: a Hugging Face directory with a manifest, written at once or not at all.
 
-A folder holds ``config.json``, ``model.safetensors``, the tokenizer and ``manifest.json`` with the size and SHA-256
-of every file. It is written under a temporary name, flushed to the disk and renamed: a folder with its final name is
-complete.
+A folder holds ``config.json``, ``model.safetensors``, the tokenizer and ``manifest.json`` with the
+size and SHA-256 of every file. It is written under a temporary name, flushed to the disk and
+renamed: a folder with its final name is complete.
 """
 
 from __future__ import annotations
@@ -43,13 +43,17 @@ class Manifest:
     method: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     run_config_hash: str = ""
-    validation_loss: float | None = None  # nats a token; JSON holds "nan" or "inf" where it is not finite
+    validation_loss: float | None = (
+        None  # nats a token; JSON holds "nan" or "inf" where it is not finite
+    )
     validation_tokens: int = 0
     evaluation_set_sha256: str = ""
     tokenizer_hash: str = ""
     dtype: str = "float32"
     lowrank_version: str = ""
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {"sha256": …, "bytes": …}
+    files: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # name -> {"sha256": …, "bytes": …}
     format: int = FORMAT
 
     @property
@@ -73,7 +77,9 @@ class Loaded:
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make ``folder`` with what ``fill`` writes into it, atomically: complete under its name, or absent."""
+    """Make ``folder`` with what ``fill`` writes into it, atomically: complete under its name, or
+    absent.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
@@ -86,13 +92,17 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         sync(folder.parent)
     except OSError as error:
         mend = "free the disk or mend the permissions, then call the same command again"
-        raise DiskError(f"{folder}: cannot be written ({error.strerror or error}); {mend}") from error
+        raise DiskError(
+            f"{folder}: cannot be written ({error.strerror or error}); {mend}"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def forget_unfinished(folder: Path) -> None:
-    """Remove what killed processes left half-written below ``folder``; for who knows that nobody else writes there."""
+    """Remove what killed processes left half-written below ``folder``; for who knows that nobody
+    else writes there.
+    """
     for path in folder.glob("*/.*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -109,15 +119,24 @@ def sync(path: Path) -> None:
 def file_entry(path: Path) -> dict[str, Any]:
     """SHA-256 and size of a file."""
     with path.open("rb") as handle:
-        return {"sha256": hashlib.file_digest(handle, "sha256").hexdigest(), "bytes": path.stat().st_size}
+        return {
+            "sha256": hashlib.file_digest(handle, "sha256").hexdigest(),
+            "bytes": path.stat().st_size,
+        }
 
 
 def save(
-    folder: Path, model: PreTrainedModel, manifest: Manifest, tokenizer: Any = None, state: dict[str, torch.Tensor] | None = None
+    folder: Path,
+    model: PreTrainedModel,
+    manifest: Manifest,
+    tokenizer: Any = None,
+    state: dict[str, torch.Tensor] | None = None,
 ) -> Manifest:
-    """Write ``model`` (or its gathered ``state``) as a checkpoint; a complete folder with the same weights is kept.
+    """Write ``model`` (or its gathered ``state``) as a checkpoint; a complete folder with the same
+    weights is kept.
 
-    Raises :class:`CheckpointError` where the disk refuses, or where the folder already holds other weights.
+    Raises :class:`CheckpointError` where the disk refuses, or where the folder already holds other
+    weights.
     """
     complete = manifest
 
@@ -140,16 +159,21 @@ def save(
 
 
 def write_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
-    """A safetensors file of ``state``, without a copy of it in memory; the same tensors give the same bytes.
+    """A safetensors file of ``state``, without a copy of it in memory; the same tensors give the
+    same bytes.
 
     Raises OSError where the disk refuses.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in sorted(state.items())}
+    tensors = {
+        name: tensor.detach().to("cpu").contiguous() for name, tensor in sorted(state.items())
+    }
     path.touch()
-    mode = path.stat().st_mode  # as the user's mask has it; the library's own file is for the user alone
+    mode = (
+        path.stat().st_mode
+    )  # as the user's mask has it; the library's own file is for the user alone
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
@@ -166,12 +190,16 @@ def dumps(manifest: Manifest) -> str:
 
 
 def sealed(body: dict[str, Any], *, strict: bool = True) -> str:
-    """JSON of ``body`` with a hash of itself, for :func:`unsealed`; not ``strict``: NaN and Infinity may stand in it."""
+    """JSON of ``body`` with a hash of itself, for :func:`unsealed`; not ``strict``: NaN and
+    Infinity may stand in it.
+    """
     return json.dumps(body | {SEAL: _seal(body)}, indent=1, sort_keys=True, allow_nan=not strict)
 
 
 def unsealed(text: str) -> dict[str, Any]:
-    """What :func:`sealed` was given; raises ValueError where it was changed since. Without a hash it is taken as it is."""
+    """What :func:`sealed` was given; raises ValueError where it was changed since. Without a hash
+    it is taken as it is.
+    """
     body: dict[str, Any] = json.loads(text)
     if (found := body.pop(SEAL, None)) is not None and found != _seal(body):
         raise ValueError("it does not match its own hash")
@@ -183,7 +211,9 @@ def _seal(body: dict[str, Any]) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint folder; raises :class:`CheckpointError` where it is missing or damaged."""
+    """The manifest of a checkpoint folder; raises :class:`CheckpointError` where it is missing or
+    damaged.
+    """
     path = folder / MANIFEST
     try:
         body = unsealed(path.read_text(encoding="utf-8"))
@@ -197,7 +227,9 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: damaged manifest ({error}); delete the folder and train again from its last resume point"
         ) from error
     if manifest.format > FORMAT:
-        raise CheckpointError(f"{folder}: written by a newer lowrank (format {manifest.format}); upgrade lowrank")
+        raise CheckpointError(
+            f"{folder}: written by a newer lowrank (format {manifest.format}); upgrade lowrank"
+        )
     return manifest
 
 
@@ -207,20 +239,30 @@ def verify(folder: Path, expected_sha256: str | None = None) -> Manifest:
     for name, entry in manifest.files.items():
         path = folder / Path(name).name  # a manifest never leads outside its folder
         if not path.is_file() and name == WEIGHTS and (folder / PRUNED).exists():
-            raise CheckpointError(f"{folder}: its weights were deleted by the study's section 'keep'; restore them from a copy")
+            raise CheckpointError(
+                f"{folder}: its weights were deleted by the study's section 'keep'; restore them from a copy"
+            )
         if not path.is_file():
-            raise CheckpointError(f"{path}: missing; restore it, or delete the run's row and train again")
+            raise CheckpointError(
+                f"{path}: missing; restore it, or delete the run's row and train again"
+            )
         if file_entry(path) != {"sha256": entry["sha256"], "bytes": entry["bytes"]}:
             raise CheckpointError(
                 f"{path}: does not match its manifest (SHA-256 differs): the file is damaged; restore it from a copy or train again"
             )
     if expected_sha256 is not None and manifest.weights_sha256 != expected_sha256:
-        raise CheckpointError(f"{folder}: holds other weights than the database says (SHA-256 differs); restore the folder")
+        raise CheckpointError(
+            f"{folder}: holds other weights than the database says (SHA-256 differs); restore the folder"
+        )
     return manifest
 
 
-def load(folder: Path, expected_sha256: str | None = None, dtype: torch.dtype | None = None) -> Loaded:
-    """A verified checkpoint as a model in evaluation mode on the CPU, in its stored precision unless ``dtype`` is given."""
+def load(
+    folder: Path, expected_sha256: str | None = None, dtype: torch.dtype | None = None
+) -> Loaded:
+    """A verified checkpoint as a model in evaluation mode on the CPU, in its stored precision
+    unless ``dtype`` is given.
+    """
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -1,7 +1,7 @@
 """Errors that a user can mend: one sentence that names the offending thing and the mend.
 
-The command line prints the sentence and exits with ``exit_status``; every other exception is a bug and
-keeps its traceback.
+The command line prints the sentence and exits with ``exit_status``; every other exception is a bug
+and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class UnknownNameError(UsageError):
 
     def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
-        super().__init__(f"unknown {what} '{name}'{suggestion(name, known)}; known: {', '.join(known) or 'none'}")
+        super().__init__(
+            f"unknown {what} '{name}'{suggestion(name, known)}; known: {', '.join(known) or 'none'}"
+        )
 
 
 class DataError(LowrankError):
@@ -43,7 +45,9 @@ class CheckpointError(LowrankError):
 
 
 class DiskError(CheckpointError):
-    """A folder that cannot be written for now (a full disk, a missing right): no work has failed, it goes on when it can be."""
+    """A folder that cannot be written for now (a full disk, a missing right): no work has failed,
+    it goes on when it can be.
+    """
 
 
 class StoreError(LowrankError):
@@ -51,7 +55,9 @@ class StoreError(LowrankError):
 
 
 class StoreAwayError(StoreError):
-    """A database that does not answer for now: stopped, unreachable, locked by others, or on a full disk."""
+    """A database that does not answer for now: stopped, unreachable, locked by others, or on a full
+    disk.
+    """
 
 
 class ConflictError(StoreError):
@@ -63,7 +69,9 @@ class BusyError(LowrankError):
 
 
 class ClaimLostError(LowrankError):
-    """A unit of work whose lease lapsed and that another process may have taken over: stop, store nothing."""
+    """A unit of work whose lease lapsed and that another process may have taken over: stop, store
+    nothing.
+    """
 
 
 class DivergedError(LowrankError):

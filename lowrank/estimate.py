@@ -1,12 +1,14 @@
 """What a run will hold and compute, before it is run.
 
-No formula of any architecture is in here. The run's own model, loss and optimizer make an update on tensors that have shapes
-but no data (PyTorch's fake tensors); every storage is counted from the operation that makes it to the moment it is
-freed, and every matrix product as it comes by. So a method from outside is told as truthfully as a built-in one, and a
-billion parameters take a few seconds and no memory to speak of.
+No formula of any architecture is in here. The run's own model, loss and optimizer make an update on
+tensors that have shapes but no data (PyTorch's fake tensors); every storage is counted from the
+operation that makes it to the moment it is freed, and every matrix product as it comes by. So a
+method from outside is told as truthfully as a built-in one, and a billion parameters take a few
+seconds and no memory to speak of.
 
-Counts and bytes of weights, gradients and optimizer state are exact. What PyTorch does not see is added to the peak of a
-CPU as a measured share (:data:`SLACK`): freed memory that the C library keeps, scratch memory inside kernels.
+Counts and bytes of weights, gradients and optimizer state are exact. What PyTorch does not see is
+added to the peak of a CPU as a measured share (:data:`SLACK`): freed memory that the C library
+keeps, scratch memory inside kernels.
 """
 
 from __future__ import annotations
@@ -43,27 +45,39 @@ from lowrank.train.memory import model_bytes, state_bytes, state_tensors
 
 Device = Literal["cpu", "cuda"]
 SPECIAL: dict[str, int | None] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-STORED = {torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16"}  # in the order of a safetensors file
+STORED = {
+    torch.int64: "I64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+}  # in the order of a safetensors file
 aten = torch.ops.aten
 
 LARGEST_KEPT = 32 * 2**20
-"""Blocks above this size go back to the kernel when they are freed (glibc's largest threshold for mmap)."""
+"""Blocks above this size go back to the kernel when they are freed (glibc's largest threshold for
+mmap).
+"""
 
 SLACK = 0.55
-"""Resident bytes of a CPU process beyond each byte of smaller blocks at the peak: holes that no later tensor fits, code, scratch.
+"""Resident bytes of a CPU process beyond each byte of smaller blocks at the peak: holes that no
+later tensor fits, code, scratch.
 
-Measured with glibc 2.36 at ``mini``, five methods: 0.47 to 0.69; ``benchmarks/memory_peak.py`` measures the result."""
+Measured with glibc 2.36 at ``mini``, five methods: 0.47 to 0.69; ``benchmarks/memory_peak.py``
+measures the result.
+"""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One run in one process: bytes, and floating-point operations (two a multiplication with its addition).
+    """One run in one process: bytes, and floating-point operations (two a multiplication with its
+    addition).
 
-    ``weight_bytes`` holds parameters and persistent buffers; ``checkpoint_bytes`` is the file of them. ``activation_bytes`` is
-    what one forward pass leaves to its backward pass. ``peak_bytes`` is the largest sum of all that is alive at once, while
-    the run trains or evaluates (saving copies nothing); on a CPU with what the process holds beyond. ``flops_per_token``
-    counts the matrix products of forward and backward pass as they are carried out: attention over the whole square, what
-    gradient checkpointing computes again included, the optimizer's own products excluded.
+    ``weight_bytes`` holds parameters and persistent buffers; ``checkpoint_bytes`` is the file of
+    them. ``activation_bytes`` is what one forward pass leaves to its backward pass. ``peak_bytes``
+    is the largest sum of all that is alive at once, while the run trains or evaluates (saving
+    copies nothing); on a CPU with what the process holds beyond. ``flops_per_token`` counts the
+    matrix products of forward and backward pass as they are carried out: attention over the whole
+    square, what gradient checkpointing computes again included, the optimizer's own products
+    excluded.
     """
 
     parameters_total: int
@@ -81,26 +95,41 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(config: RunConfig, vocabulary_size: int | None = None, device: Device | None = None) -> Estimate:
-    """Estimate the run ``config``; ``vocabulary_size`` is that of :func:`expected_vocabulary` unless given.
+def estimate(
+    config: RunConfig, vocabulary_size: int | None = None, device: Device | None = None
+) -> Estimate:
+    """Estimate the run ``config``; ``vocabulary_size`` is that of :func:`expected_vocabulary`
+    unless given.
 
-    ``device`` says whose peak is meant: the resident memory of a process on a ``cpu``, or the allocator's on ``cuda``; None:
-    what a run here would use. Raises :class:`LowrankError` where the vocabulary is not known, or where the optimizer looks at
-    values and its method does not count its state.
+    ``device`` says whose peak is meant: the resident memory of a process on a ``cpu``, or the
+    allocator's on ``cuda``; None: what a run here would use. Raises :class:`LowrankError` where the
+    vocabulary is not known, or where the optimizer looks at values and its method does not count
+    its state.
     """
     passes, micro = split_batch(config.training, processes=1)
     layerwise.check(config.training, passes, processes=1)
-    passes = min(passes, 2)  # from the second on, the gradients are there while activations are made
-    meta, method = meta_model(config, expected_vocabulary(config) if vocabulary_size is None else vocabulary_size)
+    passes = min(
+        passes, 2
+    )  # from the second on, the gradients are there while activations are made
+    meta, method = meta_model(
+        config, expected_vocabulary(config) if vocabulary_size is None else vocabulary_size
+    )
     with FakeTensorMode(), torch.enable_grad():
         model = without_data(meta)
         optimizer = build_optimizer(method, model, config.training)
         state, traceable = planned_state(method, optimizer)
-        counts, file = model_bytes(model, config.training.per_layer_updates), file_bytes(model.state_dict())
-        update, activations = trace_update(model, optimizer if traceable else None, config, passes, micro)
+        counts, file = (
+            model_bytes(model, config.training.per_layer_updates),
+            file_bytes(model.state_dict()),
+        )
+        update, activations = trace_update(
+            model, optimizer if traceable else None, config, passes, micro
+        )
         evaluation = trace_evaluation(model, config)
     on_cpu = (device or default_device()) == "cpu"
-    peak = max(update.resident, evaluation.resident) if on_cpu else max(update.peak, evaluation.peak)
+    peak = (
+        max(update.resident, evaluation.resident) if on_cpu else max(update.peak, evaluation.peak)
+    )
     return Estimate(
         parameters_total=counts["parameters_total"],
         parameters_trainable=counts["parameters_trainable"],
@@ -120,7 +149,9 @@ def default_device() -> Device:
 
 
 def expected_vocabulary(config: RunConfig) -> int:
-    """Rows of the embedding as far as the study file tells; a tokenizer trained on a small corpus may end with fewer."""
+    """Rows of the embedding as far as the study file tells; a tokenizer trained on a small corpus
+    may end with fewer.
+    """
     data = config.data
     if data.vocabulary_size is not None:
         return data.vocabulary_size
@@ -142,13 +173,19 @@ def meta_model(config: RunConfig, vocabulary_size: int) -> tuple[PreTrainedModel
 
 
 def without_data(model: PreTrainedModel) -> PreTrainedModel:
-    """``model`` with its tensors replaced, in place, by fake ones on the CPU; to be called under a ``FakeTensorMode``.
+    """``model`` with its tensors replaced, in place, by fake ones on the CPU; to be called under a
+    ``FakeTensorMode``.
 
-    Meta tensors would do for the bytes of the weights, but neither autocast nor the fused attention takes them.
+    Meta tensors would do for the bytes of the weights, but neither autocast nor the fused attention
+    takes them.
     """
     for module in model.modules():
         for name, p in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad))
+            setattr(
+                module,
+                name,
+                nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad),
+            )
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
     for layer in model.model.layers:
@@ -156,13 +193,19 @@ def without_data(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def without_mask(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Drop the mask that Transformers makes because it sees that it is traced; a run has none, its attention is causal."""
+def without_mask(
+    _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Drop the mask that Transformers makes because it sees that it is traced; a run has none, its
+    attention is causal.
+    """
     return args, {**kwargs, "attention_mask": None}
 
 
 def planned_state(method: Method, optimizer: Optimizer) -> tuple[int, bool]:
-    """(bytes of the optimizer's state after a step, whether its steps can be traced); makes a step where they can."""
+    """(bytes of the optimizer's state after a step, whether its steps can be traced); makes a step
+    where they can.
+    """
     told = method.optimizer_state_bytes(optimizer)
     if told is not None:
         return told, False
@@ -182,12 +225,16 @@ def planned_state(method: Method, optimizer: Optimizer) -> tuple[int, bool]:
 def trace_update(
     model: PreTrainedModel, optimizer: Optimizer | None, config: RunConfig, passes: int, micro: int
 ) -> tuple[Trace, int]:
-    """Trace ``passes`` forward and backward passes of ``micro`` rows and a step, if one is given; also the activations' bytes."""
+    """Trace ``passes`` forward and backward passes of ``micro`` rows and a step, if one is given;
+    also the activations' bytes.
+    """
     ids = torch.zeros(micro, config.data.max_length, dtype=torch.int64)
     activations, per_layer = 0, config.training.per_layer_updates
     if per_layer:
         LayerwiseUpdates([p for p in model.parameters() if p.requires_grad], optimizer, stop=False)
-    trace = Trace([*model.state_dict().values(), *(state_tensors(optimizer) if optimizer is not None else ())])
+    trace = Trace(
+        [*model.state_dict().values(), *(state_tensors(optimizer) if optimizer is not None else ())]
+    )
     with trace:
         for _ in range(passes):
             gradients = trace.live
@@ -195,12 +242,16 @@ def trace_update(
                 logits = model(input_ids=ids).logits
             nats = summed_nats(logits, ids)
             del logits
-            activations = max(activations, trace.live - gradients)  # the first pass also brings the ids
+            activations = max(
+                activations, trace.live - gradients
+            )  # the first pass also brings the ids
             nats.backward()  # type: ignore[no-untyped-call]
             del nats
         if not per_layer:
             norm = total_norm(gradient_norms(model.parameters()))
-            nn.utils.clip_grads_with_norm_(model.parameters(), config.training.max_grad_norm or 1.0, norm)
+            nn.utils.clip_grads_with_norm_(
+                model.parameters(), config.training.max_grad_norm or 1.0, norm
+            )
         if optimizer is not None and not per_layer:
             optimizer.step()
     model.zero_grad(set_to_none=True)
@@ -209,7 +260,10 @@ def trace_update(
 
 def trace_evaluation(model: PreTrainedModel, config: RunConfig) -> Trace:
     """Trace one batch of the validation loss."""
-    rows = min(config.training.evaluation_batch_size, -(-config.data.validation_tokens // config.data.max_length))
+    rows = min(
+        config.training.evaluation_batch_size,
+        -(-config.data.validation_tokens // config.data.max_length),
+    )
     ids = torch.zeros(rows, config.data.max_length, dtype=torch.int64)
     model.eval()
     trace = Trace(model.state_dict().values())
@@ -222,13 +276,17 @@ def trace_evaluation(model: PreTrainedModel, config: RunConfig) -> Trace:
 
 def autocast(config: RunConfig) -> AbstractContextManager[Any]:
     """The precision of a forward pass."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=config.training.precision == "bfloat16_autocast")
+    return torch.autocast(
+        "cpu", torch.bfloat16, enabled=config.training.precision == "bfloat16_autocast"
+    )
 
 
 class Trace(TorchDispatchMode):
-    """Counts what happens inside: ``live`` and ``peak`` bytes of storages made here, ``flops`` of matrix products.
+    """Counts what happens inside: ``live`` and ``peak`` bytes of storages made here, ``flops`` of
+    matrix products.
 
-    ``resident`` is the peak as a process on a CPU sees it: small blocks are kept with their slack once they have been there.
+    ``resident`` is the peak as a process on a CPU sees it: small blocks are kept with their slack
+    once they have been there.
 
     ``held`` are tensors from before; views of them are not counted as made here.
     """
@@ -237,10 +295,16 @@ class Trace(TorchDispatchMode):
         super().__init__()
         self.live = self.peak = self.resident = self.flops = self._small = self._kept = 0
         self._held = [tensor.untyped_storage() for tensor in held]
-        self._known: dict[int, weakref.ref[torch.UntypedStorage] | None] = {id(storage): None for storage in self._held}
+        self._known: dict[int, weakref.ref[torch.UntypedStorage] | None] = {
+            id(storage): None for storage in self._held
+        }
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run one operation and count what it makes."""
         out = func(*args, **(kwargs or {}))
@@ -253,7 +317,9 @@ class Trace(TorchDispatchMode):
         return out
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        if id(storage) not in self._known:  # a storage keeps its Python object for as long as it lives
+        if (
+            id(storage) not in self._known
+        ):  # a storage keeps its Python object for as long as it lives
             size = storage.nbytes()
             self._known[id(storage)] = weakref.ref(storage, partial(self._drop, id(storage), size))
             self._count(size)
@@ -278,7 +344,9 @@ def _attention_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any, 
     return int(sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape))
 
 
-FORMULAS: Mapping[Any, Callable[..., int]] = {  # PyTorch's own, and the CPU's attention, which is missing there
+FORMULAS: Mapping[
+    Any, Callable[..., int]
+] = {  # PyTorch's own, and the CPU's attention, which is missing there
     **flop_registry,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
@@ -286,11 +354,19 @@ FORMULAS: Mapping[Any, Callable[..., int]] = {  # PyTorch's own, and the CPU's a
 
 
 def file_bytes(state: Mapping[str, Tensor]) -> int:
-    """Size of a safetensors file of ``state``: eight bytes, a JSON header padded to a multiple of eight, the data."""
+    """Size of a safetensors file of ``state``: eight bytes, a JSON header padded to a multiple of
+    eight, the data.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     order, end = list(STORED), 0
-    for name, tensor in sorted(state.items(), key=lambda item: (order.index(item[1].dtype), item[0])):
+    for name, tensor in sorted(
+        state.items(), key=lambda item: (order.index(item[1].dtype), item[0])
+    ):
         begin, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": STORED[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = {
+            "dtype": STORED[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
     text = len(json.dumps(header, separators=(",", ":")))
     return 8 + -(-text // 8) * 8 + end

@@ -1,4 +1,6 @@
-"""A checkpoint as a plain Hugging Face LLaMA directory that loads without lowrank, where a dense equivalent exists."""
+"""A checkpoint as a plain Hugging Face LLaMA directory that loads without lowrank, where a dense
+equivalent exists.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,18 @@ KEPT = (checkpoint.MANIFEST, checkpoint.WEIGHTS, "config.json")
 
 
 def dense_state(loaded: Loaded) -> dict[str, Tensor] | None:
-    """The weights of the equivalent plain LLaMA, or None where there is none (a non-linearity between the factors)."""
+    """The weights of the equivalent plain LLaMA, or None where there is none (a non-linearity
+    between the factors).
+    """
     dense = loaded.method.dense(loaded.model)
     if dense is None:
         return None
     treated = tuple(f"{path}." for path in dense)
-    state = {name: tensor for name, tensor in loaded.model.state_dict().items() if not name.startswith(treated)}
+    state = {
+        name: tensor
+        for name, tensor in loaded.model.state_dict().items()
+        if not name.startswith(treated)
+    }
     dtype = next(iter(state.values())).dtype
     return state | {f"{path}.weight": W.to(dtype) for path, W in dense.items()}
 
@@ -47,8 +55,11 @@ def dense_model(loaded: Loaded) -> LlamaForCausalLM | None:
     return cast(LlamaForCausalLM, model.eval())
 
 
-def export(source: Path, target: Path, native: bool = False, expected_sha256: str | None = None) -> None:
-    """Write the checkpoint ``source`` to the new folder ``target``, as plain LLaMA or (``native``) as it is.
+def export(
+    source: Path, target: Path, native: bool = False, expected_sha256: str | None = None
+) -> None:
+    """Write the checkpoint ``source`` to the new folder ``target``, as plain LLaMA or (``native``)
+    as it is.
 
     Raises :class:`CheckpointError` where no dense equivalent exists or ``source`` is damaged.
     """

@@ -1,7 +1,8 @@
-"""Checkpoints from elsewhere: Hugging Face LLaMA directories as runs of kind imported, measured and evaluated like our own.
+"""Checkpoints from elsewhere: Hugging Face LLaMA directories as runs of kind imported, measured and
+evaluated like our own.
 
-Nothing of a foreign folder is executed or unpickled: weights are read from safetensors, everything else is JSON, and
-only files that lie in the folder itself are read.
+Nothing of a foreign folder is executed or unpickled: weights are read from safetensors, everything
+else is JSON, and only files that lie in the folder itself are read.
 """
 
 from __future__ import annotations
@@ -25,14 +26,21 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 OWN, PLAIN = "lowrank_llama", "llama"
-IGNORED = re.compile(r"\.rotary_emb\.inv_freq$")  # buffers that older releases of transformers saved
+IGNORED = re.compile(
+    r"\.rotary_emb\.inv_freq$"
+)  # buffers that older releases of transformers saved
 SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-GROUPED = ("num_key_value_heads", "head_dim")  # of a shape where they differ from what follows from it
+GROUPED = (
+    "num_key_value_heads",
+    "head_dim",
+)  # of a shape where they differ from what follows from it
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a foreign checkpoint is to be in the study: the ``name`` tells its run from others of the method and scale."""
+    """What a foreign checkpoint is to be in the study: the ``name`` tells its run from others of
+    the method and scale.
+    """
 
     method: str
     scale: str
@@ -43,46 +51,84 @@ class Origin:
     rank: int | None = None
 
 
-def import_checkpoint(store: Store, study: records.Study, root: Path, source: Path, origin: Origin) -> records.Checkpoint:
+def import_checkpoint(
+    store: Store, study: records.Study, root: Path, source: Path, origin: Origin
+) -> records.Checkpoint:
     """Copy ``source`` into the study's folder and add its run and its row.
 
-    Importing the same weights again changes nothing; checkpoints of one run at several steps make one run. Raises
-    :class:`CheckpointError` for a folder that is no LLaMA in safetensors, :class:`UsageError` for an origin it cannot have.
+    Importing the same weights again changes nothing; checkpoints of one run at several steps make
+    one run. Raises :class:`CheckpointError` for a folder that is no LLaMA in safetensors,
+    :class:`UsageError` for an origin it cannot have.
     """
     from lowrank.methods.base import create
 
     for name in (origin.name, origin.scale):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-            raise UsageError(f"'{name}' cannot be part of a folder's name; use letters, digits, '_', '.' and '-'")
+            raise UsageError(
+                f"'{name}' cannot be part of a folder's name; use letters, digits, '_', '.' and '-'"
+            )
     config = read_config(source)
     settings = _settings(config, source, origin)
     create(origin.method, settings)
     model = read_model(source)
     tokenizer, tokenizer_hash = _tokenizer(source)
-    body = {"kind": "imported", "method": origin.method, "scale": origin.scale, "seed": origin.seed, "variant": origin.name}
+    body = {
+        "kind": "imported",
+        "method": origin.method,
+        "scale": origin.scale,
+        "seed": origin.seed,
+        "variant": origin.name,
+    }
     config_hash = content_hash(body)
     label = "-".join((origin.method, origin.name, origin.scale, f"s{origin.seed}", config_hash[:8]))
     folder = root / "runs" / label / "checkpoints" / f"step_{origin.step:08d}"
     manifest = Manifest(
-        step=origin.step, kind="imported", tokens_seen=origin.tokens_seen, method=origin.method, settings=settings,
-        run_config_hash=config_hash, tokenizer_hash=tokenizer_hash, dtype=str(model.dtype).removeprefix("torch."),
+        step=origin.step,
+        kind="imported",
+        tokens_seen=origin.tokens_seen,
+        method=origin.method,
+        settings=settings,
+        run_config_hash=config_hash,
+        tokenizer_hash=tokenizer_hash,
+        dtype=str(model.dtype).removeprefix("torch."),
         lowrank_version=__version__,
     )
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}  # tied weights become two tensors
+    weights = {
+        name: tensor.clone() for name, tensor in model.state_dict().items()
+    }  # tied weights become two tensors
     saved = checkpoint.save(folder, model, manifest, tokenizer, weights)
     _require_same(folder, saved, weights)
     total = sum(parameter.numel() for parameter in model.parameters())
     shape = {name: config[name] for name in (*SHAPE, *GROUPED) if config.get(name)}
-    run = store.add(records.Run(
-        study_id=study.id or 0, config_hash=config_hash, method=origin.method, variant=origin.name, scale=origin.scale,
-        seed=origin.seed, data_seed=origin.seed, init_seed=origin.seed, kind="imported", status="done",
-        rank=settings.get("rank"), config={**body, "settings": settings, "shape": shape},
-        parameters_total=total, tokenizer_hash=tokenizer_hash,
-    ))
-    return store.add(records.Checkpoint(
-        run_id=run.id or 0, step=origin.step, kind="imported", tokens_seen=origin.tokens_seen,
-        path=folder.relative_to(root).as_posix(), sha256=saved.weights_sha256, bytes=saved.bytes,
-    ))
+    run = store.add(
+        records.Run(
+            study_id=study.id or 0,
+            config_hash=config_hash,
+            method=origin.method,
+            variant=origin.name,
+            scale=origin.scale,
+            seed=origin.seed,
+            data_seed=origin.seed,
+            init_seed=origin.seed,
+            kind="imported",
+            status="done",
+            rank=settings.get("rank"),
+            config={**body, "settings": settings, "shape": shape},
+            parameters_total=total,
+            tokenizer_hash=tokenizer_hash,
+        )
+    )
+    return store.add(
+        records.Checkpoint(
+            run_id=run.id or 0,
+            step=origin.step,
+            kind="imported",
+            tokens_seen=origin.tokens_seen,
+            path=folder.relative_to(root).as_posix(),
+            sha256=saved.weights_sha256,
+            bytes=saved.bytes,
+        )
+    )
 
 
 def read_config(source: Path) -> dict[str, Any]:
@@ -91,9 +137,13 @@ def read_config(source: Path) -> dict[str, Any]:
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         kind = config.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{source}: no Hugging Face checkpoint (config.json cannot be read: {error})") from error
+        raise CheckpointError(
+            f"{source}: no Hugging Face checkpoint (config.json cannot be read: {error})"
+        ) from error
     if kind not in (PLAIN, OWN):
-        raise CheckpointError(f"{source}: a model of type '{kind}'; only LLaMA models (model_type 'llama') can be imported")
+        raise CheckpointError(
+            f"{source}: a model of type '{kind}'; only LLaMA models (model_type 'llama') can be imported"
+        )
     lacking = [name for name in SHAPE if not isinstance(config.get(name), int)]
     if lacking:
         raise CheckpointError(f"{source}: config.json does not say {', '.join(lacking)}")
@@ -102,21 +152,33 @@ def read_config(source: Path) -> dict[str, Any]:
 
 
 def _settings(config: dict[str, Any], source: Path, origin: Origin) -> dict[str, Any]:
-    """The method's settings as the architecture tells them; a method that the architecture is not of is refused."""
+    """The method's settings as the architecture tells them; a method that the architecture is not
+    of is refused.
+    """
     from lowrank import methods
 
     method = methods.get(origin.method)
     made_as = config.get("method") if config["model_type"] == OWN else None
     if made_as is None and method.custom_architecture:
         plain = [name for name in methods.names() if not methods.get(name).custom_architecture]
-        raise UsageError(f"{source}: a plain LLaMA is no {method.title} model; --method can be {', '.join(plain)}")
+        raise UsageError(
+            f"{source}: a plain LLaMA is no {method.title} model; --method can be {', '.join(plain)}"
+        )
     if made_as is not None and made_as != origin.method:
-        raise UsageError(f"{source}: it was trained by the method '{made_as}', not '{origin.method}'")
+        raise UsageError(
+            f"{source}: it was trained by the method '{made_as}', not '{origin.method}'"
+        )
     if made_as is not None:
         return dict(config.get("method_settings") or {})
-    given = {"rank": origin.rank} if "rank" in method.Settings.model_fields and origin.rank is not None else {}
+    given = (
+        {"rank": origin.rank}
+        if "rank" in method.Settings.model_fields and origin.rank is not None
+        else {}
+    )
     if method.Settings.model_fields.keys() & {"rank"} and not given:
-        raise UsageError(f"{method.title} has a rank: say which one trained the checkpoint (--rank)")
+        raise UsageError(
+            f"{method.title} has a rank: say which one trained the checkpoint (--rank)"
+        )
     return validate(method.Settings, given, str(source), "settings").model_dump(mode="json")
 
 
@@ -128,16 +190,26 @@ def read_state(source: Path) -> dict[str, Tensor]:
     files = [checkpoint.WEIGHTS]
     try:
         if (source / INDEX).is_file():
-            files = sorted(set(json.loads((source / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+            files = sorted(
+                set(json.loads((source / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+            )
         state: dict[str, Tensor] = {}
         for name in files:
             if Path(name).name != name:
-                raise CheckpointError(f"{source / INDEX}: names '{name}', which is not in its folder")
+                raise CheckpointError(
+                    f"{source / INDEX}: names '{name}', which is not in its folder"
+                )
             state |= load_file(source / name)
     except FileNotFoundError as error:
         pickled = sorted(path.name for path in source.glob("*.bin"))
-        hint = f"; {pickled[0]} is pickled, which lowrank does not read: convert it to safetensors" if pickled else ""
-        raise CheckpointError(f"{source}: {Path(error.filename or checkpoint.WEIGHTS).name} is missing{hint}") from error
+        hint = (
+            f"; {pickled[0]} is pickled, which lowrank does not read: convert it to safetensors"
+            if pickled
+            else ""
+        )
+        raise CheckpointError(
+            f"{source}: {Path(error.filename or checkpoint.WEIGHTS).name} is missing{hint}"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{source}: the weights cannot be read ({error})") from error
     return {name: tensor for name, tensor in state.items() if not IGNORED.search(name)}
@@ -151,7 +223,11 @@ def read_model(source: Path) -> PreTrainedModel:
 
     state = read_state(source)
     config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    if config.tie_word_embeddings and "lm_head.weight" not in state and "model.embed_tokens.weight" in state:
+    if (
+        config.tie_word_embeddings
+        and "lm_head.weight" not in state
+        and "model.embed_tokens.weight" in state
+    ):
         state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
     config.tie_word_embeddings = False
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -159,7 +235,9 @@ def read_model(source: Path) -> PreTrainedModel:
         model.load_state_dict(state)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise CheckpointError(f"{source}: the weights are not those that config.json describes ({first})") from error
+        raise CheckpointError(
+            f"{source}: the weights are not those that config.json describes ({first})"
+        ) from error
     dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
     model.config.dtype = dtype
     model.to(dtype).eval()  # type: ignore[arg-type]
@@ -175,9 +253,13 @@ def _tokenizer(source: Path) -> tuple[Any, str]:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{source}: its tokenizer cannot be read ({str(error).splitlines()[0]})") from error
+        raise CheckpointError(
+            f"{source}: its tokenizer cannot be read ({str(error).splitlines()[0]})"
+        ) from error
     return tokenizer, canonical_hash((source / "tokenizer.json").read_text(encoding="utf-8"))
 
 
@@ -187,6 +269,11 @@ def _require_same(folder: Path, saved: Manifest, weights: dict[str, Tensor]) -> 
 
     from safetensors.torch import save
 
-    body = save({name: tensor.contiguous() for name, tensor in sorted(weights.items())}, metadata={"format": "pt"})
+    body = save(
+        {name: tensor.contiguous() for name, tensor in sorted(weights.items())},
+        metadata={"format": "pt"},
+    )
     if hashlib.sha256(body).hexdigest() != saved.weights_sha256:
-        raise CheckpointError(f"{folder}: holds other weights already; give another --name or --step")
+        raise CheckpointError(
+            f"{folder}: holds other weights already; give another --name or --step"
+        )

@@ -1,4 +1,6 @@
-"""The one loss: summed negative log-likelihood of the next token and the number of scored tokens, in nats."""
+"""The one loss: summed negative log-likelihood of the next token and the number of scored tokens,
+in nats.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,13 @@ def next_tokens(labels: Tensor) -> Tensor:
 def summed_nats(logits: Tensor, labels: Tensor) -> Tensor:
     """Σ -ln p(next token) over scored positions, a float32 scalar (float64 for float64 logits).
 
-    logits (n, L, V); labels (n, L) as input ids with -100 where a token is not scored; the shift happens here.
+    logits (n, L, V); labels (n, L) as input ids with -100 where a token is not scored; the shift
+    happens here.
     """
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    return F.cross_entropy(wide.flatten(0, 1), next_tokens(labels).flatten(), ignore_index=IGNORE, reduction="sum")
+    return F.cross_entropy(
+        wide.flatten(0, 1), next_tokens(labels).flatten(), ignore_index=IGNORE, reduction="sum"
+    )
 
 
 def scored_tokens(labels: Tensor) -> int:
@@ -29,7 +34,11 @@ def scored_tokens(labels: Tensor) -> int:
 
 
 def token_nats(logits: Tensor, labels: Tensor) -> Tensor:
-    """-ln p(next token) of every position (n, L), 0 where it is not scored; for sums in float64 or by row."""
+    """-ln p(next token) of every position (n, L), 0 where it is not scored; for sums in float64 or
+    by row.
+    """
     wide = logits if logits.dtype == torch.float64 else logits.float()
     targets = next_tokens(labels)
-    return F.cross_entropy(wide.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none").view_as(targets)
+    return F.cross_entropy(
+        wide.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="none"
+    ).view_as(targets)

@@ -1,7 +1,7 @@
 """LLaMA models of any method as Hugging Face classes, built from a seed by named generators.
 
-Importing this module registers ``lowrank_llama``, so that ``AutoModelForCausalLM.from_pretrained`` loads every
-checkpoint. Methods of the optimizer family have plain ``llama`` checkpoints.
+Importing this module registers ``lowrank_llama``, so that ``AutoModelForCausalLM.from_pretrained``
+loads every checkpoint. Methods of the optimizer family have plain ``llama`` checkpoints.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaModel,
+    PreTrainedModel,
+)
 from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
 from lowrank.config.resolve import RunConfig
@@ -67,12 +74,20 @@ AutoModelForCausalLM.register(LowRankLlamaConfig, LowRankLlamaForCausalLM)
 
 
 def own_reset(module: nn.Module) -> Callable[..., None] | None:
-    """The ``reset_parameters(draw=None)`` of a method's module, which draws its own parameters; None for any other module."""
-    return getattr(module, "reset_parameters", None) if getattr(module, "draws_own_parameters", False) else None
+    """The ``reset_parameters(draw=None)`` of a method's module, which draws its own parameters;
+    None for any other module.
+    """
+    return (
+        getattr(module, "reset_parameters", None)
+        if getattr(module, "draws_own_parameters", False)
+        else None
+    )
 
 
 def named_draws(seed: int) -> Draw:
-    """Generators keyed by (seed, name): what two models share by name starts equal, whatever else they have."""
+    """Generators keyed by (seed, name): what two models share by name starts equal, whatever else
+    they have.
+    """
 
     def draw(name: str) -> torch.Generator:
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
@@ -81,50 +96,81 @@ def named_draws(seed: int) -> Draw:
     return draw
 
 
-def llama_config(shape: ModelShape, vocabulary_size: int, max_length: int, special: dict[str, int | None]) -> dict[str, Any]:
-    """Keyword arguments of a LLaMA configuration with an untied head; ``special`` holds bos, eos and pad ids."""
+def llama_config(
+    shape: ModelShape, vocabulary_size: int, max_length: int, special: dict[str, int | None]
+) -> dict[str, Any]:
+    """Keyword arguments of a LLaMA configuration with an untied head; ``special`` holds bos, eos
+    and pad ids.
+    """
     return {
-        "vocab_size": vocabulary_size, "hidden_size": shape.hidden_size, "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": shape.num_hidden_layers, "num_attention_heads": shape.num_attention_heads,
-        "num_key_value_heads": shape.num_attention_heads, "max_position_embeddings": max_length,
-        "rms_norm_eps": shape.rms_norm_eps, "initializer_range": shape.initializer_range, "rope_theta": shape.rope_theta,
-        "tie_word_embeddings": False, "use_cache": False, **special,
+        "vocab_size": vocabulary_size,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_hidden_layers,
+        "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_attention_heads,
+        "max_position_embeddings": max_length,
+        "rms_norm_eps": shape.rms_norm_eps,
+        "initializer_range": shape.initializer_range,
+        "rope_theta": shape.rope_theta,
+        "tie_word_embeddings": False,
+        "use_cache": False,
+        **special,
     }
 
 
-def build(config: RunConfig, vocabulary_size: int, special: dict[str, int | None]) -> tuple[PreTrainedModel, Method]:
+def build(
+    config: RunConfig, vocabulary_size: int, special: dict[str, int | None]
+) -> tuple[PreTrainedModel, Method]:
     """The model of a run at step 0 (float32, CPU) and its method."""
     model, method = construct(config, vocabulary_size, special)
     initialise(model, named_draws(config.init_seed), config.shape.initializer_range)
     return model, method
 
 
-def construct(config: RunConfig, vocabulary_size: int, special: dict[str, int | None]) -> tuple[PreTrainedModel, Method]:
-    """The model of a run and its method, the weights still to be drawn; on the meta device for its shapes alone."""
+def construct(
+    config: RunConfig, vocabulary_size: int, special: dict[str, int | None]
+) -> tuple[PreTrainedModel, Method]:
+    """The model of a run and its method, the weights still to be drawn; on the meta device for its
+    shapes alone.
+    """
     method = create(config.method, config.settings)
     arguments = llama_config(config.shape, vocabulary_size, config.data.max_length, special)
     model: PreTrainedModel
-    with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator; every value is drawn again below
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # constructors draw from the global generator; every value is drawn again below
         if method.custom_architecture:
-            model = LowRankLlamaForCausalLM(LowRankLlamaConfig(method=config.method, method_settings=config.settings, **arguments))
+            model = LowRankLlamaForCausalLM(
+                LowRankLlamaConfig(
+                    method=config.method, method_settings=config.settings, **arguments
+                )
+            )
         else:
             model = LlamaForCausalLM(LlamaConfig(**arguments))
     return model, method
 
 
 def prepare(model: PreTrainedModel, training: Training) -> None:
-    """Weights in bfloat16 and activations computed again in the backward pass, where ``training`` asks for them."""
+    """Weights in bfloat16 and activations computed again in the backward pass, where ``training``
+    asks for them.
+    """
     if training.precision == "pure_bfloat16":
         model.bfloat16()
     if training.gradient_checkpointing:
         # the second name, of the first versions of transformers 5, goes in version 6
-        enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable: Any = (
+            getattr(model, "activation_checkpointing_enable", None)
+            or model.gradient_checkpointing_enable
+        )
         enable({"use_reentrant": False})
 
 
 @torch.no_grad()
 def initialise(model: nn.Module, draw: Draw, std: float) -> None:
-    """Draw every parameter from the generator of its own name: matrices N(0, std²), norm gains 1, biases 0."""
+    """Draw every parameter from the generator of its own name: matrices N(0, std²), norm gains 1,
+    biases 0.
+    """
     for path, module in model.named_modules():
         if reset := own_reset(module):
             reset(lambda name, path=path: draw(f"{path}.{name}"))
@@ -143,7 +189,8 @@ def normal(shape: torch.Size, std: float, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def init_hash(model: nn.Module, method: Method) -> str:
-    """SHA-256 of the effective weights: dense target layers where they exist, every other parameter as it is.
+    """SHA-256 of the effective weights: dense target layers where they exist, every other parameter
+    as it is.
 
     Two runs share their initialisation exactly when their hashes at step 0 agree.
     """
@@ -151,7 +198,11 @@ def init_hash(model: nn.Module, method: Method) -> str:
     digest = hashlib.sha256()
     weights = {f"{path}.weight": W for path, W in (dense or {}).items()}
     treated = tuple(f"{path}." for path in (dense or {}))
-    weights |= {name: p.detach() for name, p in model.named_parameters() if not (treated and name.startswith(treated))}
+    weights |= {
+        name: p.detach()
+        for name, p in model.named_parameters()
+        if not (treated and name.startswith(treated))
+    }
     for name in sorted(weights):
         digest.update(name.encode())
         digest.update(weights[name].float().cpu().contiguous().numpy().tobytes())

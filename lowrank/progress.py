@@ -16,7 +16,10 @@ def waiting(what: str) -> Callable[[int], None]:
         nonlocal told
         if units and units != told:
             one = units == 1
-            tqdm.write(f"{what}: {units} {'unit is' if one else 'units are'} with other processes; waiting", file=sys.stderr)
+            tqdm.write(
+                f"{what}: {units} {'unit is' if one else 'units are'} with other processes; waiting",
+                file=sys.stderr,
+            )
         told = units
 
     return tell

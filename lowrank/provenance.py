@@ -29,7 +29,9 @@ LIBRARIES = (
 
 
 def current() -> Provenance:
-    """The provenance of what this process computes now (the thread count may change between calls)."""
+    """The provenance of what this process computes now (the thread count may change
+    between calls).
+    """
     import torch
 
     body: dict[str, Any] = {
@@ -57,14 +59,22 @@ def library_versions() -> dict[str, str]:
 
 @cache
 def git_commit() -> str:
-    """Commit of the checkout that this code runs from, with ``+`` for uncommitted changes; empty for an installed package."""
+    """Commit of the checkout that this code runs from, with ``+`` for uncommitted changes; empty
+    for an installed package.
+    """
     here = Path(__file__).resolve().parent
     if not (here.parent / "pyproject.toml").is_file():
         return ""
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
         dirty = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True
+            ["git", "status", "--porcelain", "-uno"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -1,7 +1,9 @@
-"""One registry for methods and metric lenses: a file in a package is an entry, its stem is the name.
+"""One registry for methods and metric lenses: a file in a package is an entry, its stem is the
+name.
 
-There is no central list. A module whose name starts with an underscore, or ``base``, is support code. Outsiders
-add entries with a Python entry point in the registry's group; a clash of names is an error, never a shadowing.
+There is no central list. A module whose name starts with an underscore, or ``base``, is support
+code. Outsiders add entries with a Python entry point in the registry's group; a clash of names is
+an error, never a shadowing.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Registry(Generic[T]):
-    """Lazy lookup of ``attribute`` in the modules of ``package``; listing names imports none of them."""
+    """Lazy lookup of ``attribute`` in the modules of ``package``; listing names imports none of
+    them.
+    """
 
     what: str
     package: str
@@ -49,7 +53,9 @@ class Registry(Generic[T]):
             found = getattr(importlib.import_module(f"{self.package}.{name}"), self.attribute)
         base = self._base()
         if not (isinstance(found, type) and issubclass(found, base)):
-            raise LowrankError(f"the {self.what} '{name}' must be a subclass of {base.__module__}.{base.__name__}")
+            raise LowrankError(
+                f"the {self.what} '{name}' must be a subclass of {base.__module__}.{base.__name__}"
+            )
         return cast(type[T], found)
 
     def _base(self) -> type:
@@ -58,7 +64,11 @@ class Registry(Generic[T]):
 
     def _own(self) -> set[str]:
         paths = importlib.import_module(self.package).__path__
-        return {m.name for m in pkgutil.iter_modules(paths) if not m.name.startswith("_") and m.name != "base"}
+        return {
+            m.name
+            for m in pkgutil.iter_modules(paths)
+            if not m.name.startswith("_") and m.name != "base"
+        }
 
     def _foreign(self) -> dict[str, EntryPoint]:
         return _entry_points(self.package, tuple(sys.path))
@@ -66,5 +76,7 @@ class Registry(Generic[T]):
 
 @cache
 def _entry_points(group: str, path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """The entry points of a group; finding them reads the metadata of every package on ``path``, 10 ms or more."""
+    """The entry points of a group; finding them reads the metadata of every package on ``path``, 10
+    ms or more.
+    """
     return {point.name: point for point in entry_points(group=group)}

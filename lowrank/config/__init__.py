@@ -1,12 +1,22 @@
 """Study files: strict, layered, hashed.
 
-Defaults < preset < study file < ``--set``. Every layer is checked on its own, so that an error names the file and the
-key that the user wrote; the resolved configuration of a run and its hash are stored with the run.
+Defaults < preset < study file < ``--set``. Every layer is checked on its own, so that an error
+names the file and the key that the user wrote; the resolved configuration of a run and its hash are
+stored with the run.
 """
 
 from lowrank.config.loading import load_study, parse_study, read_yaml
 from lowrank.config.resolve import RunConfig, resolve_runs
-from lowrank.config.schema import Config, Data, MethodEntry, MetricEntry, ModelShape, ScaleEntry, Study, Training
+from lowrank.config.schema import (
+    Config,
+    Data,
+    MethodEntry,
+    MetricEntry,
+    ModelShape,
+    ScaleEntry,
+    Study,
+    Training,
+)
 
 __all__ = [
     "Config",

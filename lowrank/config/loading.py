@@ -1,4 +1,6 @@
-"""Reading a study file: YAML in, a checked :class:`Study` out, or one sentence that names file, key and mend."""
+"""Reading a study file: YAML in, a checked :class:`Study` out, or one sentence that names file, key
+and mend.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read as a study file ({error})") from error
     value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: a study file is a mapping of keys, this holds {type(value).__name__}")
+        raise ConfigError(
+            f"{path}: a study file is a mapping of keys, this holds {type(value).__name__}"
+        )
     return value
 
 
@@ -37,26 +41,34 @@ def validate(model: type[C], value: Any, where: str, prefix: str = "") -> C:
         raise ConfigError(f"{where}: {explain(error, model, prefix)}") from error
 
 
-def validate_partial(model: type[Config], overrides: Mapping[str, Any], where: str, prefix: str) -> None:
+def validate_partial(
+    model: type[Config], overrides: Mapping[str, Any], where: str, prefix: str
+) -> None:
     """Check the keys and types that ``overrides`` gives, not that it is complete."""
     for key, value in overrides.items():
         dotted = f"{prefix}.{key}" if prefix else str(key)
         if key not in model.model_fields:
-            raise ConfigError(f"{where}: unknown key '{dotted}'{suggestion(str(key), model.model_fields)}")
+            raise ConfigError(
+                f"{where}: unknown key '{dotted}'{suggestion(str(key), model.model_fields)}"
+            )
         info = model.model_fields[key]
         try:
             TypeAdapter(_annotated(info), config={"strict": True}).validate_python(value)
         except ValidationError as error:
             first = error.errors()[0]
             inner = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"{where}: key '{dotted}{'.' + inner if inner else ''}': {_message(first)}") from error
+            raise ConfigError(
+                f"{where}: key '{dotted}{'.' + inner if inner else ''}': {_message(first)}"
+            ) from error
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
     """The first problem of a validation as a clause: which key, what is wrong, what was meant."""
     problems = error.errors()
     # A misspelt key leaves the right one missing: the misspelling is what the user can see.
-    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    first = next(
+        (problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0]
+    )
     loc = [str(part) for part in first["loc"]]
     dotted = ".".join([*([prefix] if prefix else []), *loc])
     if first["type"] == "extra_forbidden":
@@ -67,12 +79,16 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
-    """The study in the file ``path`` with ``key.sub=value`` overrides applied; nothing is resolved yet."""
+    """The study in the file ``path`` with ``key.sub=value`` overrides applied; nothing is resolved
+    yet.
+    """
     return parse_study(read_yaml(Path(path)), str(path), overrides)
 
 
 def parse_study(raw: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> Study:
-    """The study that the mapping ``raw`` describes, as a file would; ``where`` names it in errors."""
+    """The study that the mapping ``raw`` describes, as a file would; ``where``
+    names it in errors.
+    """
     for override in overrides:
         _apply(raw, override)
     for section in ("methods", "scales"):
@@ -95,13 +111,17 @@ def check_sections(study: Study, where: str) -> None:
         validate_partial(Training, entry.training, where, f"methods.{name}.training")
         for kind, group in (("scales", entry.scales), ("variants", entry.variants)):
             for label, part in group.items():
-                validate_partial(Training, part.training, where, f"methods.{name}.{kind}.{label}.training")
+                validate_partial(
+                    Training, part.training, where, f"methods.{name}.{kind}.{label}.training"
+                )
 
 
 def check_seeds(seeds: Sequence[int] | None, where: str, key: str) -> None:
     """A list of seeds holds at least one, and none twice; None stands for the study's."""
     if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
-        raise ConfigError(f"{where}: '{key}' must name at least one seed, each of them once (given: {list(seeds)})")
+        raise ConfigError(
+            f"{where}: '{key}' must name at least one seed, each of them once (given: {list(seeds)})"
+        )
 
 
 def _annotated(info: Any) -> Any:
@@ -120,12 +140,18 @@ def _fields_at(model: Any, loc: Sequence[str]) -> list[str]:
     for part in loc:
         if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
             model = _inner(model.model_fields[part].annotation)
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+    return (
+        list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+    )
 
 
 def _inner(annotation: Any) -> Any:
     """The section class inside dict[str, X], tuple[X, …] or X | None."""
-    arguments = [a for a in getattr(annotation, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
+    arguments = [
+        a
+        for a in getattr(annotation, "__args__", ())
+        if isinstance(a, type) and issubclass(a, BaseModel)
+    ]
     return arguments[-1] if arguments else annotation
 
 
@@ -136,7 +162,9 @@ def _named(value: Any, section: str, where: str) -> dict[str, Any]:
             raise ConfigError(f"{where}: the list '{section}' names an entry twice")
         value = {name: {} for name in value}
     if not isinstance(value, dict) or not value:
-        raise ConfigError(f"{where}: '{section}' must be a list of names or a mapping from names to entries, and not empty")
+        raise ConfigError(
+            f"{where}: '{section}' must be a list of names or a mapping from names to entries, and not empty"
+        )
     return {str(name): {} if entry is None else entry for name, entry in value.items()}
 
 

@@ -9,7 +9,17 @@ from typing import Any
 
 from lowrank import methods, presets
 from lowrank.config.loading import validate, validate_partial
-from lowrank.config.schema import WEIGHTLESS, YOUNGER, Config, Data, MethodEntry, ModelShape, Overrides, Study, Training
+from lowrank.config.schema import (
+    WEIGHTLESS,
+    YOUNGER,
+    Config,
+    Data,
+    MethodEntry,
+    ModelShape,
+    Overrides,
+    Study,
+    Training,
+)
 from lowrank.errors import ConfigError, UnknownNameError
 
 
@@ -43,7 +53,9 @@ class RunConfig(Config):
     @property
     def label(self) -> str:
         """A readable name: method, variant, scale and seed."""
-        return "-".join(part for part in (self.method, self.variant, self.scale, f"s{self.seed}") if part)
+        return "-".join(
+            part for part in (self.method, self.variant, self.scale, f"s{self.seed}") if part
+        )
 
     @property
     def folder(self) -> str:
@@ -53,14 +65,22 @@ class RunConfig(Config):
 
 def content_hash(value: Any) -> str:
     """SHA-256 of the canonical JSON of ``value``."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).hexdigest()
 
 
 def weight_fields(section: Config) -> dict[str, Any]:
-    """The fields of a section that can change the weights; derived defaults are resolved, so that spelling is no difference."""
+    """The fields of a section that can change the weights; derived defaults are resolved, so that
+    spelling is no difference.
+    """
     fields = type(section).model_fields
     kept = {name for name, info in fields.items() if info.json_schema_extra != WEIGHTLESS}
-    kept -= {name for name, info in fields.items() if info.json_schema_extra == YOUNGER and getattr(section, name) == info.default}
+    kept -= {
+        name
+        for name, info in fields.items()
+        if info.json_schema_extra == YOUNGER and getattr(section, name) == info.default
+    }
     body = section.model_dump(mode="json", include=kept)
     if isinstance(section, Training):
         body["warmup_steps"] = section.warmup
@@ -106,7 +126,9 @@ def resolve_runs(study: Study, where: str = "study") -> list[RunConfig]:
     for run in runs:
         twin = by_hash.setdefault(run.fingerprint(), run)
         if twin is not run:
-            raise ConfigError(f"{where}: the runs {twin.label} and {run.label} are the same recipe; remove one")
+            raise ConfigError(
+                f"{where}: the runs {twin.label} and {run.label} are the same recipe; remove one"
+            )
     return runs
 
 
@@ -133,12 +155,17 @@ def resolve_run(
         variant.model_dump(),
     ]
     merged = {
-        section: merge(layer.get(section) or {} for layer in [*layers, *given]) for section in ("data", "training", "settings")
+        section: merge(layer.get(section) or {} for layer in [*layers, *given])
+        for section in ("data", "training", "settings")
     }
     for layer in given:
-        validate_partial(cls.Settings, layer.get("settings") or {}, where, f"methods.{method}.settings")
+        validate_partial(
+            cls.Settings, layer.get("settings") or {}, where, f"methods.{method}.settings"
+        )
     if "learning_rate" not in merged["training"]:
-        raise ConfigError(f"{where}: the method '{method}' has no learning rate; set methods.{method}.training.learning_rate")
+        raise ConfigError(
+            f"{where}: the method '{method}' has no learning rate; set methods.{method}.training.learning_rate"
+        )
     training = validate(Training, merged["training"], where, f"methods.{method}.training")
     if "rank" in cls.Settings.model_fields and merged["settings"].get("rank") is None:
         merged["settings"]["rank"] = shape.rank
@@ -182,7 +209,10 @@ def merge(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def check_rank(settings: Config, shape: ModelShape, method: str, scale: str, where: str) -> None:
     """A rank larger than a layer's smaller side is an error before anything is trained."""
-    rank, smallest = getattr(settings, "rank", None), min(shape.hidden_size, shape.intermediate_size)
+    rank, smallest = (
+        getattr(settings, "rank", None),
+        min(shape.hidden_size, shape.intermediate_size),
+    )
     if rank is not None and rank > smallest:
         raise ConfigError(
             f"{where}: rank {rank} of method '{method}' is larger than a layer of scale '{scale}' ({smallest}); "

@@ -1,14 +1,22 @@
 """The sections of a study file as frozen models; unknown keys and wrong types are errors.
 
-A field marked ``weightless`` cannot change a bit of the trained weights and stays out of a run's hash; one marked ``younger``
-enters it unless it has its default.
+A field marked ``weightless`` cannot change a bit of the trained weights and stays out of a run's
+hash; one marked ``younger`` enters it unless it has its default.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, Strict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Strict,
+)
 
 Preset = Literal["exact", "published"]
 Precision = Literal["float32", "bfloat16_autocast", "pure_bfloat16"]
@@ -25,7 +33,9 @@ def weightless(default: Any, **constraints: Any) -> Any:
 
 
 def younger(default: Any, **constraints: Any) -> Any:
-    """A field that came after runs had been stored: at its default it stays out of the hash, so that those keep theirs."""
+    """A field that came after runs had been stored: at its default it stays out of the hash, so
+    that those keep theirs.
+    """
     return Field(default, json_schema_extra=YOUNGER, **constraints)
 
 
@@ -52,18 +62,32 @@ class Data(Config):
     """Where the text comes from and how it becomes rows of ``max_length`` tokens."""
 
     source: str = "embedded"  # embedded | c4 | huggingface | text | jsonl | parquet | arrow
-    path: str | None = None  # file, glob or folder of a local source; name of a Hugging Face dataset
+    path: str | None = (
+        None  # file, glob or folder of a local source; name of a Hugging Face dataset
+    )
     subset: str | None = None  # configuration name of a Hugging Face dataset
-    revision: str | None = None  # of a Hugging Face dataset; None: the newest, then what was resolved first offline
+    revision: str | None = (
+        None  # of a Hugging Face dataset; None: the newest, then what was resolved first offline
+    )
     text_field: str = "text"
-    separator: Annotated[str, Field(min_length=1)] | None = None  # between documents of a text file; None: blank lines
-    tokenizer: str | None = None  # name or folder; None: the source's own (trained for local text, t5-base for c4)
-    vocabulary_size: PositiveInt | None = None  # of a trained tokenizer, or rows of the embedding for a given one
+    separator: Annotated[str, Field(min_length=1)] | None = (
+        None  # between documents of a text file; None: blank lines
+    )
+    tokenizer: str | None = (
+        None  # name or folder; None: the source's own (trained for local text, t5-base for c4)
+    )
+    vocabulary_size: PositiveInt | None = (
+        None  # of a trained tokenizer, or rows of the embedding for a given one
+    )
     max_length: Annotated[int, Field(ge=2)] = 256
     layout: Literal["packed", "padded"] = "packed"
     validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.02
-    validation_tokens: PositiveInt = weightless(10_000_000)  # of the validation split, scored at every checkpoint
-    evaluation_examples: PositiveInt = weightless(1000)  # rows of the fixed set that the metrics use
+    validation_tokens: PositiveInt = weightless(
+        10_000_000
+    )  # of the validation split, scored at every checkpoint
+    evaluation_examples: PositiveInt = weightless(
+        1000
+    )  # rows of the fixed set that the metrics use
     evaluation_seed: NonNegativeInt = weightless(0)
     seed: NonNegativeInt | None = None  # order of the training rows; None: the run's seed
     order_per_method: bool = False  # as published: the order differs between methods
@@ -71,13 +95,19 @@ class Data(Config):
 
 
 class Training(Config):
-    """One recipe. Update k = 1, 2, … consumes ``batch_size`` rows and uses learning rate · factor(k)."""
+    """One recipe. Update k = 1, 2, … consumes ``batch_size`` rows and uses learning rate ·
+    factor(k).
+    """
 
     steps: PositiveInt = 300
     batch_size: PositiveInt = 8  # rows an update, over all processes
-    micro_batch_size: PositiveInt | None = None  # rows a forward pass; None: as many as the processes share evenly
+    micro_batch_size: PositiveInt | None = (
+        None  # rows a forward pass; None: as many as the processes share evenly
+    )
     learning_rate: PositiveFloat
-    untargeted_learning_rate: PositiveFloat | None = None  # of embeddings, norms and head; None: learning_rate
+    untargeted_learning_rate: PositiveFloat | None = (
+        None  # of embeddings, norms and head; None: learning_rate
+    )
     warmup_steps: NonNegativeInt | None = None  # None: warmup_fraction of the steps
     warmup_fraction: Fraction = 0.1
     min_lr_ratio: Fraction = 0.1
@@ -88,12 +118,20 @@ class Training(Config):
     precision: Precision = "float32"
     compile: bool = False
     gradient_checkpointing: bool = weightless(False)
-    per_layer_updates: bool = weightless(False)  # each parameter moves within the backward pass, its gradient is freed at once
-    state_bits: Literal[32, 8] = younger(32)  # of the optimizer's moments; 32: the precision of the weights, 8: quantised in blocks
-    loss_average: Literal["tokens", "micro_batches"] = "tokens"  # published: mean of the micro-batch means
+    per_layer_updates: bool = weightless(
+        False
+    )  # each parameter moves within the backward pass, its gradient is freed at once
+    state_bits: Literal[32, 8] = younger(
+        32
+    )  # of the optimizer's moments; 32: the precision of the weights, 8: quantised in blocks
+    loss_average: Literal["tokens", "micro_batches"] = (
+        "tokens"  # published: mean of the micro-batch means
+    )
     schedule_lag: NonNegativeInt = 0  # published: 1, update k uses factor(k - 1)
     extra_updates: NonNegativeInt = 0  # published: 1, one update more than asked for
-    validation_average: Literal["tokens", "published"] = weightless("tokens")  # published: batch means, n/(n+1) of the truth
+    validation_average: Literal["tokens", "published"] = weightless(
+        "tokens"
+    )  # published: batch means, n/(n+1) of the truth
     checkpoint_every: PositiveInt | None = weightless(None)  # None: a tenth of the steps
     resume_every: PositiveInt | None = weightless(None)  # None: at every checkpoint
     log_every: PositiveInt = weightless(1)
@@ -103,7 +141,11 @@ class Training(Config):
     @property
     def warmup(self) -> int:
         """Updates of linear warm-up."""
-        return round(self.warmup_fraction * self.steps) if self.warmup_steps is None else self.warmup_steps
+        return (
+            round(self.warmup_fraction * self.steps)
+            if self.warmup_steps is None
+            else self.warmup_steps
+        )
 
     @property
     def updates(self) -> int:
@@ -117,15 +159,19 @@ class Training(Config):
 
 
 class Overrides(Config):
-    """What an entry of a study changes of the recipe; checked against the recipe's own sections on loading."""
+    """What an entry of a study changes of the recipe; checked against the recipe's own sections on
+    loading.
+    """
 
     training: dict[str, Any] = {}
     settings: dict[str, Any] = {}  # of the method
 
 
 class MethodEntry(Overrides):
-    """One method of a study. Where it has ``variants``, each of them is a recipe under its label, such as the points of a
-    learning-rate sweep, and the entry is what they share; ``label: {}`` is the entry itself."""
+    """One method of a study. Where it has ``variants``, each of them is a recipe under its label,
+    such as the points of a learning-rate sweep, and the entry is what they share; ``label: {}`` is
+    the entry itself.
+    """
 
     scales: dict[str, Overrides] = {}
     variants: dict[str, Overrides] = {}
@@ -157,16 +203,24 @@ class Downstream(Config):
     limit: PositiveInt | None = None  # leading items of each task; None: all
     batch_size: PositiveInt = 32  # rows a forward pass; recorded, since scores move with it
     bootstrap: PositiveInt = 1000  # for the harness's metrics that are no means
-    every: PositiveInt | None = 1  # every n-th checkpoint of a run, counted back from its last; None: the last alone
+    every: PositiveInt | None = (
+        1  # every n-th checkpoint of a run, counted back from its last; None: the last alone
+    )
     initial: bool = False  # the weights of step 0, too
-    items: Literal["all", "final", "none"] | None = None  # checkpoints whose single items are stored; None: the suite's
+    items: Literal["all", "final", "none"] | None = (
+        None  # checkpoints whose single items are stored; None: the suite's
+    )
     data_dir: str | None = None  # files fetched beforehand; None: from the hub
 
 
 class Slurm(Config):
-    """What jobs of ``--launcher slurm`` ask for. A training run gets all of it, measuring and evaluating one node and GPU a job."""
+    """What jobs of ``--launcher slurm`` ask for. A training run gets all of it, measuring and
+    evaluating one node and GPU a job.
+    """
 
-    cluster: Literal["slurm", "local"] = "slurm"  # local: processes of this machine in place of jobs, to try it
+    cluster: Literal["slurm", "local"] = (
+        "slurm"  # local: processes of this machine in place of jobs, to try it
+    )
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -175,13 +229,17 @@ class Slurm(Config):
     cpus_per_task: PositiveInt = 8
     memory_gb: PositiveInt | None = None
     timeout_minutes: PositiveInt = 1440
-    resubmit: NonNegativeInt = 3  # times that jobs which ended without their work done are submitted again
+    resubmit: NonNegativeInt = (
+        3  # times that jobs which ended without their work done are submitted again
+    )
     accelerate: Names = ()  # further arguments of accelerate launch
     additional: dict[str, Any] = {}  # further parameters of sbatch, such as constraint: a100
 
 
 class Keep(Config):
-    """Which checkpoints' weights stay on the disk once nothing that the study asks for needs them; see ``lowrank doctor --fix``."""
+    """Which checkpoints' weights stay on the disk once nothing that the study asks for needs them;
+    see ``lowrank doctor --fix``.
+    """
 
     checkpoints: Literal["all", "final"] = "all"
     every: PositiveInt = 1  # of all: every k-th of a run, counted back from its last

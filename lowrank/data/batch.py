@@ -23,9 +23,11 @@ Tokens = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batch:
-    """``input_ids`` and ``labels``, both (rows, max_length) int64; a label is its own input, or -100 on padding.
+    """``input_ids`` and ``labels``, both (rows, max_length) int64; a label is its own input, or
+    -100 on padding.
 
-    The labels are not shifted: Hugging Face models and :mod:`lowrank.loss` predict ``labels[:, 1:]``.
+    The labels are not shifted: Hugging Face models and :mod:`lowrank.loss` predict ``labels[:,
+    1:]``.
     """
 
     input_ids: torch.Tensor
@@ -33,7 +35,9 @@ class Batch:
 
     @classmethod
     def of(cls, tokens: Tokens, scored: npt.NDArray[np.bool_] | None) -> Batch:
-        """A batch of (rows, max_length) ``tokens``; ``scored`` of the same shape is False on padding, None: no padding."""
+        """A batch of (rows, max_length) ``tokens``; ``scored`` of the same shape is False on
+        padding, None: no padding.
+        """
         import torch
 
         input_ids = torch.from_numpy(tokens)
@@ -54,7 +58,8 @@ class Batch:
 class EvaluationSet:
     """A fixed set of rows of one held-out split; ``record`` is what the store keeps of it.
 
-    The rows stay in memory as 32-bit integers, (rows, max_length) each; ``labels`` are -100 on padding.
+    The rows stay in memory as 32-bit integers, (rows, max_length) each; ``labels`` are -100 on
+    padding.
     """
 
     record: records.EvaluationSet
@@ -70,7 +75,10 @@ class EvaluationSet:
             raise ValueError(f"a batch needs at least one row, got {size}")
         for first in range(0, len(self.tokens), size):
             tokens = self.tokens[first : first + size].astype(np.int64)
-            yield Batch.of(tokens, None if self.labels is None else self.labels[first : first + size] != UNSCORED)
+            yield Batch.of(
+                tokens,
+                None if self.labels is None else self.labels[first : first + size] != UNSCORED,
+            )
 
 
 def rows_hash(tokens: npt.NDArray[np.int32], labels: npt.NDArray[np.int32] | None) -> str:

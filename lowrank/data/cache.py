@@ -1,7 +1,8 @@
 """Files that can be made again: a folder where a file is complete under its name, or absent.
 
-Several processes may build the same thing at once (the ranks of a run, the workers of a study): a lock lets one of
-them work and the others wait; whoever is killed leaves temporary files at worst, which nobody reads.
+Several processes may build the same thing at once (the ranks of a run, the workers of a study): a
+lock lets one of them work and the others wait; whoever is killed leaves temporary files at worst,
+which nobody reads.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def cache_folder(given: Path | None = None) -> Path:
 
 def content_key(value: Any) -> str:
     """SHA-256 of the canonical JSON of ``value``."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    ).hexdigest()
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
@@ -65,14 +68,18 @@ def write_json(path: Path, value: Json) -> None:
 
 
 def read_json(path: Path) -> Json | None:
-    """The object in ``path``, or None where there is none, or one of an older release, without a hash of itself."""
+    """The object in ``path``, or None where there is none, or one of an older release, without a
+    hash of itself.
+    """
     try:
         value: Json = json.loads(path.read_bytes())
         check = value.pop(CHECK, None)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise DataError(f"the cached file {path} cannot be read ({error}); delete its folder and run again") from error
+        raise DataError(
+            f"the cached file {path} cannot be read ({error}); delete its folder and run again"
+        ) from error
     if check is not None and check != content_key(value):
         raise DataError(f"the cached file {path} is damaged; delete its folder and run again")
     return None if check is None else value
@@ -95,7 +102,9 @@ def require(folder: Path, expected: dict[str, str]) -> None:
         except OSError:
             intact = False
         if not intact:
-            raise DataError(f"the cached file {folder / name} is damaged or missing; delete {folder} and run again")
+            raise DataError(
+                f"the cached file {folder / name} is damaged or missing; delete {folder} and run again"
+            )
 
 
 def write_array(path: Path, array: np.ndarray) -> str:
@@ -123,7 +132,9 @@ def locked(folder: Path) -> Iterator[None]:
         lock = FileLock(folder / "lock")
         lock.acquire()
     except OSError as error:
-        raise DataError(f"cannot write to the cache folder {folder} ({error}); name another one in LOWRANK_CACHE") from error
+        raise DataError(
+            f"cannot write to the cache folder {folder} ({error}); name another one in LOWRANK_CACHE"
+        ) from error
     try:
         yield
     finally:

@@ -1,4 +1,6 @@
-"""A corpus as a run sees it: rows of tokens at any position, fixed evaluation sets, and a fingerprint of it all."""
+"""A corpus as a run sees it: rows of tokens at any position, fixed evaluation sets, and a
+fingerprint of it all.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,12 @@ ENTROPY_TOKENS = 10_000_000
 
 
 def open_data(config: Data, data_seed: int, *, cache: Path | None = None) -> Dataset:
-    """The data set of ``config`` in the order of ``data_seed``; reads, splits and tokenises what is not cached yet.
+    """The data set of ``config`` in the order of ``data_seed``; reads, splits and tokenises what is
+    not cached yet.
 
     Raises:
-        DataError: the text cannot be read, is empty, or does not fill one row; the tokenizer cannot be loaded.
-        UnknownNameError: there is no such source.
+        DataError: the text cannot be read, is empty, or does not fill one row; the tokenizer cannot
+        be loaded. UnknownNameError: there is no such source.
     """
     folder = cache_folder(cache)
     dataset = Dataset(config, data_seed, sources.get(config.source)(config, folder), folder)
@@ -44,14 +47,17 @@ def open_data(config: Data, data_seed: int, *, cache: Path | None = None) -> Dat
 class Dataset:
     """Rows of one corpus; see :func:`open_data`.
 
-    Everything is a pure function of the configuration, the text and the seed: any process can ask for any position.
+    Everything is a pure function of the configuration, the text and the seed: any process can ask
+    for any position.
     """
 
     def __init__(self, config: Data, data_seed: int, source: Source, cache: Path) -> None:
         self.config, self.data_seed, self.source, self.cache = config, data_seed, source, cache
         self.survey: Survey | None = None if source.streamed else self._survey()
         self.bounds: Bounds = (
-            self.survey.bounds if self.survey else stream_bounds(config.validation_fraction, source.own_validation)
+            self.survey.bounds
+            if self.survey
+            else stream_bounds(config.validation_fraction, source.own_validation)
         )
         self.fingerprint: str = content_key(self._description())
         self.vocabulary = self._vocabulary()
@@ -66,11 +72,15 @@ class Dataset:
         return self.vocabulary.tokenizer
 
     def require(self, rows: int) -> None:
-        """Raise :class:`DataError` unless the training split holds at least ``rows`` rows (one batch, say)."""
+        """Raise :class:`DataError` unless the training split holds at least ``rows`` rows (one
+        batch, say).
+        """
         self._split("train", self.data_seed).require(rows)
 
     def rows(self, first: int, count: int) -> Batch:
-        """Training rows ``first`` … ``first + count - 1`` of the run's order; positions go on from epoch to epoch."""
+        """Training rows ``first`` … ``first + count - 1`` of the run's order; positions go on from
+        epoch to epoch.
+        """
         rows = self._split("train", self.data_seed)
         return Batch.of(*rows.layout.take(rows.numbers(first, count)))
 
@@ -80,19 +90,30 @@ class Dataset:
         return int(rows.layout.scored(rows.numbers(first, count)).sum())
 
     def evaluation_set(
-        self, name: str, *, split: str, tokens: int | None = None, examples: int | None = None, seed: int = 0,
+        self,
+        name: str,
+        *,
+        split: str,
+        tokens: int | None = None,
+        examples: int | None = None,
+        seed: int = 0,
     ) -> EvaluationSet:
-        """The first rows of ``split`` in the order of ``seed``: ``examples`` rows, or as many as score ``tokens`` targets.
+        """The first rows of ``split`` in the order of ``seed``: ``examples`` rows, or as many as
+        score ``tokens`` targets.
 
-        A split that is smaller is taken whole; the record says how much it was. Sets that differ in size alone share
-        their first rows.
+        A split that is smaller is taken whole; the record says how much it was. Sets that differ in
+        size alone share their first rows.
         """
         if (tokens is None) == (examples is None):
             raise ValueError("an evaluation set is given by tokens or by examples, not by both")
         from lowrank.store import records  # SQLAlchemy comes with it
 
         rows = self._split(split, seed)
-        numbers = rows.numbers(0, examples, wrap=False) if examples is not None else _scoring(rows, tokens or 0)
+        numbers = (
+            rows.numbers(0, examples, wrap=False)
+            if examples is not None
+            else _scoring(rows, tokens or 0)
+        )
         if not len(numbers):
             raise DataError(
                 f"the {split} split of the {self.source.label} does not fill one row of {self.config.max_length} tokens; "
@@ -102,29 +123,51 @@ class Dataset:
         ids = wide.astype(np.int32)
         labels = None if mask is None else np.where(mask, ids, UNSCORED).astype(np.int32)
         record = records.EvaluationSet(
-            name=name, dataset_fingerprint=self.fingerprint, split=split, seed=seed, examples=len(ids),
-            tokens=int(rows.layout.scored(numbers).sum()), max_length=self.config.max_length,
-            packing=self.config.layout == "packed", tokenizer_hash=self.tokenizer_hash, sha256=rows_hash(ids, labels),
+            name=name,
+            dataset_fingerprint=self.fingerprint,
+            split=split,
+            seed=seed,
+            examples=len(ids),
+            tokens=int(rows.layout.scored(numbers).sum()),
+            max_length=self.config.max_length,
+            packing=self.config.layout == "packed",
+            tokenizer_hash=self.tokenizer_hash,
+            sha256=rows_hash(ids, labels),
         )
         return EvaluationSet(record, ids, labels)
 
     def describe(self) -> list[dict[str, object]]:
-        """One row a split: documents, tokens, rows and characters per token; of a stream, as far as it has been read."""
+        """One row a split: documents, tokens, rows and characters per token; of a stream, as far as
+        it has been read.
+        """
         found = []
         for split in SPLITS:
-            rows = self._split(split, self.data_seed if split == "train" else self.config.evaluation_seed)
+            rows = self._split(
+                split, self.data_seed if split == "train" else self.config.evaluation_seed
+            )
             rows.layout.ensure(0 if self.source.streamed else None)
             store = rows.layout.store
             ratio = store.index.characters / store.index.encoded if store.index.encoded else None
-            found.append({
-                "source": self.config.source, "split": split, "documents": store.documents, "tokens": store.tokens,
-                "rows": rows.layout.available, "characters_per_token": ratio, "complete": store.index.complete,
-            })
+            found.append(
+                {
+                    "source": self.config.source,
+                    "split": split,
+                    "documents": store.documents,
+                    "tokens": store.tokens,
+                    "rows": rows.layout.available,
+                    "characters_per_token": ratio,
+                    "complete": store.index.complete,
+                }
+            )
         return found
 
     def token_counts(self, split: str) -> np.ndarray:
-        """How often every token occurs in the split, (vocabulary_size,) int64; of a stream in its first tokens."""
-        rows = self._split(split, self.data_seed if split == "train" else self.config.evaluation_seed)
+        """How often every token occurs in the split, (vocabulary_size,) int64; of a stream in its
+        first tokens.
+        """
+        rows = self._split(
+            split, self.data_seed if split == "train" else self.config.evaluation_seed
+        )
         store = rows.layout.store
         store.ensure(tokens=ENTROPY_TOKENS if self.source.streamed else None)
         end = min(store.tokens, ENTROPY_TOKENS) if self.source.streamed else store.tokens
@@ -137,24 +180,39 @@ class Dataset:
     def _description(self) -> Json:
         text = {} if self.survey is None else {"text_sha256": self.survey.sha256}
         return {
-            "format": FORMAT, "source": self.config.source, "origin": self.source.origin(), "text_field": self.config.text_field,
-            "bounds": [self.bounds.validation, self.bounds.selection], **text,
+            "format": FORMAT,
+            "source": self.config.source,
+            "origin": self.source.origin(),
+            "text_field": self.config.text_field,
+            "bounds": [self.bounds.validation, self.bounds.selection],
+            **text,
         }
 
     def _survey(self) -> Survey:
         """One pass over the text, remembered as long as the source's stamp stays."""
         fraction = self.config.validation_fraction
-        key = content_key({"format": FORMAT, "source": self.config.source, "stamp": self.source.stamp(), "fraction": fraction})
+        key = content_key(
+            {
+                "format": FORMAT,
+                "source": self.config.source,
+                "stamp": self.source.stamp(),
+                "fraction": fraction,
+            }
+        )
         folder = self.cache / "surveys"
         if known := read_json(folder / f"{key[:16]}.json"):
             return Survey.of(known)
-        found = survey((document for document, _ in self.source.read("train", None) if document), fraction)
+        found = survey(
+            (document for document, _ in self.source.read("train", None) if document), fraction
+        )
         if not found.documents:
             raise DataError(f"the {self.source.label} is empty; give a corpus with text")
         write_json(folder / f"{key[:16]}.json", found.json())
         return found
 
-    def _documents(self, split: str, seed: int | None, start: Position) -> Iterator[tuple[str, Position]]:
+    def _documents(
+        self, split: str, seed: int | None, start: Position
+    ) -> Iterator[tuple[str, Position]]:
         """The documents of a split that are not empty, with the position after each."""
         own = split == "validation" and self.source.own_validation
         for document, position in self.source.read("validation" if own else "train", seed, start):
@@ -181,17 +239,31 @@ class Dataset:
             raise DataError(f"there is no split '{split}'; there are {', '.join(SPLITS)}")
         if (split, seed) not in self._rows:
             layout = LAYOUTS[self.config.layout](
-                self._store(split, seed), self.config.max_length, self.vocabulary.eos, self.vocabulary.pad,
+                self._store(split, seed),
+                self.config.max_length,
+                self.vocabulary.eos,
+                self.vocabulary.pad,
             )
-            self._rows[split, seed] = Rows(layout, seed, self.source.streamed, f"{split} split of the {self.source.label}")
+            self._rows[split, seed] = Rows(
+                layout, seed, self.source.streamed, f"{split} split of the {self.source.label}"
+            )
         return self._rows[split, seed]
 
     def _store(self, split: str, seed: int) -> TokenStore:
-        """The tokens of a split; a stream has one store for every order, since its documents are shuffled on the way."""
-        shuffle = {"seed": seed, "buffer": self.config.shuffle_buffer} if self.source.streamed else {}
+        """The tokens of a split; a stream has one store for every order, since its documents are
+        shuffled on the way.
+        """
+        shuffle = (
+            {"seed": seed, "buffer": self.config.shuffle_buffer} if self.source.streamed else {}
+        )
         identity = {
-            "format": FORMAT, "dataset": self.fingerprint, "tokenizer": self.tokenizer_hash, "special": self.special,
-            "vocabulary_size": self.vocabulary_size, "split": split, **shuffle,
+            "format": FORMAT,
+            "dataset": self.fingerprint,
+            "tokenizer": self.tokenizer_hash,
+            "special": self.special,
+            "vocabulary_size": self.vocabulary_size,
+            "split": split,
+            **shuffle,
         }
         feed = Feed(
             read=lambda start: self._documents(split, seed if shuffle else None, start),
@@ -201,7 +273,10 @@ class Dataset:
             seed=seed,
             label=f"{split} split of the {self.source.label}",
         )
-        return TokenStore(self.cache / "tokens" / f"{self.config.source}-{split}-{content_key(identity)[:16]}", feed)
+        return TokenStore(
+            self.cache / "tokens" / f"{self.config.source}-{split}-{content_key(identity)[:16]}",
+            feed,
+        )
 
 
 def _scoring(rows: Rows, tokens: int) -> np.ndarray:
@@ -216,7 +291,9 @@ def _scoring(rows: Rows, tokens: int) -> np.ndarray:
 
 
 def unigram_entropy(dataset: Dataset, split: str = "train") -> float:
-    """Entropy of the split's token frequencies in nats a token: what a model without context can reach at best."""
+    """Entropy of the split's token frequencies in nats a token: what a model without context can
+    reach at best.
+    """
     counts = dataset.token_counts(split)
     p = counts[counts > 0] / counts.sum()
     return float(-(p * np.log(p)).sum())

@@ -1,7 +1,9 @@
-"""Orders that every process can compute alone: pure integer arithmetic, the same on every machine and version.
+"""Orders that every process can compute alone: pure integer arithmetic, the same on every machine
+and version.
 
-NumPy does not promise that its generators give the same stream for ever; a study that is resumed after an upgrade
-must see the same rows, so the orders here come from the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
+NumPy does not promise that its generators give the same stream for ever; a study that is resumed
+after an upgrade must see the same rows, so the orders here come from the finaliser of SplitMix64
+(Steele, Lea and Flood, 2014).
 """
 
 from __future__ import annotations
@@ -25,10 +27,13 @@ def key(*parts: Hashable) -> int:
 def permutation(size: int, seed: int) -> npt.NDArray[np.int64]:
     """A permutation of ``range(size)``, keyed by the 64-bit ``seed``.
 
-    The mixer is a bijection of 64-bit words: no two sort keys are equal, so every sorting algorithm gives this order.
+    The mixer is a bijection of 64-bit words: no two sort keys are equal, so every sorting algorithm
+    gives this order.
     """
     with np.errstate(over="ignore"):
-        words = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed & _MASK)
+        words = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(
+            seed & _MASK
+        )
         words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         words ^= words >> np.uint64(31)
@@ -44,10 +49,11 @@ def draw(seed: int, counter: int) -> int:
 
 
 class Reservoir(Generic[T]):
-    """A shuffle of a stream through a buffer of ``size`` items; ``held`` and ``count`` are its whole state.
+    """A shuffle of a stream through a buffer of ``size`` items; ``held`` and ``count`` are its
+    whole state.
 
-    Once the buffer is full, every incoming item takes the place of a random one, which leaves. A buffer of size 0
-    keeps the order.
+    Once the buffer is full, every incoming item takes the place of a random one, which leaves. A
+    buffer of size 0 keeps the order.
     """
 
     def __init__(self, size: int, seed: int, held: list[T] | None = None, count: int = 0) -> None:

@@ -1,4 +1,6 @@
-"""Rows of ``max_length`` tokens over the documents of a split: how they are laid out and in which order they come."""
+"""Rows of ``max_length`` tokens over the documents of a split: how they are laid out and in which
+order they come.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,15 @@ class Layout(ABC):
 
     @abstractmethod
     def ensure(self, rows: int | None, *, ahead: bool = False) -> None:
-        """Tokenise until ``rows`` are on disk or the text has ended (None: to the end), and a little ``ahead`` of it."""
+        """Tokenise until ``rows`` are on disk or the text has ended (None: to the end), and a
+        little ``ahead`` of it.
+        """
 
     @abstractmethod
     def take(self, rows: Array) -> tuple[Array, Mask | None]:
-        """Tokens (n, max_length) of ``rows`` (n,), and what of them is not padding (None: all of it)."""
+        """Tokens (n, max_length) of ``rows`` (n,), and what of them is not padding (None: all of
+        it).
+        """
 
     @abstractmethod
     def scored(self, rows: Array) -> Array:
@@ -41,7 +47,9 @@ class Layout(ABC):
 
 
 class Packed(Layout):
-    """Documents joined, each with its end token, and cut every ``max_length`` tokens; the last piece is dropped."""
+    """Documents joined, each with its end token, and cut every ``max_length`` tokens; the last
+    piece is dropped.
+    """
 
     @property
     def available(self) -> int:
@@ -58,7 +66,9 @@ class Packed(Layout):
 
 
 class Padded(Layout):
-    """One document a row, as published: cut after ``max_length - 1`` tokens and its end token, padded to the full length."""
+    """One document a row, as published: cut after ``max_length - 1`` tokens and its end token,
+    padded to the full length.
+    """
 
     @property
     def available(self) -> int:
@@ -84,10 +94,12 @@ LAYOUTS: dict[str, type[Layout]] = {"packed": Packed, "padded": Padded}
 
 
 class Rows:
-    """The rows of a split in the order of ``seed``: position 0, 1, 2, … for ever, epoch after epoch.
+    """The rows of a split in the order of ``seed``: position 0, 1, 2, … for ever, epoch after
+    epoch.
 
-    In every epoch each row comes once. Rows of a corpus that lies on disk are permuted anew in every epoch; a stream,
-    whose documents were shuffled on the way, is taken as it came and permuted from the second epoch on.
+    In every epoch each row comes once. Rows of a corpus that lies on disk are permuted anew in
+    every epoch; a stream, whose documents were shuffled on the way, is taken as it came and
+    permuted from the second epoch on.
     """
 
     _KEPT = 2  # permutations: a batch may straddle two epochs
@@ -107,7 +119,9 @@ class Rows:
             )
 
     def numbers(self, first: int, count: int, *, wrap: bool = True) -> Array:
-        """The rows at positions ``first`` … ``first + count - 1``; without ``wrap`` only those of the first epoch."""
+        """The rows at positions ``first`` … ``first + count - 1``; without ``wrap`` only those of
+        the first epoch.
+        """
         if first < 0 or count < 0:
             raise ValueError(f"positions start at 0, got first={first}, count={count}")
         self.layout.ensure(first + count if self.streamed else None, ahead=wrap)
@@ -127,7 +141,11 @@ class Rows:
     def _order(self, epoch: int, size: int) -> Array:
         if epoch not in self._orders:
             natural = self.streamed and epoch == 0
-            self._orders[epoch] = np.arange(size) if natural else order.permutation(size, order.key("rows", self.seed, epoch))
+            self._orders[epoch] = (
+                np.arange(size)
+                if natural
+                else order.permutation(size, order.key("rows", self.seed, epoch))
+            )
             while len(self._orders) > self._KEPT:
                 self._orders.popitem(last=False)
         return self._orders[epoch]

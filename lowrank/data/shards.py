@@ -1,4 +1,6 @@
-"""How documents become shards of tokens: the index on disk, and the generator that continues after it."""
+"""How documents become shards of tokens: the index on disk, and the generator that continues after
+it.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,11 @@ class Index:
     shards: tuple[Shard, ...] = ()
     complete: bool = False
     position: Position = START
-    shuffled: int = 0          # documents that have left the shuffle buffer since it was full
-    held: int = 0              # documents in the shuffle buffer
-    characters: int = 0        # of all documents read, those in the buffer included
-    encoded: int = 0           # tokens of the same documents
-    held_sha256: str = ""      # of the tokens in the shuffle buffer and of their ends, joined
+    shuffled: int = 0  # documents that have left the shuffle buffer since it was full
+    held: int = 0  # documents in the shuffle buffer
+    characters: int = 0  # of all documents read, those in the buffer included
+    encoded: int = 0  # tokens of the same documents
+    held_sha256: str = ""  # of the tokens in the shuffle buffer and of their ends, joined
 
     def write(self, path: Path) -> None:
         """Write atomically."""
@@ -58,12 +60,14 @@ class Index:
 
 @dataclass(frozen=True)
 class Feed:
-    """Where the tokens of a split come from: ``read(position)``, ``encode(documents)`` and the shuffle, if any."""
+    """Where the tokens of a split come from: ``read(position)``, ``encode(documents)`` and the
+    shuffle, if any.
+    """
 
     read: Callable[[Position], Iterator[tuple[str, Position]]]
     encode: Callable[[list[str]], list[Array]]
     vocabulary_size: int
-    buffer: int = 0            # documents; 0: no shuffle
+    buffer: int = 0  # documents; 0: no shuffle
     seed: int = 0
     label: str = "corpus"
 
@@ -83,7 +87,9 @@ class Made:
 
 
 def make(feed: Feed, index: Index, held: list[Array]) -> Iterator[Made | None]:
-    """Shards after ``index``, whose shuffle buffer held ``held``; None after every chunk that did not fill one."""
+    """Shards after ``index``, whose shuffle buffer held ``held``; None after every chunk that did
+    not fill one.
+    """
     reservoir = order.Reservoir(feed.buffer, order.key("buffer", feed.seed), held, index.shuffled)
     position, characters, encoded = index.position, index.characters, index.encoded
     ready: list[Array] = []
@@ -97,7 +103,9 @@ def make(feed: Feed, index: Index, held: list[Array]) -> Iterator[Made | None]:
         if sum(map(len, ready)) < SHARD_TOKENS:
             yield None
             continue
-        after = Index((), False, position, reservoir.count, len(reservoir.held), characters, encoded)
+        after = Index(
+            (), False, position, reservoir.count, len(reservoir.held), characters, encoded
+        )
         yield Made(ready, after, list(reservoir.held))
         ready = []
     ready += reservoir.drain()

@@ -1,7 +1,7 @@
 """Training, validation and selection documents, told apart by a hash of their content.
 
-Equal documents always share a split. ``selection`` is a second held-out split, for choosing learning rates and the
-like; what is reported comes from ``validation``.
+Equal documents always share a split. ``selection`` is a second held-out split, for choosing
+learning rates and the like; what is reported comes from ``validation``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def content_word(document: str) -> int:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Content words below ``validation`` are validation, those below ``selection`` selection, the others training."""
+    """Content words below ``validation`` are validation, those below ``selection`` selection, the
+    others training.
+    """
 
     validation: int
     selection: int
@@ -33,7 +35,13 @@ class Bounds:
     def split(self, document: str) -> str:
         """The split of a document."""
         word = content_word(document)
-        return "validation" if word < self.validation else "selection" if word < self.selection else "train"
+        return (
+            "validation"
+            if word < self.validation
+            else "selection"
+            if word < self.selection
+            else "train"
+        )
 
 
 @dataclass(frozen=True)
@@ -56,13 +64,17 @@ class Survey:
 
 
 def stream_bounds(fraction: float, own_validation: bool) -> Bounds:
-    """Bounds for text whose size is not known; text with a validation part of its own gives up selection only."""
+    """Bounds for text whose size is not known; text with a validation part of its own gives up
+    selection only.
+    """
     step = round(fraction * 2**64)
     return Bounds(0, step) if own_validation else Bounds(step, 2 * step)
 
 
 def survey(documents: Iterable[str], fraction: float) -> Survey:
-    """Count and hash a corpus; both held-out splits get ``fraction`` of the distinct documents and at least one."""
+    """Count and hash a corpus; both held-out splits get ``fraction`` of the distinct documents and
+    at least one.
+    """
     digest, words, characters = hashlib.sha256(), array("Q"), 0
     for document in documents:
         body = hashlib.sha256(document.encode()).digest()

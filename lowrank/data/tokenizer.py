@@ -1,4 +1,6 @@
-"""Tokenizers: trained on a corpus, or given by name or folder; kept as a folder in the cache, known by their hash."""
+"""Tokenizers: trained on a corpus, or given by name or folder; kept as a folder in the cache, known
+by their hash.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 DEFAULT_VOCABULARY = 4096
 SMALLEST_VOCABULARY = 256 + len(SPECIAL)  # every byte and the special tokens
-TRAINING_CHARACTERS = 32_000_000          # of text that a tokenizer is trained on, at most
+TRAINING_CHARACTERS = 32_000_000  # of text that a tokenizer is trained on, at most
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,10 @@ class Vocabulary:
         """The Hugging Face tokenizer, as checkpoints save it."""
         from transformers import AutoTokenizer
 
-        return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(self.folder, local_files_only=True))
+        return cast(
+            "PreTrainedTokenizerFast",
+            AutoTokenizer.from_pretrained(self.folder, local_files_only=True),
+        )
 
     @cached_property
     def _backend(self) -> Tokenizer:
@@ -49,7 +54,9 @@ class Vocabulary:
         backend = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
         backend.no_padding()
         backend.no_truncation()
-        backend.encode_special_tokens = True  # a literal "</s>" in a text is text, never the end of a document
+        backend.encode_special_tokens = (
+            True  # a literal "</s>" in a text is text, never the end of a document
+        )
         return backend
 
     @property
@@ -59,21 +66,38 @@ class Vocabulary:
 
     @property
     def pad(self) -> int:
-        """The token that fills padded rows; padding is known by length, so sharing the id of another token does no harm."""
+        """The token that fills padded rows; padding is known by length, so sharing the id of
+        another token does no harm.
+        """
         pad = self.special["pad_token_id"]
         return self.eos if pad is None else pad
 
     def encode(self, documents: list[str]) -> list[npt.NDArray[np.int64]]:
         """The tokens of every document, each ended by one end-of-sequence token."""
-        ids = [np.asarray(found.ids, dtype=np.int64) for found in self._backend.encode_batch_fast(documents)]
-        return [found if found.size and found[-1] == self.eos else np.append(found, self.eos) for found in ids]
+        ids = [
+            np.asarray(found.ids, dtype=np.int64)
+            for found in self._backend.encode_batch_fast(documents)
+        ]
+        return [
+            found if found.size and found[-1] == self.eos else np.append(found, self.eos)
+            for found in ids
+        ]
 
 
 def trained(texts: Iterable[str], corpus: Json, vocabulary_size: int, cache: Path) -> Vocabulary:
-    """A byte-level BPE trained on ``texts``, which ``corpus`` (JSON) determines; cached under both."""
+    """A byte-level BPE trained on ``texts``, which ``corpus`` (JSON) determines;
+    cached under both.
+    """
     if vocabulary_size < SMALLEST_VOCABULARY:
-        raise DataError(f"data.vocabulary_size is {vocabulary_size}; a trained tokenizer needs at least {SMALLEST_VOCABULARY}")
-    recipe = {"corpus": corpus, "kind": "byte-level BPE", "vocabulary_size": vocabulary_size, "characters": TRAINING_CHARACTERS}
+        raise DataError(
+            f"data.vocabulary_size is {vocabulary_size}; a trained tokenizer needs at least {SMALLEST_VOCABULARY}"
+        )
+    recipe = {
+        "corpus": corpus,
+        "kind": "byte-level BPE",
+        "vocabulary_size": vocabulary_size,
+        "characters": TRAINING_CHARACTERS,
+    }
     folder = cache / "tokenizers" / content_key(recipe)[:16]
     return _kept(folder) or _keep(folder, lambda: _train(texts, vocabulary_size))
 
@@ -82,7 +106,11 @@ def given(name: str, cache: Path) -> Vocabulary:
     """The tokenizer of a local folder or of a name on the Hugging Face hub."""
     path = Path(name).expanduser()
     if path.is_dir():
-        stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(path.iterdir()) if p.is_file()]
+        stats = [
+            (p.name, p.stat().st_size, p.stat().st_mtime_ns)
+            for p in sorted(path.iterdir())
+            if p.is_file()
+        ]
         folder = cache / "tokenizers" / content_key([str(path.resolve()), stats])[:16]
         return _kept(folder) or _keep(folder, lambda: _load(name, path, local=True))
     folder = cache / "tokenizers" / content_key(name)[:16]
@@ -105,7 +133,9 @@ def _train(texts: Iterable[str], vocabulary_size: int) -> Any:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size, special_tokens=list(SPECIAL.values()), show_progress=False,
+        vocab_size=vocabulary_size,
+        special_tokens=list(SPECIAL.values()),
+        show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     backend.train_from_iterator(texts, trainer)
@@ -120,12 +150,22 @@ def _load(name: str, place: str | Path, local: bool) -> Any:
     try:
         found = AutoTokenizer.from_pretrained(place, local_files_only=local or not reachable())
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and others alike
-        mend = "it must hold a tokenizer.json" if local else "connect, download it beforehand into HF_HOME, or give a folder"
-        raise DataError(f"the tokenizer '{name}' of data.tokenizer cannot be loaded; {mend}") from error
+        mend = (
+            "it must hold a tokenizer.json"
+            if local
+            else "connect, download it beforehand into HF_HOME, or give a folder"
+        )
+        raise DataError(
+            f"the tokenizer '{name}' of data.tokenizer cannot be loaded; {mend}"
+        ) from error
     if getattr(found, "backend_tokenizer", None) is None:
-        raise DataError(f"the tokenizer '{name}' has no fast version (tokenizer.json); give another data.tokenizer")
+        raise DataError(
+            f"the tokenizer '{name}' has no fast version (tokenizer.json); give another data.tokenizer"
+        )
     if found.eos_token_id is None:
-        raise DataError(f"the tokenizer '{name}' has no end-of-sequence token, which parts documents; give another data.tokenizer")
+        raise DataError(
+            f"the tokenizer '{name}' has no end-of-sequence token, which parts documents; give another data.tokenizer"
+        )
     return found
 
 
@@ -138,16 +178,30 @@ def _kept(folder: Path) -> Vocabulary | None:
 
 
 def _keep(folder: Path, make: Any) -> Vocabulary:
-    """Make and save a tokenizer unless another process was faster; the note is written last and marks it complete."""
+    """Make and save a tokenizer unless another process was faster; the note is written last and
+    marks it complete.
+    """
     with locked(folder):
         if found := _kept(folder):
             return found
         tokenizer = make()
         tokenizer.save_pretrained(folder)
         text = (folder / "tokenizer.json").read_text(encoding="utf-8")
-        special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
-        files = hashes(path for path in folder.iterdir() if path.suffix == ".json" and path.name != "lowrank.json")
-        note = {"hash": canonical_hash(text), "size": len(tokenizer), "special": special, "files": files}
+        special = {
+            f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id")
+            for kind in ("bos", "eos", "pad")
+        }
+        files = hashes(
+            path
+            for path in folder.iterdir()
+            if path.suffix == ".json" and path.name != "lowrank.json"
+        )
+        note = {
+            "hash": canonical_hash(text),
+            "size": len(tokenizer),
+            "special": special,
+            "files": files,
+        }
         write_json(folder / "lowrank.json", note)
     found = _kept(folder)
     assert found is not None
@@ -155,11 +209,17 @@ def _keep(folder: Path, make: Any) -> Vocabulary:
 
 
 def sample(documents: Iterable[str], characters: int | None) -> Iterator[str]:
-    """At most ``TRAINING_CHARACTERS`` of the documents: spread evenly where the total is known, else the first ones."""
+    """At most ``TRAINING_CHARACTERS`` of the documents: spread evenly where the total is known,
+    else the first ones.
+    """
     share = 1.0 if characters is None else min(1.0, TRAINING_CHARACTERS / max(1, characters))
     taken = 0
     for document in documents:
-        if share < 1.0 and int.from_bytes(hashlib.sha256(document.encode()).digest()[8:16], "big") >= share * 2**64:
+        if (
+            share < 1.0
+            and int.from_bytes(hashlib.sha256(document.encode()).digest()[8:16], "big")
+            >= share * 2**64
+        ):
             continue
         taken += len(document)
         if taken > TRAINING_CHARACTERS * 1.1:

@@ -1,7 +1,8 @@
-"""The tokens of one split on disk: numbered shards of whole documents, made once and mapped into memory.
+"""The tokens of one split on disk: numbered shards of whole documents, made once and mapped into
+memory.
 
-Shards are made in order and only as far as somebody reads; beside the last one stands what is needed to go on after
-it. A killed process loses at most the shard that it was making.
+Shards are made in order and only as far as somebody reads; beside the last one stands what is
+needed to go on after it. A killed process loses at most the shard that it was making.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from lowrank.errors import DataError
 
 @dataclass(frozen=True)
 class _View:
-    """An index with its running sums; replaced as a whole, so that another thread never sees half of it."""
+    """An index with its running sums; replaced as a whole, so that another thread never sees half
+    of it.
+    """
 
     index: Index
 
@@ -67,8 +70,11 @@ class TokenStore:
         """Documents on disk."""
         return int(self._view.documents[-1])
 
-    def ensure(self, tokens: int | None = None, documents: int | None = None, *, ahead: bool = False) -> None:
-        """Make shards until so many tokens or documents are on disk, or the source has ended; None asks for all.
+    def ensure(
+        self, tokens: int | None = None, documents: int | None = None, *, ahead: bool = False
+    ) -> None:
+        """Make shards until so many tokens or documents are on disk, or the source has ended; None
+        asks for all.
 
         With ``ahead``, the next shard is made in the background before somebody needs it.
         """
@@ -81,29 +87,48 @@ class TokenStore:
 
         if not enough():
             self._extend(enough)
-        if ahead and not self.index.complete and (self._ahead is None or not self._ahead.is_alive()):
+        if (
+            ahead
+            and not self.index.complete
+            and (self._ahead is None or not self._ahead.is_alive())
+        ):
             view = self._view
-            if (tokens or 0) > view.tokens[-2:][0] or (documents or 0) > view.documents[-2:][0]:  # in the last shard
-                self._ahead = threading.Thread(target=self._extend_ahead, args=(len(view.index.shards) + 1,))
+            if (tokens or 0) > view.tokens[-2:][0] or (documents or 0) > view.documents[-2:][
+                0
+            ]:  # in the last shard
+                self._ahead = threading.Thread(
+                    target=self._extend_ahead, args=(len(view.index.shards) + 1,)
+                )
                 self._ahead.start()
 
     def gather(self, positions: Array) -> Array:
         """The tokens at global ``positions`` (any shape), which must be on disk."""
         starts = self._view.tokens
-        return self._pick(np.searchsorted(starts, positions, side="right") - 1, positions, starts, self._shard_tokens)
+        return self._pick(
+            np.searchsorted(starts, positions, side="right") - 1,
+            positions,
+            starts,
+            self._shard_tokens,
+        )
 
     def spans(self, documents: Array) -> tuple[Array, Array]:
-        """(global position of the first token, number of tokens) of each of ``documents``, (n,) each."""
+        """(global position of the first token, number of tokens) of each of ``documents``, (n,)
+        each.
+        """
         view = self._view
         shard = np.searchsorted(view.documents, documents, side="right") - 1
         ends = self._pick(shard, documents, view.documents, self._shard_ends)
         first = documents == view.documents[shard]
-        before = self._pick(shard, np.where(first, documents, documents - 1), view.documents, self._shard_ends)
+        before = self._pick(
+            shard, np.where(first, documents, documents - 1), view.documents, self._shard_ends
+        )
         starts = np.where(first, 0, before)
         return starts + view.tokens[shard], ends - starts
 
     @staticmethod
-    def _pick(shard: Array, positions: Array, bases: Array, read: Callable[[int], npt.NDArray]) -> Array:
+    def _pick(
+        shard: Array, positions: Array, bases: Array, read: Callable[[int], npt.NDArray]
+    ) -> Array:
         """``read(shard)[position - base of the shard]`` for every position, shard by shard."""
         picked = np.empty(shard.shape, dtype=np.int64)
         numbers = np.unique(shard)
@@ -126,9 +151,13 @@ class TokenStore:
             try:
                 array = np.asarray(np.load(self.folder / name, mmap_mode="r", allow_pickle=False))
             except (OSError, ValueError, EOFError) as error:
-                raise DataError(f"the cached tokens {name} cannot be read ({error}); delete {self.folder} and run again") from error
+                raise DataError(
+                    f"the cached tokens {name} cannot be read ({error}); delete {self.folder} and run again"
+                ) from error
             if array.shape != (size,) or cache.array_hash(array) != sha256:
-                raise DataError(f"the cached tokens {name} are damaged; delete {self.folder} and run again")
+                raise DataError(
+                    f"the cached tokens {name} are damaged; delete {self.folder} and run again"
+                )
             self._mapped[name] = array
         return self._mapped[name]
 
@@ -136,7 +165,12 @@ class TokenStore:
         """In the background; what fails here fails again, and is said, when the shard is needed."""
         main = threading.main_thread()
         try:
-            self._extend(lambda: self.index.complete or len(self.index.shards) >= shards or not main.is_alive(), quiet=True)
+            self._extend(
+                lambda: (
+                    self.index.complete or len(self.index.shards) >= shards or not main.is_alive()
+                ),
+                quiet=True,
+            )
         except DataError:
             return
 
@@ -149,7 +183,14 @@ class TokenStore:
             for forgotten in self.folder.glob(".*.tmp"):
                 forgotten.unlink(missing_ok=True)
             label = f"tokenising the {self.feed.label}"
-            with tqdm(desc=label, unit="tok", unit_scale=True, delay=1.0, disable=quiet or None, leave=False) as bar:
+            with tqdm(
+                desc=label,
+                unit="tok",
+                unit_scale=True,
+                delay=1.0,
+                disable=quiet or None,
+                leave=False,
+            ) as bar:
                 while not enough():
                     if self._maker is None or self._maker[1] != self.index:
                         self._maker = make(self.feed, self.index, self._held()), self.index
@@ -178,7 +219,10 @@ class TokenStore:
         tokens = np.concatenate(documents).astype(self.feed.dtype)
         ends = np.cumsum([len(document) for document in documents], dtype=np.int64)
         paths = [self.folder / f"{stem}.{kind}.npy" for kind in ("tokens", "ends")]
-        return (len(tokens), len(ends)), (cache.write_array(paths[0], tokens), cache.write_array(paths[1], ends))
+        return (len(tokens), len(ends)), (
+            cache.write_array(paths[0], tokens),
+            cache.write_array(paths[1], ends),
+        )
 
     def _held(self) -> list[Array]:
         """The shuffle buffer as it stood after the last shard."""
@@ -186,9 +230,15 @@ class TokenStore:
             return []
         stem = self.folder / f"{len(self.index.shards) - 1:05d}.held"
         try:
-            tokens, ends = (np.load(f"{stem}.{kind}.npy", allow_pickle=False) for kind in ("tokens", "ends"))
+            tokens, ends = (
+                np.load(f"{stem}.{kind}.npy", allow_pickle=False) for kind in ("tokens", "ends")
+            )
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"the cached shuffle buffer cannot be read ({error}); delete {self.folder} and run again") from error
+            raise DataError(
+                f"the cached shuffle buffer cannot be read ({error}); delete {self.folder} and run again"
+            ) from error
         if cache.array_hash(tokens) + cache.array_hash(ends) != self.index.held_sha256:
-            raise DataError(f"the cached shuffle buffer is damaged; delete {self.folder} and run again")
+            raise DataError(
+                f"the cached shuffle buffer is damaged; delete {self.folder} and run again"
+            )
         return [array.astype(np.int64) for array in np.split(tokens, ends[:-1])]

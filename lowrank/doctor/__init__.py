@@ -1,4 +1,5 @@
-"""Finding what is wrong with environment, store and files of studies, saying what to do about it, and mending it.
+"""Finding what is wrong with environment, store and files of studies, saying what to do about it,
+and mending it.
 
 Nothing here raises for what it finds: each thing found is a :class:`Finding`.
 """

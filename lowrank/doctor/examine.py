@@ -33,7 +33,11 @@ def environment() -> Iterator[Finding]:
     system = f"Python {platform.python_version()}, {platform.platform(terse=True)}"
     yield Finding("fact", "environment", f"lowrank {__version__}, {system}")
     found = {name: _version(name) for name in TOLD}
-    yield Finding("fact", "environment", ", ".join(f"{name} {version or 'not installed'}" for name, version in found.items()))
+    yield Finding(
+        "fact",
+        "environment",
+        ", ".join(f"{name} {version or 'not installed'}" for name, version in found.items()),
+    )
     for text in metadata.requires("lowrank") or ():
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
@@ -43,9 +47,15 @@ def environment() -> Iterator[Finding]:
             wanted = f"{requirement.name}{requirement.specifier}"
             what = f"{wanted} is needed, {version or 'nothing'} is installed"
             yield Finding("problem", "environment", what, f"pip install '{wanted}'")
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["no accelerator"]
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or [
+        "no accelerator"
+    ]
     threads = os.environ.get("OMP_NUM_THREADS", "not set")
-    yield Finding("fact", "environment", f"{os.cpu_count()} cores, OMP_NUM_THREADS {threads}, {', '.join(devices)}")
+    yield Finding(
+        "fact",
+        "environment",
+        f"{os.cpu_count()} cores, OMP_NUM_THREADS {threads}, {', '.join(devices)}",
+    )
 
 
 def _version(name: str) -> str | None:
@@ -55,15 +65,28 @@ def _version(name: str) -> str | None:
         return None
 
 
-def examine(store: Store, config: Study | None = None, root: Path | None = None) -> Iterator[Finding]:
-    """The store and the studies in it; with ``config`` only that study, under ``root``, and its retention."""
-    yield Finding("fact", "store", f"{store.url_masked}, {readable(health.size(store))}, schema up to date")
+def examine(
+    store: Store, config: Study | None = None, root: Path | None = None
+) -> Iterator[Finding]:
+    """The store and the studies in it; with ``config`` only that study, under ``root``, and its
+    retention.
+    """
+    yield Finding(
+        "fact", "store", f"{store.url_masked}, {readable(health.size(store))}, schema up to date"
+    )
     for sentence in health.damage(store):
-        yield Finding("problem", "store", sentence, "restore a backup; keep a copy of the damaged file (docs/store.md)")
+        yield Finding(
+            "problem",
+            "store",
+            sentence,
+            "restore a backup; keep a copy of the damaged file (docs/store.md)",
+        )
     yield from _claims(store)
     for protocol in health.unused_protocols(store):
         what = f"protocol {protocol.id} '{protocol.name}' of lens '{protocol.lens}': no value stands under it"
-        yield Finding("note", "store", what, "delete its row", partial(_drop_protocol, store, protocol))
+        yield Finding(
+            "note", "store", what, "delete its row", partial(_drop_protocol, store, protocol)
+        )
     for row in store.find(records.Study):
         if config is None or row.name == config.name:
             yield from _study(store, row, config, (root or Path(row.root)).resolve())
@@ -72,12 +95,20 @@ def examine(store: Store, config: Study | None = None, root: Path | None = None)
 def _claims(store: Store) -> Iterator[Finding]:
     for unit in health.dead_claims(store):
         what = f"'{unit.unit_key}' is claimed by {describe(unit.owner)}, which is gone or silent"
-        yield Finding("note", "claims", what, "any worker takes it over; or drop the claim", partial(_drop_claim, store, unit))
+        yield Finding(
+            "note",
+            "claims",
+            what,
+            "any worker takes it over; or drop the claim",
+            partial(_drop_claim, store, unit),
+        )
     failed = store.find(records.WorkUnit, status="failed")
     for kind in sorted({unit.kind for unit in failed}):
         units = [unit for unit in failed if unit.kind == kind]
         what = f"{len(units)} failed ({kind}), such as: {units[-1].error}"
-        yield Finding("problem", "claims", what, "mend the cause, then: lowrank study run FILE --retry-failed")
+        yield Finding(
+            "problem", "claims", what, "mend the cause, then: lowrank study run FILE --retry-failed"
+        )
 
 
 def _study(store: Store, row: records.Study, config: Study | None, root: Path) -> Iterator[Finding]:
@@ -88,16 +119,27 @@ def _study(store: Store, row: records.Study, config: Study | None, root: Path) -
         return
     free = shutil.disk_usage(root).free
     level = "problem" if free < ROOM else "fact"
-    yield Finding(level, area, f"{root}: {readable(free)} free on its disk", "make room" if free < ROOM else "")
+    yield Finding(
+        level,
+        area,
+        f"{root}: {readable(free)} free on its disk",
+        "make room" if free < ROOM else "",
+    )
     runs = store.find(records.Run, study_id=row.id)
     held = Claims(store, "train").taken()
     for run in runs:
         if run.status == "running" and f"train/{row.name}/{run.config_hash}" not in held:
-            what = f"run {run.id} ({run.method} {run.scale} s{run.seed}) was begun and nobody is at it"
+            what = (
+                f"run {run.id} ({run.method} {run.scale} s{run.seed}) was begun and nobody is at it"
+            )
             yield Finding("note", area, what, "lowrank study run FILE goes on with it")
         if run.status == "failed":
             diverged = run.failed_step is not None
-            advice = "a result; --retry-failed tries it again" if diverged else "mend the cause, then --retry-failed"
+            advice = (
+                "a result; --retry-failed tries it again"
+                if diverged
+                else "mend the cause, then --retry-failed"
+            )
             what = f"run {run.id} ({run.method} {run.scale} s{run.seed}) failed: {run.error}"
             yield Finding("note" if diverged else "problem", area, what, advice)
     yield from files.examine(store, area, root, runs, held)
@@ -106,8 +148,16 @@ def _study(store: Store, row: records.Study, config: Study | None, root: Path) -
 
 
 def _drop_protocol(store: Store, protocol: records.Protocol) -> str:
-    return f"protocol {protocol.id} deleted" if health.drop_protocol(store, protocol) else f"protocol {protocol.id} is in use now"
+    return (
+        f"protocol {protocol.id} deleted"
+        if health.drop_protocol(store, protocol)
+        else f"protocol {protocol.id} is in use now"
+    )
 
 
 def _drop_claim(store: Store, unit: records.WorkUnit) -> str:
-    return f"claim on '{unit.unit_key}' dropped" if health.drop_claim(store, unit) else f"'{unit.unit_key}' has another owner now"
+    return (
+        f"claim on '{unit.unit_key}' dropped"
+        if health.drop_claim(store, unit)
+        else f"'{unit.unit_key}' has another owner now"
+    )

@@ -17,8 +17,12 @@ RESTORE = "restore the folder from a copy; its numbers stay valid"
 SETTLED = 600.0  # seconds after which nobody writes into a temporary folder any more
 
 
-def examine(store: Store, area: str, root: Path, runs: list[records.Run], held: set[str]) -> Iterator[Finding]:
-    """Rows without files, files without rows, half-written folders, left-over resume points, disk use by run."""
+def examine(
+    store: Store, area: str, root: Path, runs: list[records.Run], held: set[str]
+) -> Iterator[Finding]:
+    """Rows without files, files without rows, half-written folders, left-over resume points, disk
+    use by run.
+    """
     saved = store.find(records.Checkpoint, run_id=[run.id for run in runs]) if runs else []
     yield from _rows(area, root, saved)
     yield from _orphans(store, area, root, runs, saved)
@@ -31,7 +35,9 @@ def examine(store: Store, area: str, root: Path, runs: list[records.Run], held: 
     states = {run.id: run for run in runs}
     for folder in sorted(path for path in folders if path.is_dir() and path.is_relative_to(root)):
         run = states[by_folder[folder]]
-        yield Finding("fact", area, f"{folder.relative_to(root)} ({run.status}): {readable(_size(folder))}")
+        yield Finding(
+            "fact", area, f"{folder.relative_to(root)} ({run.status}): {readable(_size(folder))}"
+        )
         resume = folder / "resume"
         if run.status == "done" and resume.is_dir():
             what = f"{resume.relative_to(root)}: the run is done and needs no resume point ({readable(_size(resume))})"
@@ -43,7 +49,9 @@ def _rows(area: str, root: Path, saved: list[records.Checkpoint]) -> Iterator[Fi
         folder = (root / row.path).resolve()
         if not folder.is_relative_to(root):
             what = f"checkpoint {row.id}: its path '{row.path}' leads out of the study's folder"
-            yield Finding("problem", area, what, "the database has been tampered with: restore a backup")
+            yield Finding(
+                "problem", area, what, "the database has been tampered with: restore a backup"
+            )
             continue
         try:
             manifest = checkpoint.read_manifest(folder)
@@ -56,10 +64,17 @@ def _rows(area: str, root: Path, saved: list[records.Checkpoint]) -> Iterator[Fi
             yield Finding("problem", area, what, RESTORE)
         elif manifest.weights_sha256 != row.sha256:
             what = f"checkpoint {row.id}: {row.path} is of other weights than its row"
-            yield Finding("problem", area, what, "restore the folder from a copy (lowrank checkpoint verify looks at every byte)")
+            yield Finding(
+                "problem",
+                area,
+                what,
+                "restore the folder from a copy (lowrank checkpoint verify looks at every byte)",
+            )
 
 
-def _orphans(store: Store, area: str, root: Path, runs: list[records.Run], saved: list[records.Checkpoint]) -> Iterator[Finding]:
+def _orphans(
+    store: Store, area: str, root: Path, runs: list[records.Run], saved: list[records.Checkpoint]
+) -> Iterator[Finding]:
     """Complete checkpoint folders without a row."""
     by_hash = {run.config_hash: run for run in runs}
     known, kept = {row.path for row in saved}, {(row.run_id, row.step) for row in saved}
@@ -71,7 +86,12 @@ def _orphans(store: Store, area: str, root: Path, runs: list[records.Run], saved
         try:
             manifest = checkpoint.verify(folder)
         except CheckpointError as error:
-            yield Finding("problem", area, f"{name} has no row and is damaged: {error}", "delete it, or restore it from a copy")
+            yield Finding(
+                "problem",
+                area,
+                f"{name} has no row and is damaged: {error}",
+                "delete it, or restore it from a copy",
+            )
             continue
         run = by_hash.get(manifest.run_config_hash)
         if run is None:
@@ -82,15 +102,24 @@ def _orphans(store: Store, area: str, root: Path, runs: list[records.Run], saved
             yield Finding("problem", area, what, "look which is right: lowrank checkpoint verify")
         else:
             adopt = partial(_adopt, store, name, manifest, run)
-            yield Finding("problem", area, f"{name} has no row", "add its row from its manifest", adopt)
+            yield Finding(
+                "problem", area, f"{name} has no row", "add its row from its manifest", adopt
+            )
 
 
 def _adopt(store: Store, path: str, manifest: checkpoint.Manifest, run: records.Run) -> str:
     evaluation = store.first(records.EvaluationSet, sha256=manifest.evaluation_set_sha256)
     row = records.Checkpoint(
-        run_id=run.id or 0, step=manifest.step, kind=manifest.kind, tokens_seen=manifest.tokens_seen, path=path,
-        sha256=manifest.weights_sha256, bytes=manifest.bytes, validation_loss=manifest.validation_loss,
-        validation_tokens=manifest.validation_tokens, evaluation_set_id=evaluation.id if evaluation else None,
+        run_id=run.id or 0,
+        step=manifest.step,
+        kind=manifest.kind,
+        tokens_seen=manifest.tokens_seen,
+        path=path,
+        sha256=manifest.weights_sha256,
+        bytes=manifest.bytes,
+        validation_loss=manifest.validation_loss,
+        validation_tokens=manifest.validation_tokens,
+        evaluation_set_id=evaluation.id if evaluation else None,
     )
     return f"{path} is checkpoint {store.add(row).id}"
 
@@ -106,4 +135,8 @@ def _delete(path: Path) -> str:
 def _size(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
-    return sum(inner.stat().st_size for inner in path.rglob("*") if inner.is_file() and not inner.is_symlink())
+    return sum(
+        inner.stat().st_size
+        for inner in path.rglob("*")
+        if inner.is_file() and not inner.is_symlink()
+    )

@@ -9,7 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing: ``level`` is fact, note (it can stay) or problem; ``mend`` does what ``advice`` says and tells what it did."""
+    """One thing: ``level`` is fact, note (it can stay) or problem; ``mend`` does what ``advice``
+    says and tells what it did.
+    """
 
     level: str
     area: str
@@ -20,7 +22,13 @@ class Finding:
     def row(self) -> dict[str, Any]:
         """The finding for people."""
         fixable = "--fix" if self.mend else ""
-        return {"level": self.level, "area": self.area, "finding": self.what, "advice": self.advice, "mended_by": fixable}
+        return {
+            "level": self.level,
+            "area": self.area,
+            "finding": self.what,
+            "advice": self.advice,
+            "mended_by": fixable,
+        }
 
 
 def readable(size: float) -> str:

@@ -1,4 +1,6 @@
-"""Which weights may go: the study's section ``keep``, never against a number that is still missing."""
+"""Which weights may go: the study's section ``keep``, never against a number that
+is still missing.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +19,55 @@ from lowrank.store import Store, records
 ENDED = ("done", "failed", "cancelled")
 
 
-def retention(store: Store, area: str, config: Study, root: Path, runs: list[records.Run]) -> Iterator[Finding]:
-    """Weights and resume points that the study's ``keep`` lets go and that nothing missing needs."""
+def retention(
+    store: Store, area: str, config: Study, root: Path, runs: list[records.Run]
+) -> Iterator[Finding]:
+    """Weights and resume points that the study's ``keep`` lets go and that nothing
+    missing needs.
+    """
     keep = config.keep
     trained = [run for run in runs if run.kind == "trained"]
     if keep.weights_only:
-        yield from _resume_points(area, root, [run for run in trained if run.status in ("failed", "cancelled")])
-    doomed = [row for run in trained for row in superfluous(keep, store.find(records.Checkpoint, run_id=run.id))]
-    doomed = [row for row in doomed if _inside(root, row) and (root / row.path / checkpoint.WEIGHTS).is_file()]
+        yield from _resume_points(
+            area, root, [run for run in trained if run.status in ("failed", "cancelled")]
+        )
+    doomed = [
+        row
+        for run in trained
+        for row in superfluous(keep, store.find(records.Checkpoint, run_id=run.id))
+    ]
+    doomed = [
+        row
+        for row in doomed
+        if _inside(root, row) and (root / row.path / checkpoint.WEIGHTS).is_file()
+    ]
     if not doomed:
         return
-    if any(run.status not in ENDED for run in trained):  # a run to come may be compared with any checkpoint of the others
-        yield Finding("note", area, f"keep: {len(doomed)} checkpoints may go when all runs have ended")
+    if any(
+        run.status not in ENDED for run in trained
+    ):  # a run to come may be compared with any checkpoint of the others
+        yield Finding(
+            "note", area, f"keep: {len(doomed)} checkpoints may go when all runs have ended"
+        )
         return
     needed = needed_checkpoints(store, config, root)
     for row in doomed:
         if row.id in needed:
-            yield Finding("note", area, f"keep: {row.path} stays, a number that is missing needs it", "lowrank study run FILE")
+            yield Finding(
+                "note",
+                area,
+                f"keep: {row.path} stays, a number that is missing needs it",
+                "lowrank study run FILE",
+            )
         else:
             what = f"keep: the weights of {row.path} may go ({readable(row.bytes)})"
-            yield Finding("note", area, what, "delete them; the numbers stay", partial(_prune, store, config, root, row))
+            yield Finding(
+                "note",
+                area,
+                what,
+                "delete them; the numbers stay",
+                partial(_prune, store, config, root, row),
+            )
 
 
 def superfluous(keep: Keep, saved: list[records.Checkpoint]) -> list[records.Checkpoint]:
@@ -47,20 +78,32 @@ def superfluous(keep: Keep, saved: list[records.Checkpoint]) -> list[records.Che
 
 
 def needed_checkpoints(store: Store, config: Study, root: Path) -> set[int | None]:
-    """Checkpoints behind every number that the study asks for and does not have, failed and blocked ones included."""
+    """Checkpoints behind every number that the study asks for and does not have, failed and blocked
+    ones included.
+    """
     from lowrank.evaluate.plan import plan as evaluate_plan
     from lowrank.measure import plan as measure_plan
 
-    needed: set[int | None] = {point.checkpoint_id for task in measure_plan(store, config, root) for point in task.unit.points}
+    needed: set[int | None] = {
+        point.checkpoint_id
+        for task in measure_plan(store, config, root)
+        for point in task.unit.points
+    }
     return needed | {unit.checkpoint.id for unit in evaluate_plan(store, config)}
 
 
 def _prune(store: Store, config: Study, root: Path, row: records.Checkpoint) -> str:
-    """Delete the weights; manifest and a note stay, so that the folder is not taken for a damaged one."""
+    """Delete the weights; manifest and a note stay, so that the folder is not taken for a damaged
+    one.
+    """
     if row.id in needed_checkpoints(store, config, root):
         return f"{row.path} is needed now and stays"
     folder = root / row.path
-    note = {"deleted": checkpoint.WEIGHTS, "sha256": row.sha256, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    note = {
+        "deleted": checkpoint.WEIGHTS,
+        "sha256": row.sha256,
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
     (folder / checkpoint.PRUNED).write_text(json.dumps(note), encoding="utf-8")
     checkpoint.sync(folder / checkpoint.PRUNED)
     (folder / checkpoint.WEIGHTS).unlink()
@@ -75,7 +118,9 @@ def _resume_points(area: str, root: Path, runs: list[records.Run]) -> Iterator[F
     for run in runs:
         for resume in root.glob(f"runs/*-{run.config_hash[:8]}/resume"):
             what = f"keep: {resume.relative_to(root)} of a run that is {run.status}"
-            yield Finding("note", area, what, "delete it; the run would begin anew", partial(_forget, resume))
+            yield Finding(
+                "note", area, what, "delete it; the run would begin anew", partial(_forget, resume)
+            )
 
 
 def _forget(resume: Path) -> str:

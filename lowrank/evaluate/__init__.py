@@ -1,4 +1,6 @@
-"""Downstream evaluation: which scores of a study are missing, and computing each of them once, through lm-evaluation-harness."""
+"""Downstream evaluation: which scores of a study are missing, and computing each of them once,
+through lm-evaluation-harness.
+"""
 
 from lowrank.evaluate.execute import Outcome, evaluate
 from lowrank.evaluate.plan import Selection, Unit, plan

@@ -1,4 +1,6 @@
-"""What units of evaluation share: a checkpoint loaded and verified once, tasks rendered once, one harness model a tokenizer."""
+"""What units of evaluation share: a checkpoint loaded and verified once, tasks rendered once, one
+harness model a tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from lowrank.evaluate.scores import Score, scores
 
 
 class Bench:
-    """Holds one checkpoint at a time, and every task and tokenizer that it has met; ``loads`` counts checkpoints."""
+    """Holds one checkpoint at a time, and every task and tokenizer that it has met; ``loads``
+    counts checkpoints.
+    """
 
     def __init__(self, root: Path, settings: Downstream, device: torch.device) -> None:
         self.root, self.settings, self.device = root.resolve(), settings, device
@@ -28,7 +32,9 @@ class Bench:
         self._tasks: dict[tuple[str, str], harness.LoadedTask | LowrankError] = {}
 
     def scores(self, unit: Unit) -> tuple[harness.LoadedTask, list[Score], int]:
-        """The task, its scores for the unit's checkpoint, and how many requests were cut to the model's context."""
+        """The task, its scores for the unit's checkpoint, and how many requests were cut to the
+        model's context.
+        """
         task = self.task(unit.variant, unit.task)
         lm = self.model(unit)
         with harness.evaluating(lm.model):
@@ -64,16 +70,22 @@ class Bench:
         self._current = None
 
     def _load(self, unit: Unit) -> Any:
-        """A checkpoint in float32, verified against manifest and database; what is wrong with it is kept."""
+        """A checkpoint in float32, verified against manifest and database; what is wrong with it is
+        kept.
+        """
         try:
             folder = (self.root / unit.checkpoint.path).resolve()
             if not folder.is_relative_to(self.root):
-                raise CheckpointError(f"the path '{unit.checkpoint.path}' leads outside the study's folder {self.root}")
+                raise CheckpointError(
+                    f"the path '{unit.checkpoint.path}' leads outside the study's folder {self.root}"
+                )
             self.loads += 1
             loaded = checkpoint.load(folder, unit.checkpoint.sha256, dtype=torch.float32)
             for name, tensor in loaded.model.state_dict().items():
                 if not torch.isfinite(tensor).all():
-                    raise EvaluationError(f"{folder}: the weight '{name}' is not finite; the run diverged")
+                    raise EvaluationError(
+                        f"{folder}: the weight '{name}' is not finite; the run diverged"
+                    )
             return self._in_harness(unit, folder, loaded)
         except LowrankError as error:
             return error
@@ -82,14 +94,19 @@ class Bench:
         model: Any = loaded.model
         model.to(self.device)
         entry = loaded.manifest.files.get("tokenizer.json")
-        key = (entry["sha256"] if entry else unit.run.tokenizer_hash, int(model.config.max_position_embeddings))
+        key = (
+            entry["sha256"] if entry else unit.run.tokenizer_hash,
+            int(model.config.max_position_embeddings),
+        )
         if key in self._models:
             check_vocabulary(folder, self._models[key].tokenizer, model)
             self._models[key].use(model)
         else:
             tokenizer = tokenizer_of(folder)
             check_vocabulary(folder, tokenizer, model)
-            self._models[key] = harness.language_model(model, tokenizer, self.settings.batch_size, key[1])
+            self._models[key] = harness.language_model(
+                model, tokenizer, self.settings.batch_size, key[1]
+            )
         return self._models[key]
 
 
@@ -100,15 +117,22 @@ def tokenizer_of(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and others alike
-        raise EvaluationError(f"{folder}: holds no tokenizer that can be loaded; save one there (tokenizer.json)") from error
+        raise EvaluationError(
+            f"{folder}: holds no tokenizer that can be loaded; save one there (tokenizer.json)"
+        ) from error
     if tokenizer.eos_token_id is None:
-        raise EvaluationError(f"{folder}: its tokenizer has no end-of-sequence token, which stands for the start of a text")
+        raise EvaluationError(
+            f"{folder}: its tokenizer has no end-of-sequence token, which stands for the start of a text"
+        )
     return tokenizer
 
 
 def check_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
     """Every token must have a row in the model's embedding."""
-    highest, rows = max(tokenizer.get_vocab().values()), model.get_input_embeddings().weight.shape[0]
+    highest, rows = (
+        max(tokenizer.get_vocab().values()),
+        model.get_input_embeddings().weight.shape[0],
+    )
     if highest >= rows:
         raise EvaluationError(
             f"{folder}: its tokenizer does not fit the model (token {highest}, but {rows} rows in the embedding); "

@@ -1,6 +1,8 @@
-"""The suite ``embedded`` on disk: ordinary harness tasks, made from held-out documents of the embedded corpus.
+"""The suite ``embedded`` on disk: ordinary harness tasks, made from held-out documents of the
+embedded corpus.
 
-Its folder can be given to the harness itself (``lm_eval --include_path FOLDER --tasks embedded_word_order``).
+Its folder can be given to the harness itself (``lm_eval --include_path FOLDER --tasks
+embedded_word_order``).
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from lowrank.errors import DataError
 from lowrank.evaluate.items import MAKERS, REVISION, Corpus, Item, word_counts
 
 SEED = 0
-MOST = 500    # items of one task
+MOST = 500  # items of one task
 FEWEST = 300
-VERSION = 2   # of the task definitions
+VERSION = 2  # of the task definitions
 PREFIX = "embedded_"
 
 
@@ -38,7 +40,8 @@ class Embedded:
 
 
 def build(validation_fraction: float | None = None, cache: Path | None = None) -> Embedded:
-    """The suite over what ``validation_fraction`` of the corpus holds out (None: the default); made once, then read.
+    """The suite over what ``validation_fraction`` of the corpus holds out (None: the default); made
+    once, then read.
 
     Raises:
         DataError: the corpus cannot be read, or is too small for ``FEWEST`` items of each task.
@@ -47,28 +50,42 @@ def build(validation_fraction: float | None = None, cache: Path | None = None) -
     data = Data(source="embedded", validation_fraction=fraction)
     base = files.cache_folder(cache)
     source = sources.get(data.source)(data, base)
-    identity = {"origin": source.origin(), "fraction": data.validation_fraction, "revision": REVISION, "version": VERSION}
+    identity = {
+        "origin": source.origin(),
+        "fraction": data.validation_fraction,
+        "revision": REVISION,
+        "version": VERSION,
+    }
     target = base / "downstream" / f"embedded-{files.content_key(identity)[:16]}"
     if (found := files.read_json(target / "suite.json")) is None:
         with files.locked(target):
             if (found := files.read_json(target / "suite.json")) is None:
                 documents = [document for document, _ in source.read("train", None) if document]
-                found = write_suite(target, make_items(corpus_of(documents, data.validation_fraction)))
+                found = write_suite(
+                    target, make_items(corpus_of(documents, data.validation_fraction))
+                )
     files.require(target, found["files"])
     return Embedded(target, found["sha256"], found["tasks"])
 
 
 def corpus_of(documents: list[str], fraction: float) -> Corpus:
-    """Held-out documents (validation, then selection) and the word counts of the training documents."""
+    """Held-out documents (validation, then selection) and the word counts of the training
+    documents.
+    """
     bounds = survey(documents, fraction).bounds
     split: dict[str, list[str]] = {}
     for document in documents:
         split.setdefault(bounds.split(document), []).append(document)
-    return Corpus([*split.get("validation", ()), *split.get("selection", ())], word_counts(split.get("train", ())))
+    return Corpus(
+        [*split.get("validation", ()), *split.get("selection", ())],
+        word_counts(split.get("train", ())),
+    )
 
 
 def make_items(corpus: Corpus, fewest: int = FEWEST, most: int = MOST) -> dict[str, list[Item]]:
-    """The items of every task; twins stay side by side, so that an even number of leading items is balanced."""
+    """The items of every task; twins stay side by side, so that an even number of leading items is
+    balanced.
+    """
     made = {}
     for name, maker in MAKERS.items():
         draw = random.Random(f"{SEED}/{name}")
@@ -84,7 +101,9 @@ def make_items(corpus: Corpus, fewest: int = FEWEST, most: int = MOST) -> dict[s
 
 
 def _pairs(items: list[Item]) -> list[tuple[Item, ...]]:
-    """Neighbours two by two, as the makers of crossed items give them; an item that comes again is left out with its twin."""
+    """Neighbours two by two, as the makers of crossed items give them; an item that comes again is
+    left out with its twin.
+    """
     seen: set[str] = set()
     pairs: list[tuple[Item, ...]] = []
     for i in range(0, len(items) - 1, 2):
@@ -97,17 +116,43 @@ def _pairs(items: list[Item]) -> list[tuple[Item, ...]]:
 
 
 def write_suite(target: Path, made: dict[str, list[Item]]) -> files.Json:
-    """JSON lines and a definition for each task; the note is written last and marks the folder complete."""
+    """JSON lines and a definition for each task; the note is written last and marks the folder
+    complete.
+    """
     tasks = {}
     for name, items in made.items():
-        rows = [{"query": i.query, "choices": list(i.choices), "label": i.label, "kind": i.kind, "twin": i.twin} for i in items]
-        body = "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows).encode()
+        rows = [
+            {
+                "query": i.query,
+                "choices": list(i.choices),
+                "label": i.label,
+                "kind": i.kind,
+                "twin": i.twin,
+            }
+            for i in items
+        ]
+        body = "".join(
+            json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows
+        ).encode()
         write(target / f"{name}.jsonl", body)
-        write(target / f"{PREFIX}{name}.yaml", yaml.safe_dump(_definition(name, target), sort_keys=False).encode())
+        write(
+            target / f"{PREFIX}{name}.yaml",
+            yaml.safe_dump(_definition(name, target), sort_keys=False).encode(),
+        )
         tasks[name] = {"items": len(items), "sha256": hashlib.sha256(body).hexdigest()}
-    digest = hashlib.sha256("".join(f"{name} {task['sha256']}\n" for name, task in sorted(tasks.items())).encode()).hexdigest()
-    kept = files.hashes(target / name for task in tasks for name in (f"{task}.jsonl", f"{PREFIX}{task}.yaml"))
-    note = {"sha256": digest, "tasks": tasks, "revision": REVISION, "version": VERSION, "files": kept}
+    digest = hashlib.sha256(
+        "".join(f"{name} {task['sha256']}\n" for name, task in sorted(tasks.items())).encode()
+    ).hexdigest()
+    kept = files.hashes(
+        target / name for task in tasks for name in (f"{task}.jsonl", f"{PREFIX}{task}.yaml")
+    )
+    note = {
+        "sha256": digest,
+        "tasks": tasks,
+        "revision": REVISION,
+        "version": VERSION,
+        "files": kept,
+    }
     files.write_json(target / "suite.json", note)
     return note
 
@@ -123,7 +168,10 @@ def _definition(name: str, target: Path) -> dict[str, Any]:
     return {
         "task": f"{PREFIX}{name}",
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(here / f"{name}.jsonl")}, "cache_dir": str(here / "arrow")},
+        "dataset_kwargs": {
+            "data_files": {"test": str(here / f"{name}.jsonl")},
+            "cache_dir": str(here / "arrow"),
+        },
         "test_split": "test",
         "output_type": "multiple_choice",
         "doc_to_text": "query",

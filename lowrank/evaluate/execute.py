@@ -1,4 +1,6 @@
-"""Doing the missing evaluations: a checkpoint is loaded once, each task is one transaction, a failed task stops no other."""
+"""Doing the missing evaluations: a checkpoint is loaded once, each task is one transaction, a
+failed task stops no other.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from lowrank.store.claims import Claim, Claims, share
 
 @dataclass
 class Outcome:
-    """What a call of :func:`evaluate` did: tasks and rows stored, sentences of what failed or was left alone."""
+    """What a call of :func:`evaluate` did: tasks and rows stored, sentences of what failed or was
+    left alone.
+    """
 
     units: int = 0
     rows: int = 0
@@ -35,7 +39,12 @@ class Outcome:
 
     def row(self) -> dict[str, Any]:
         """The counts for people."""
-        return {"tasks": self.units, "rows": self.rows, "failed": len(self.failed), "left_alone": len(self.left_alone)}
+        return {
+            "tasks": self.units,
+            "rows": self.rows,
+            "failed": len(self.failed),
+            "left_alone": len(self.left_alone),
+        }
 
     @property
     def complete(self) -> bool:
@@ -44,20 +53,30 @@ class Outcome:
 
 
 def evaluate(
-    store: Store, study: Study, root: Path, settings: Downstream | None = None, selection: Selection = ALL, *,
-    retry_failed: bool = False, progress: bool = True, device: torch.device | None = None,
+    store: Store,
+    study: Study,
+    root: Path,
+    settings: Downstream | None = None,
+    selection: Selection = ALL,
+    *,
+    retry_failed: bool = False,
+    progress: bool = True,
+    device: torch.device | None = None,
 ) -> Outcome:
     """Compute and store the missing downstream scores of ``study`` under ``root``.
 
-    ``settings`` None: the study's ``downstream`` section, or nothing at all. Tasks that failed before are left alone
-    unless ``retry_failed``. Any number of processes may call this at once: they claim checkpoints, wait for one another
-    and succeed those that die. Killed at any moment, it loses the task in flight.
+    ``settings`` None: the study's ``downstream`` section, or nothing at all. Tasks that failed
+    before are left alone unless ``retry_failed``. Any number of processes may call this at once:
+    they claim checkpoints, wait for one another and succeed those that die. Killed at any moment,
+    it loses the task in flight.
     """
     settings = settings or study.downstream
     if settings is None:
         return Outcome()
     bench = Bench(root, settings, device or default_device())
-    with tqdm(desc="evaluate", unit="task", disable=not progress, mininterval=1.0, delay=1.0) as bar:
+    with tqdm(
+        desc="evaluate", unit="task", disable=not progress, mininterval=1.0, delay=1.0
+    ) as bar:
         shift = Shift(store, study, settings, selection, bench, bar, retry_failed)
         return shift.run(progress)
 
@@ -65,7 +84,9 @@ def evaluate(
 def default_device() -> torch.device:
     """The process's accelerator where there is one."""
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        return torch.device(
+            "cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+        )
     return torch.device("cpu")
 
 
@@ -73,17 +94,34 @@ Group = list[Unit]
 
 
 class Shift:
-    """One process's part: it claims checkpoints, and does all missing tasks of one before the next."""
+    """One process's part: it claims checkpoints, and does all missing tasks of one
+    before the next.
+    """
 
     def __init__(
-        self, store: Store, study: Study, settings: Downstream, selection: Selection, bench: Bench, bar: tqdm[Any],
+        self,
+        store: Store,
+        study: Study,
+        settings: Downstream,
+        selection: Selection,
+        bench: Bench,
+        bar: tqdm[Any],
         retry_failed: bool,
     ) -> None:
-        self.store, self.study, self.settings, self.selection, self.bench, self.bar = store, study, settings, selection, bench, bar
+        self.store, self.study, self.settings, self.selection, self.bench, self.bar = (
+            store,
+            study,
+            settings,
+            selection,
+            bench,
+            bar,
+        )
         self.outcome = Outcome()
         self.failures: Counter[str] = Counter()
         self.left: Counter[str] = Counter()
-        self.retried: set[str] | None = None if retry_failed else set()  # None: what has failed when the first plan is made
+        self.retried: set[str] | None = (
+            None if retry_failed else set()
+        )  # None: what has failed when the first plan is made
         self.tried: set[str] = set()
         self.made_by: int | None = None
 
@@ -91,8 +129,17 @@ class Shift:
         """Evaluate until nothing is missing that can be evaluated."""
         row = self.store.first(records.Study, name=self.study.name)
         claims = Claims(self.store, "evaluate checkpoint", study_id=row.id if row else None)
-        share(claims, self.missing, self.key, self.work, waiting=waiting("evaluate") if progress else lambda units: None)
-        self.outcome.failed = [*misspelt(self.settings), *(f"{error}{_times(n)}" for error, n in self.failures.items())]
+        share(
+            claims,
+            self.missing,
+            self.key,
+            self.work,
+            waiting=waiting("evaluate") if progress else lambda units: None,
+        )
+        self.outcome.failed = [
+            *misspelt(self.settings),
+            *(f"{error}{_times(n)}" for error, n in self.failures.items()),
+        ]
         again = "it failed before (--retry-failed tries it again)"
         self.outcome.left_alone = [f"{error}{_times(n)}; {again}" for error, n in self.left.items()]
         return self.outcome
@@ -101,7 +148,11 @@ class Shift:
         """What there is to do now, by checkpoint; what failed before is counted."""
         units = plan(self.store, self.study, self.settings, self.selection)
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        units = [unit for unit in units if ((unit.run.id or 0) * 1_000_003 + unit.checkpoint.step) % world == rank]
+        units = [
+            unit
+            for unit in units
+            if ((unit.run.id or 0) * 1_000_003 + unit.checkpoint.step) % world == rank
+        ]
         if self.retried is None:
             self.retried = {unit.unit_key for unit in units if unit.error}
         fresh = [unit for unit in units if unit.unit_key not in self.tried]
@@ -116,11 +167,15 @@ class Shift:
         return list(groups.values())
 
     def key(self, group: Group) -> str:
-        """The key under which a checkpoint is claimed; it means the same in every copy of the store."""
+        """The key under which a checkpoint is claimed; it means the same in every copy of the
+        store.
+        """
         return f"evaluate/{self.study.name}/{group[0].run.config_hash}/{group[0].checkpoint.step}"
 
     def work(self, group: Group, claim: Claim) -> bool:
-        """Evaluate one checkpoint; False where others have done all of it meanwhile, or have taken it over."""
+        """Evaluate one checkpoint; False where others have done all of it meanwhile, or have taken
+        it over.
+        """
         did = False
         for unit in group:
             if still_missing(self.store, unit):
@@ -159,34 +214,65 @@ class Shift:
         self.failures[error] += 1
         known = self.store.first(records.WorkUnit, unit_key=unit.unit_key)
         attempts = (known.attempts if known else 0) + 1
-        self.store.put(records.WorkUnit(unit_key=unit.unit_key, kind=KIND, status="failed", attempts=attempts, error=error))
+        self.store.put(
+            records.WorkUnit(
+                unit_key=unit.unit_key, kind=KIND, status="failed", attempts=attempts, error=error
+            )
+        )
 
 
 def store_scores(
-    store: Store, unit: Unit, task: harness.LoadedTask, found: Iterable[Score], truncated: int, made_by: int | None,
+    store: Store,
+    unit: Unit,
+    task: harness.LoadedTask,
+    found: Iterable[Score],
+    truncated: int,
+    made_by: int | None,
     claim: Claim | None = None,
 ) -> int:
-    """Store what the unit lacks in one transaction, in which the claim is confirmed; the number of new rows."""
-    note = f"the contexts of {truncated} requests were cut on the left to fit the model" if truncated else ""
+    """Store what the unit lacks in one transaction, in which the claim is confirmed; the number of
+    new rows.
+    """
+    note = (
+        f"the contexts of {truncated} requests were cut on the left to fit the model"
+        if truncated
+        else ""
+    )
     with store.transaction():
         if claim is not None:
             claim.confirm()
         if unit.error:
             store.forget_unit(unit.unit_key)
         protocol = store.add(replace(unit.variant.protocol, id=None))
-        common: dict[str, Any] = {"checkpoint_id": unit.checkpoint.id, "protocol_id": protocol.id, "task": unit.task}
+        common: dict[str, Any] = {
+            "checkpoint_id": unit.checkpoint.id,
+            "protocol_id": protocol.id,
+            "task": unit.task,
+        }
         made: list[records.Record] = [
             records.DownstreamScore(
-                **common, category=unit.info.category, metric=score.metric, value=score.value, standard_error=score.standard_error,
-                n=score.n, chance=score.chance, task_version=task.version, harness_version=harness.version(), note=note,
+                **common,
+                category=unit.info.category,
+                metric=score.metric,
+                value=score.value,
+                standard_error=score.standard_error,
+                n=score.n,
+                chance=score.chance,
+                task_version=task.version,
+                harness_version=harness.version(),
+                note=note,
                 provenance_id=made_by,
-            ) for score in found if score.metric in unit.metrics
+            )
+            for score in found
+            if score.metric in unit.metrics
         ]
         there = _stored_items(store, unit, protocol.id)
         made += [
             records.DownstreamItem(**common, metric=score.metric, item=item, value=value)
-            for score in found if score.metric in unit.item_metrics
-            for item, value in score.items.items() if (score.metric, item) not in there
+            for score in found
+            if score.metric in unit.item_metrics
+            for item, value in score.items.items()
+            if (score.metric, item) not in there
         ]
         return store.add_all(made)
 

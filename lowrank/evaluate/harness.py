@@ -1,4 +1,5 @@
-"""lm-evaluation-harness over models in memory: tasks are loaded, rendered and tokenised once for many checkpoints.
+"""lm-evaluation-harness over models in memory: tasks are loaded, rendered and tokenised once for
+many checkpoints.
 
 What is kept between checkpoints is the tokens of requests, never anything that came out of a model.
 """
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 SEED = 0
-CLUSTER = 16  # characters of an item's key; sql/downstream_paired.sql and sql/downstream_against.sql cut there, too
+# characters of an item's key; sql/downstream_paired.sql and sql/downstream_against.sql cut there,
+# too
+CLUSTER = 16
 
 
 def version() -> str:
@@ -46,8 +49,9 @@ def version() -> str:
 class Batch:
     """Rows of one forward pass and which of its predictions count.
 
-    ``input_ids`` (rows, length), padded with 0 on the right; predictions before position ``first`` are not needed.
-    ``row``, ``position``, ``target`` and ``request`` (n,) name each scored token and its request.
+    ``input_ids`` (rows, length), padded with 0 on the right; predictions before position ``first``
+    are not needed. ``row``, ``position``, ``target`` and ``request`` (n,) name each scored token
+    and its request.
     """
 
     input_ids: Tensor
@@ -66,21 +70,28 @@ class Batch:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Tokenised requests as batches; ``truncated`` counts requests whose context did not fit and was cut on the left."""
+    """Tokenised requests as batches; ``truncated`` counts requests whose context did not fit and
+    was cut on the left.
+    """
 
     batches: list[Batch]
     requests: int
     truncated: int
 
     @classmethod
-    def of(cls, requests: Sequence[Request], rows: int, max_length: int, device: torch.device) -> Prepared:
-        """Batches of ``rows`` rows, longest first; requests that differ in their last token alone share a row.
+    def of(
+        cls, requests: Sequence[Request], rows: int, max_length: int, device: torch.device
+    ) -> Prepared:
+        """Batches of ``rows`` rows, longest first; requests that differ in their last token alone
+        share a row.
 
         Raises :class:`EvaluationError` for an answer longer than the model's context.
         """
         longest = max(len(answer) for _, _, answer in requests)
         if longest > max_length:
-            raise EvaluationError(f"an answer of {longest} tokens is longer than the model's context of {max_length}")
+            raise EvaluationError(
+                f"an answer of {longest} tokens is longer than the model's context of {max_length}"
+            )
         shared: dict[tuple[int, ...], list[int]] = {}
         truncated = 0
         for index, (_, context, answer) in enumerate(requests):
@@ -88,11 +99,18 @@ class Prepared:
             truncated += len(whole) > max_length + 1
             shared.setdefault(tuple(whole[-(max_length + 1) :][:-1]), []).append(index)
         order = sorted(shared, key=lambda tokens: (-len(tokens), tokens))
-        batches = [_batch(order[i : i + rows], shared, requests).to(device) for i in range(0, len(order), rows)]
+        batches = [
+            _batch(order[i : i + rows], shared, requests).to(device)
+            for i in range(0, len(order), rows)
+        ]
         return cls(batches, len(requests), truncated)
 
 
-def _batch(rows: Sequence[tuple[int, ...]], shared: dict[tuple[int, ...], list[int]], requests: Sequence[Request]) -> Batch:
+def _batch(
+    rows: Sequence[tuple[int, ...]],
+    shared: dict[tuple[int, ...], list[int]],
+    requests: Sequence[Request],
+) -> Batch:
     """One batch of inputs and the tokens that are scored in it."""
     length = len(rows[0])
     scored = []
@@ -100,7 +118,9 @@ def _batch(rows: Sequence[tuple[int, ...]], shared: dict[tuple[int, ...], list[i
         for index in shared[tokens]:
             answer = requests[index][2]
             start = len(tokens) - len(answer)
-            scored += [(number, start + offset, token, index) for offset, token in enumerate(answer)]
+            scored += [
+                (number, start + offset, token, index) for offset, token in enumerate(answer)
+            ]
     row, position, target, request = torch.tensor(scored).T
     first = int(position.min())
     padded = torch.tensor([[*tokens, *[0] * (length - len(tokens))] for tokens in rows])
@@ -109,7 +129,9 @@ def _batch(rows: Sequence[tuple[int, ...]], shared: dict[tuple[int, ...], list[i
 
 @torch.inference_mode()
 def score(model: nn.Module, prepared: Prepared) -> list[tuple[float, bool]]:
-    """For each request the log-likelihood of its answer in nats, and whether greedy decoding would give it."""
+    """For each request the log-likelihood of its answer in nats, and whether greedy decoding would
+    give it.
+    """
     total = torch.zeros(prepared.requests)
     greedy = torch.ones(prepared.requests, dtype=torch.bool)
     for batch in prepared.batches:
@@ -117,15 +139,22 @@ def score(model: nn.Module, prepared: Prepared) -> list[tuple[float, bool]]:
         logits = model(input_ids=batch.input_ids, logits_to_keep=kept, use_cache=False).logits
         needed = logits.flatten(0, 1).index_select(0, batch.row * kept + batch.position).float()
         chosen = needed.gather(1, batch.target[:, None])[:, 0]
-        values, hits = (chosen - needed.logsumexp(1)).cpu(), (chosen == needed.amax(1)).cpu()  # amax: half the time of argmax
+        values, hits = (
+            (chosen - needed.logsumexp(1)).cpu(),
+            (chosen == needed.amax(1)).cpu(),
+        )  # amax: half the time of argmax
         request = batch.request.cpu()
         total.index_add_(0, request, values)
         greedy[request[~hits]] = False
     return list(zip(total.tolist(), greedy.tolist(), strict=True))
 
 
-def language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, batch_size: int, max_length: int) -> Any:
-    """The harness's view of a model in memory; ``.use(model)`` hands it the next one with the same tokenizer."""
+def language_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, batch_size: int, max_length: int
+) -> Any:
+    """The harness's view of a model in memory; ``.use(model)`` hands it the next one with the same
+    tokenizer.
+    """
     with quiet():
         from lm_eval.models.huggingface import HFLM
 
@@ -135,13 +164,17 @@ def language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, b
         def use(self, model: PreTrainedModel) -> None:
             self._model, self._config, self._device = model, model.config, model.device
 
-        def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        def loglikelihood(
+            self, requests: list[Any], disable_tqdm: bool = True
+        ) -> list[tuple[float, bool]]:
             key = self.asked = (str(self._device), *(request.args for request in requests))
             if key not in kept:
                 return super().loglikelihood(requests, disable_tqdm=True)  # type: ignore[no-any-return]
             return score(self._model, kept[key])
 
-        def _loglikelihood_tokens(self, requests: list[Request], **_: Any) -> list[tuple[float, bool]]:
+        def _loglikelihood_tokens(
+            self, requests: list[Request], **_: Any
+        ) -> list[tuple[float, bool]]:
             prepared = Prepared.of(requests, batch_size, max_length, self._device)
             kept[self.asked] = prepared
             return score(self._model, prepared)
@@ -154,7 +187,11 @@ def language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, b
     kept: dict[Any, Prepared] = {}
     with quiet():
         return InMemory(
-            pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size, max_length=max_length,
+            pretrained=model,
+            tokenizer=tokenizer,
+            backend="causal",
+            batch_size=batch_size,
+            max_length=max_length,
             prefix_token_id=tokenizer.eos_token_id,  # what stands before a document in training
         )
 
@@ -171,10 +208,12 @@ class LoadedTask:
 
 @dataclass(frozen=True)
 class Answers:
-    """What an item is, whatever a model says: its key, the indices of right answers, and the choices' sizes in bytes.
+    """What an item is, whatever a model says: its key, the indices of right answers, and the
+    choices' sizes in bytes.
 
-    The first 16 characters of a key are its ``cluster``: items that share it (twins of the embedded suite, an item that a
-    data set holds twice) are not independent, and standard errors take them together.
+    The first 16 characters of a key are its ``cluster``: items that share it (twins of the embedded
+    suite, an item that a data set holds twice) are not independent, and standard errors take them
+    together.
     """
 
     key: str
@@ -213,13 +252,16 @@ def load(definition: Definition, limit: int | None) -> LoadedTask:
     versions = sorted({str(task.VERSION) for task in members.values()})
     answers = {
         (name, index): _answers(task, instances)
-        for name, task in members.items() for index, instances in _by_document(task).items()
+        for name, task in members.items()
+        for index, instances in _by_document(task).items()
     }
     return LoadedTask(definition.name, members, "/".join(versions), answers)
 
 
 def _render_once(task: Task, limit: int | None) -> None:
-    """Build the requests now; the harness's later calls find them, emptied of what the last model answered."""
+    """Build the requests now; the harness's later calls find them, emptied of what the last model
+    answered.
+    """
     task.build_all_requests(limit=limit)
     documents = {instance.doc_id: instance.doc for instance in task.instances}
 
@@ -237,7 +279,9 @@ def _require_items(task: Task, path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     for instance in task.instances:
         if json.loads(lines[instance.doc_id or 0]) != instance.doc:
-            raise EvaluationError(f"the cached items of {path.name} are damaged; delete {path.parent} and run again")
+            raise EvaluationError(
+                f"the cached items of {path.name} are damaged; delete {path.parent} and run again"
+            )
 
 
 def _by_document(task: Task) -> dict[int, list[Any]]:
@@ -255,10 +299,16 @@ def _answers(task: Task, instances: list[Any]) -> Answers:
     targets = target if isinstance(target, list) else [target]
     right = tuple(t if isinstance(t, int) else texts.index(t) for t in targets)
     if not right or min(right) < 0 or max(right) >= len(texts):
-        raise EvaluationError(f"the task '{task.config.task}' has an item whose answer is none of its choices")
+        raise EvaluationError(
+            f"the task '{task.config.task}' has an item whose answer is none of its choices"
+        )
     body = "\x1f".join([instances[0].args[0], *texts, *map(str, right)])
     twin = str(instances[0].doc.get("twin") or "")[:CLUSTER]
-    return Answers(twin + hashlib.sha256(body.encode()).hexdigest()[:16], right, tuple(len(text.encode()) for text in texts))
+    return Answers(
+        twin + hashlib.sha256(body.encode()).hexdigest()[:16],
+        right,
+        tuple(len(text.encode()) for text in texts),
+    )
 
 
 def run(lm: Any, task: LoadedTask, bootstrap: int) -> dict[str, Any]:
@@ -267,7 +317,9 @@ def run(lm: Any, task: LoadedTask, bootstrap: int) -> dict[str, Any]:
         import lm_eval
 
         loaded = {"tasks": task.members, "groups": {}, "group_map": {}}
-        found: dict[str, Any] = lm_eval.evaluate(lm=lm, task_dict=loaded, bootstrap_iters=bootstrap, log_samples=True)
+        found: dict[str, Any] = lm_eval.evaluate(
+            lm=lm, task_dict=loaded, bootstrap_iters=bootstrap, log_samples=True
+        )
     return found
 
 
@@ -285,8 +337,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the harness's log lines, progress bars and notices off the terminal; its errors are raised."""
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub", "httpx")]
+    """Keep the harness's log lines, progress bars and notices off the terminal; its errors are
+    raised.
+    """
+    loggers = [
+        logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub", "httpx")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

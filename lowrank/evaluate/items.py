@@ -1,9 +1,11 @@
-"""Multiple-choice items out of plain documents, made so that no scorer that ignores the context can solve them.
+"""Multiple-choice items out of plain documents, made so that no scorer that ignores the context can
+solve them.
 
-Two constructions see to that. *Permuted* items offer the same words in another order, so that the choices have the same
-unigram probability and the same length. *Crossed* items come in twins: two contexts share the same two choices, each
-the answer of one of them, so that whatever prefers a choice by itself (by frequency, length or even by a language
-model without the context) is right on exactly one of the two.
+Two constructions see to that. *Permuted* items offer the same words in another order, so that the
+choices have the same unigram probability and the same length. *Crossed* items come in twins: two
+contexts share the same two choices, each the answer of one of them, so that whatever prefers a
+choice by itself (by frequency, length or even by a language model without the context) is right on
+exactly one of the two.
 
 Everything is a function of the documents and of a seed; nothing depends on a tokenizer.
 """
@@ -23,24 +25,44 @@ REVISION = 2  # raised when the same documents give other items
 SENTENCE = re.compile(r"(?<=[a-z0-9)'\"][.!?])\s+(?=[A-Z\"'(])")
 WORD = re.compile(r"[A-Za-z]+")
 PLAIN = re.compile(r"[a-z]+$")
-CLOSED = frozenset(re.findall(
-    r"\w+",
-    "a an the this that these those each every any some no its their our your his all both of in on at by for from to with into "
-    "as than between over under through during within without and or but if when while because is are was were be been being "
-    "has have had do does did can could will would shall should may might must not",
-))
-"""Function words: which words may follow them is nearly fixed, so that a swap with a neighbour breaks the sentence."""
+CLOSED = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the this that these those each every any some no its their our your his all both of in on at by for from to with into "
+        "as than between over under through during within without and or but if when while because is are was were be been being "
+        "has have had do does did can could will would shall should may might must not",
+    )
+)
+"""Function words: which words may follow them is nearly fixed, so that a swap with a neighbour
+breaks the sentence.
+"""
 
 INFLECTIONS = (
-    ("is", "are"), ("was", "were"), ("has", "have"), ("does", "do"), ("a", "an"), ("this", "these"), ("that", "those"),
-    ("returns", "return"), ("contains", "contain"), ("represents", "represent"), ("uses", "use"), ("takes", "take"),
-    ("depends", "depend"), ("requires", "require"), ("needs", "need"), ("means", "mean"), ("allows", "allow"),
+    ("is", "are"),
+    ("was", "were"),
+    ("has", "have"),
+    ("does", "do"),
+    ("a", "an"),
+    ("this", "these"),
+    ("that", "those"),
+    ("returns", "return"),
+    ("contains", "contain"),
+    ("represents", "represent"),
+    ("uses", "use"),
+    ("takes", "take"),
+    ("depends", "depend"),
+    ("requires", "require"),
+    ("needs", "need"),
+    ("means", "mean"),
+    ("allows", "allow"),
 )
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question: ``choices`` continue ``query`` as they stand (an empty query is the start of a document)."""
+    """One question: ``choices`` continue ``query`` as they stand (an empty query is the start of a
+    document).
+    """
 
     query: str
     choices: tuple[str, ...]
@@ -50,9 +72,13 @@ class Item:
 
     @property
     def key(self) -> str:
-        """A hash of query and choices in the order of the answer first: the identity of the item."""
+        """A hash of query and choices in the order of the answer first: the
+        identity of the item.
+        """
         answer = self.choices[self.label]
-        body = "\x1f".join([self.query, answer, *sorted(c for i, c in enumerate(self.choices) if i != self.label)])
+        body = "\x1f".join(
+            [self.query, answer, *sorted(c for i, c in enumerate(self.choices) if i != self.label)]
+        )
         return hashlib.sha256(body.encode()).hexdigest()
 
 
@@ -84,7 +110,9 @@ def word_counts(documents: Iterable[str]) -> Counter[str]:
 
 
 def word_order(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """Grammar: a sentence against itself with a function word and its right neighbour swapped. Permuted."""
+    """Grammar: a sentence against itself with a function word and its right neighbour swapped.
+    Permuted.
+    """
     items = []
     for sentence in corpus.sentences():
         words = sentence.split(" ")
@@ -102,7 +130,8 @@ def _swappable(left: str, right: str) -> bool:
 
 
 def agreement(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """Grammar: a sentence against itself with one word in its other form (is/are, a/an, returns/return). Crossed.
+    """Grammar: a sentence against itself with one word in its other form (is/are, a/an,
+    returns/return). Crossed.
 
     Each pair of forms is used as often in one direction as in the other.
     """
@@ -113,7 +142,10 @@ def agreement(corpus: Corpus, draw: random.Random) -> list[Item]:
         places = [i for i in range(1, len(words) - 1) if words[i] in partner]
         if not 6 <= len(words) <= 24 or not places:
             continue
-        i = min(places, key=lambda place: (len(found.get((words[place], partner[words[place]]), ())), place))
+        i = min(
+            places,
+            key=lambda place: (len(found.get((words[place], partner[words[place]]), ())), place),
+        )
         other = partner[words[i]]
         broken = " ".join([*words[:i], other, *words[i + 1 :]])
         item = _shuffled("", sentence, broken, draw, "/".join(sorted((words[i], other))))
@@ -136,7 +168,9 @@ class _Half:
 
 
 def continuation(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """Commonsense: how a sentence goes on, against the rest of another sentence of as many words. Crossed."""
+    """Commonsense: how a sentence goes on, against the rest of another sentence of as many words.
+    Crossed.
+    """
     halves = []
     for sentence in corpus.sentences():
         words = sentence.split(" ")
@@ -146,21 +180,37 @@ def continuation(corpus: Corpus, draw: random.Random) -> list[Item]:
         if not PLAIN.match(words[cut]):
             continue
         ending = " ".join(words[cut:])
-        halves.append(_Half(" ".join(words[:cut]), f" {ending}", corpus.rarity(WORD.findall(ending)), (len(words) - cut,)))
+        halves.append(
+            _Half(
+                " ".join(words[:cut]),
+                f" {ending}",
+                corpus.rarity(WORD.findall(ending)),
+                (len(words) - cut,),
+            )
+        )
     return _twins(halves, draw)
 
 
 def cloze(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """Reading: a content word that stood in the passage before, against one of like frequency that did not. Crossed."""
+    """Reading: a content word that stood in the passage before, against one of like frequency that
+    did not. Crossed.
+    """
     halves = []
     for document in corpus.documents:
         tokens = document.replace("\n\n", " ").split(" ")
         seen: dict[str, int] = {}
         for i, token in enumerate(tokens):
             word = token.strip(".,;:()'\"").lower()
-            if _content(word, corpus) and word in seen and 3 <= i - seen[word] <= 40 and token.startswith(word):
+            if (
+                _content(word, corpus)
+                and word in seen
+                and 3 <= i - seen[word] <= 40
+                and token.startswith(word)
+            ):
                 start = max(0, seen[word] - 8)
-                halves.append(_Half(" ".join(tokens[start:i]), f" {word}", corpus.rarity([word]), ()))
+                halves.append(
+                    _Half(" ".join(tokens[start:i]), f" {word}", corpus.rarity([word]), ())
+                )
                 break
             if _content(word, corpus):
                 seen[word] = i
@@ -168,45 +218,66 @@ def cloze(corpus: Corpus, draw: random.Random) -> list[Item]:
 
 
 def _content(word: str, corpus: Corpus) -> bool:
-    return len(word) >= 4 and bool(PLAIN.match(word)) and word not in CLOSED and 10 <= corpus.counts.get(word, 0) <= 3000
+    return (
+        len(word) >= 4
+        and bool(PLAIN.match(word))
+        and word not in CLOSED
+        and 10 <= corpus.counts.get(word, 0) <= 3000
+    )
 
 
 def definition(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """World knowledge: the word that ends a definition (a document's first sentence), against that of another. Crossed.
+    """World knowledge: the word that ends a definition (a document's first sentence), against that
+    of another. Crossed.
 
-    The word before it is none that would make the two a term of :func:`term`, and the answer did not occur before.
+    The word before it is none that would make the two a term of :func:`term`, and the answer did
+    not occur before.
     """
     halves = []
     for document in corpus.documents:
         words = SENTENCE.split(document.split("\n\n", 1)[0])[0].split(" ")
         word = words[-1].rstrip(".,;:")
         seen = {before.strip(".,;:()'\"").lower() for before in words[:-1]}
-        if 5 <= len(words) <= 24 and _content(word, corpus) and word not in seen and not _content(words[-2], corpus):
+        if (
+            5 <= len(words) <= 24
+            and _content(word, corpus)
+            and word not in seen
+            and not _content(words[-2], corpus)
+        ):
             halves.append(_Half(" ".join(words[:-1]), f" {word}", corpus.rarity([word]), ()))
     return _twins(halves, draw, apart=True)
 
 
 def term(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """World knowledge: the second word of a two-word term, against a word of like frequency. Crossed."""
+    """World knowledge: the second word of a two-word term, against a word of like frequency.
+    Crossed.
+    """
     halves = []
     for sentence in corpus.sentences():
         words = sentence.split(" ")
         places = [
-            i for i in range(3, len(words))
+            i
+            for i in range(3, len(words))
             if _content(words[i].strip(".,;:"), corpus) and _content(words[i - 1], corpus)
         ]
         if places:
             i = draw.choice(places)
             word = words[i].strip(".,;:")
-            halves.append(_Half(" ".join(words[max(0, i - 8) : i]), f" {word}", corpus.rarity([word]), ()))
+            halves.append(
+                _Half(" ".join(words[max(0, i - 8) : i]), f" {word}", corpus.rarity([word]), ())
+            )
     return _twins(halves, draw, apart=True)
 
 
 def ordering(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """Logic: the first two sentences of a document in their order, against the other order. Permuted."""
+    """Logic: the first two sentences of a document in their order, against the other order.
+    Permuted.
+    """
     items = []
     for document in corpus.documents:
-        sentences = [s for paragraph in document.split("\n\n") for s in SENTENCE.split(paragraph)][:2]
+        sentences = [s for paragraph in document.split("\n\n") for s in SENTENCE.split(paragraph)][
+            :2
+        ]
         if len(sentences) == 2 and sum(len(s.split(" ")) for s in sentences) <= 60:
             first, second = sentences
             items.append(_shuffled("", f"{first} {second}", f"{second} {first}", draw, "sentences"))
@@ -229,7 +300,9 @@ def _twins(halves: Sequence[_Half], draw: random.Random, apart: bool = False) ->
             continue
         pool.remove(mate)
         both = ((mate, half), (half, mate))
-        items += _as_twins(*(_shuffled(one.query, one.answer, other.answer, draw) for one, other in both))
+        items += _as_twins(
+            *(_shuffled(one.query, one.answer, other.answer, draw) for one, other in both)
+        )
     return items
 
 
@@ -255,6 +328,11 @@ def _shuffled(query: str, right: str, wrong: str, draw: random.Random, kind: str
 
 
 MAKERS: dict[str, Callable[[Corpus, random.Random], list[Item]]] = {
-    "continuation": continuation, "definition": definition, "term": term, "cloze": cloze, "word_order": word_order,
-    "agreement": agreement, "ordering": ordering,
+    "continuation": continuation,
+    "definition": definition,
+    "term": term,
+    "cloze": cloze,
+    "word_order": word_order,
+    "agreement": agreement,
+    "ordering": ordering,
 }

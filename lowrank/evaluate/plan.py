@@ -1,4 +1,6 @@
-"""The missing downstream scores of a study as units of work; nothing is written and no checkpoint is read."""
+"""The missing downstream scores of a study as units of work; nothing is written and no checkpoint
+is read.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,12 @@ class Selection:
     def takes(self, run: records.Run, saved: records.Checkpoint) -> bool:
         """Whether a checkpoint is selected."""
         pairs = (
-            (self.methods, run.method), (self.scales, run.scale), (self.seeds, run.seed), (self.steps, saved.step),
-            (self.runs, run.id), (self.checkpoints, saved.id),
+            (self.methods, run.method),
+            (self.scales, run.scale),
+            (self.seeds, run.seed),
+            (self.steps, saved.step),
+            (self.runs, run.id),
+            (self.checkpoints, saved.id),
         )
         return all(not wanted or value in wanted for wanted, value in pairs)
 
@@ -55,14 +61,16 @@ class Variant:
 
 @dataclass(frozen=True)
 class Unit:
-    """One task for one checkpoint whose rows are not all there. ``error`` is that of an earlier attempt."""
+    """One task for one checkpoint whose rows are not all there. ``error`` is that of an earlier
+    attempt.
+    """
 
     run: records.Run
     checkpoint: records.Checkpoint
     variant: Variant
     task: str
-    metrics: frozenset[str]        # scores that are missing
-    item_metrics: frozenset[str]   # metrics whose items are missing
+    metrics: frozenset[str]  # scores that are missing
+    item_metrics: frozenset[str]  # metrics whose items are missing
     unit_key: str
     error: str = ""
 
@@ -75,20 +83,30 @@ class Unit:
     def label(self) -> str:
         """A readable name."""
         run = self.run
-        arm = "-".join(part for part in (run.method, run.variant, run.scale, f"s{run.seed}") if part)
+        arm = "-".join(
+            part for part in (run.method, run.variant, run.scale, f"s{run.seed}") if part
+        )
         return f"{self.variant.suite.name}/{self.task} of {arm} step {self.checkpoint.step}"
 
     def row(self) -> dict[str, Any]:
         """The unit for people."""
         run = self.run
         return {
-            "stage": KIND, "suite": self.variant.suite.name, "task": self.task, "method": run.method, "variant": run.variant,
-            "scale": run.scale, "seed": run.seed, "step": self.checkpoint.step,
+            "stage": KIND,
+            "suite": self.variant.suite.name,
+            "task": self.task,
+            "method": run.method,
+            "variant": run.variant,
+            "scale": run.scale,
+            "seed": run.seed,
+            "step": self.checkpoint.step,
             "detail": f"failed: {self.error}" if self.error else "missing",
         }
 
 
-def plan(store: Store, study: Study, settings: Downstream | None = None, selection: Selection = ALL) -> list[Unit]:
+def plan(
+    store: Store, study: Study, settings: Downstream | None = None, selection: Selection = ALL
+) -> list[Unit]:
     """The units of ``study`` that lack rows, checkpoint by checkpoint.
 
     ``settings`` None: the study's ``downstream`` section; without one nothing is asked for.
@@ -97,19 +115,34 @@ def plan(store: Store, study: Study, settings: Downstream | None = None, selecti
     row = store.first(records.Study, name=study.name)
     if settings is None or row is None:
         return []
-    runs = {run.id: run for run in store.find(records.Run, study_id=row.id) if run.status != "cancelled"}
+    runs = {
+        run.id: run for run in store.find(records.Run, study_id=row.id) if run.status != "cancelled"
+    }
     chosen = list(chosen_checkpoints(store, runs, settings, selection))
     if not chosen:
         return []
-    failed = {unit.unit_key: unit.error for unit in store.find(records.WorkUnit, kind=KIND, status="failed")}
+    failed = {
+        unit.unit_key: unit.error
+        for unit in store.find(records.WorkUnit, kind=KIND, status="failed")
+    }
     units: list[Unit] = []
     for suite in map(suites.get, dict.fromkeys(settings.suites)):
         grouped: dict[float | None, list[records.Checkpoint]] = {}
         for saved in chosen:
-            fraction = held_out_fraction(runs[saved.run_id], study) if suite.name == EMBEDDED else None
+            fraction = (
+                held_out_fraction(runs[saved.run_id], study) if suite.name == EMBEDDED else None
+            )
             grouped.setdefault(fraction, []).append(saved)
         for fraction, members in grouped.items():
-            units += _missing(store, runs, members, resolve(store, settings, suite, fraction), settings, study.name, failed)
+            units += _missing(
+                store,
+                runs,
+                members,
+                resolve(store, settings, suite, fraction),
+                settings,
+                study.name,
+                failed,
+            )
     return sorted(units, key=lambda unit: (unit.run.scale, unit.run.id, unit.checkpoint.step))
 
 
@@ -124,16 +157,31 @@ def misspelt(settings: Downstream) -> list[str]:
 
 
 def resolve(store: Store, settings: Downstream, suite: Suite, fraction: float | None) -> Variant:
-    """A suite (over what ``fraction`` of the embedded corpus holds out) and its protocol, as stored or as it would be."""
+    """A suite (over what ``fraction`` of the embedded corpus holds out) and its protocol, as stored
+    or as it would be.
+    """
     embedded = build(fraction) if suite.name == EMBEDDED else None
     parameters = {
-        "harness": harness.version(), "num_fewshot": 0, "batch_size": settings.batch_size, "limit": settings.limit,
-        "bootstrap_iters": settings.bootstrap, "prefix": "eos", "items_sha256": embedded.sha256 if embedded else "",
+        "harness": harness.version(),
+        "num_fewshot": 0,
+        "batch_size": settings.batch_size,
+        "limit": settings.limit,
+        "bootstrap_iters": settings.bootstrap,
+        "prefix": "eos",
+        "items_sha256": embedded.sha256 if embedded else "",
         "primary": {name: info.primary for name, info in suite.tasks.items()},
     }
-    wanted = records.Protocol(name=suite.name, lens=LENS, metric_revision=REVISION, precision="float32", parameters=parameters)
+    wanted = records.Protocol(
+        name=suite.name,
+        lens=LENS,
+        metric_revision=REVISION,
+        precision="float32",
+        parameters=parameters,
+    )
     known = store.find(records.Protocol, lens=LENS, name=suite.name)
-    same = (protocol for protocol in known if replace(protocol, id=None, parameters_hash="") == wanted)
+    same = (
+        protocol for protocol in known if replace(protocol, id=None, parameters_hash="") == wanted
+    )
     return Variant(suite, next(same, wanted), embedded)
 
 
@@ -144,9 +192,14 @@ def held_out_fraction(run: records.Run, study: Study) -> float | None:
 
 
 def chosen_checkpoints(
-    store: Store, runs: dict[int | None, records.Run], settings: Downstream, selection: Selection,
+    store: Store,
+    runs: dict[int | None, records.Run],
+    settings: Downstream,
+    selection: Selection,
 ) -> Iterator[records.Checkpoint]:
-    """Checkpoints that are selected and whose loss is finite; explicit steps or checkpoints win over ``every``."""
+    """Checkpoints that are selected and whose loss is finite; explicit steps or checkpoints win
+    over ``every``.
+    """
     by_run: dict[int, list[records.Checkpoint]] = {}
     for saved in store.find(records.Checkpoint, run_id=list(runs)) if runs else ():
         by_run.setdefault(saved.run_id, []).append(saved)
@@ -158,13 +211,20 @@ def chosen_checkpoints(
         if settings.initial:
             kept += [saved for saved in ordered if saved.kind == "initial"]
         for saved in ordered if explicit else reversed(kept):
-            if selection.takes(runs[run_id], saved) and (saved.validation_loss is None or math.isfinite(saved.validation_loss)):
+            if selection.takes(runs[run_id], saved) and (
+                saved.validation_loss is None or math.isfinite(saved.validation_loss)
+            ):
                 yield saved
 
 
 def _missing(
-    store: Store, runs: dict[int | None, records.Run], chosen: Iterable[records.Checkpoint], variant: Variant, settings: Downstream,
-    study: str, failed: dict[str, str],
+    store: Store,
+    runs: dict[int | None, records.Run],
+    chosen: Iterable[records.Checkpoint],
+    variant: Variant,
+    settings: Downstream,
+    study: str,
+    failed: dict[str, str],
 ) -> Iterator[Unit]:
     """Units of one suite that lack rows."""
     scores, items = stored(store, variant.protocol)
@@ -178,7 +238,11 @@ def _missing(
             lacking = frozenset(info.all_metrics) - there.keys()
             by_item: frozenset[str] = frozenset()
             if keep == "all" or (keep == "final" and saved.kind in ("final", "imported")):
-                by_item = frozenset(m for m in info.all_metrics if m in lacking or items.get((saved.id, task, m), 0) < there[m])
+                by_item = frozenset(
+                    m
+                    for m in info.all_metrics
+                    if m in lacking or items.get((saved.id, task, m), 0) < there[m]
+                )
             if lacking or by_item:
                 key = _unit_key(study, run, saved, variant, task, settings)
                 yield Unit(run, saved, variant, task, lacking, by_item, key, failed.get(key, ""))
@@ -189,37 +253,58 @@ Items = dict[tuple[Any, str, str], int]
 
 
 def stored(store: Store, protocol: records.Protocol) -> tuple[Scores, Items]:
-    """{(checkpoint, task): {metric: n}} and {(checkpoint, task, metric): items} under a protocol."""
+    """{(checkpoint, task): {metric: n}} and {(checkpoint, task, metric): items}
+    under a protocol.
+    """
     if protocol.id is None:
         return {}, {}
     scores: Scores = {}
     of_protocol, what = {"protocol": protocol.id}, "SELECT checkpoint_id, task, metric"
-    for saved, task, metric, n in store.select(f"{what}, n FROM downstream_score WHERE protocol_id = :protocol", of_protocol)[1]:
+    for saved, task, metric, n in store.select(
+        f"{what}, n FROM downstream_score WHERE protocol_id = :protocol", of_protocol
+    )[1]:
         scores.setdefault((saved, task), {})[metric] = n
     counted = store.select(
-        f"{what}, COUNT(*) FROM downstream_item WHERE protocol_id = :protocol GROUP BY checkpoint_id, task, metric", of_protocol,
+        f"{what}, COUNT(*) FROM downstream_item WHERE protocol_id = :protocol GROUP BY checkpoint_id, task, metric",
+        of_protocol,
     )[1]
     return scores, {(saved, task, metric): n for saved, task, metric, n in counted}
 
 
 def still_missing(store: Store, unit: Unit) -> bool:
-    """Whether nobody has stored the unit's scores since it was planned; its items come in the same transaction."""
+    """Whether nobody has stored the unit's scores since it was planned; its items come in the same
+    transaction.
+    """
     protocol = unit.variant.protocol
     if not unit.metrics:
         return True
     if protocol.id is None:
         found = store.find(records.Protocol, lens=LENS, name=protocol.name)
-        protocol = next((p for p in found if replace(p, id=None, parameters_hash="") == protocol), protocol)
+        protocol = next(
+            (p for p in found if replace(p, id=None, parameters_hash="") == protocol), protocol
+        )
     if protocol.id is None:
         return True
-    rows = store.find(records.DownstreamScore, checkpoint_id=unit.checkpoint.id, protocol_id=protocol.id, task=unit.task)
+    rows = store.find(
+        records.DownstreamScore,
+        checkpoint_id=unit.checkpoint.id,
+        protocol_id=protocol.id,
+        task=unit.task,
+    )
     return not unit.metrics <= {row.metric for row in rows}
 
 
 def _unit_key(
-    study: str, run: records.Run, saved: records.Checkpoint, variant: Variant, task: str, settings: Downstream,
+    study: str,
+    run: records.Run,
+    saved: records.Checkpoint,
+    variant: Variant,
+    task: str,
+    settings: Downstream,
 ) -> str:
-    """A key that means the same in every copy of the store; another place of the data is another attempt."""
+    """A key that means the same in every copy of the store; another place of the data is another
+    attempt.
+    """
     protocol = variant.protocol
     made = [protocol.name, protocol.metric_revision, protocol.parameters]
     body = [study, run.config_hash, saved.step, *made, task, settings.data_dir]

@@ -1,4 +1,6 @@
-"""Suites of downstream tasks: which tasks, in which category, with which metrics. Data in ``tasks/*.yaml``."""
+"""Suites of downstream tasks: which tasks, in which category, with which metrics. Data in
+``tasks/*.yaml``.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,21 @@ EXTRA_METRICS = ("margin", "bits_per_byte")
 
 
 class TaskInfo(Config):
-    """One task of a suite; the fields after ``metrics`` say where its definition and its data are."""
+    """One task of a suite; the fields after ``metrics`` say where its definition
+    and its data are.
+    """
 
     category: str
-    primary: str                  # the metric that stands for the task
-    metrics: Names                # that the harness computes
-    include: str | None = None    # a definition in the harness's own folder of tasks
-    members: str | None = None    # a group: all definitions there that match
-    own: str | None = None        # a definition beside the suite
-    split: str = "test"           # the one that is scored
-    fetch: str | None = None      # data set to download
-    subset: str | None = None     # its configuration
-    url: str | None = None        # of the data set's own file, where there is no data set to download
-    text: str = "line"            # what one item of a .txt file of it is: a line or a paragraph
+    primary: str  # the metric that stands for the task
+    metrics: Names  # that the harness computes
+    include: str | None = None  # a definition in the harness's own folder of tasks
+    members: str | None = None  # a group: all definitions there that match
+    own: str | None = None  # a definition beside the suite
+    split: str = "test"  # the one that is scored
+    fetch: str | None = None  # data set to download
+    subset: str | None = None  # its configuration
+    url: str | None = None  # of the data set's own file, where there is no data set to download
+    text: str = "line"  # what one item of a .txt file of it is: a line or a paragraph
 
     @property
     def all_metrics(self) -> tuple[str, ...]:
@@ -54,7 +58,11 @@ def folder() -> Path:
 
 def names() -> list[str]:
     """Names of the suites."""
-    return sorted(path.stem for path in folder().glob("*.yaml") if "\ntasks:" in path.read_text(encoding="utf-8"))
+    return sorted(
+        path.stem
+        for path in folder().glob("*.yaml")
+        if "\ntasks:" in path.read_text(encoding="utf-8")
+    )
 
 
 @cache

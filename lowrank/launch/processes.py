@@ -16,26 +16,34 @@ from typing import IO, NoReturn
 
 from tqdm import tqdm
 
-POLL = 0.2         # seconds between two looks at what workers say
-BAR_EVERY = 10.0   # seconds between two states of one worker's progress bar
-GRACE = 20.0       # seconds that a worker has to stop
+POLL = 0.2  # seconds between two looks at what workers say
+BAR_EVERY = 10.0  # seconds between two states of one worker's progress bar
+GRACE = 20.0  # seconds that a worker has to stop
 ONCE = re.compile(r"(failed|note): ")  # sentences that every worker finds in the store, shown once
 
 
 class Worker:
     """One process; what it says is in a file, so that it outlives its launcher without harm."""
 
-    def __init__(self, index: int, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, index: int, command: Sequence[str], environment: Mapping[str, str], log: Path
+    ) -> None:
         self.index, self.log = index, log
         self._written = log.open("wb")
         self.process = subprocess.Popen(
-            command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=self._written, stderr=self._written,
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=self._written,
+            stderr=self._written,
         )
         self._reading: IO[bytes] = log.open("rb")
         self._rest, self._bar, self._bar_shown = b"", "", time.monotonic()
 
     def lines(self) -> Iterator[str]:
-        """What it has said since the last look: whole lines, and now and then the state of its progress bar."""
+        """What it has said since the last look: whole lines, and now and then the state of its
+        progress bar.
+        """
         *parts, self._rest = re.split(rb"(?<=[\r\n])", self._rest + self._reading.read())
         for part in parts:
             text = part.decode(errors="replace").strip()
@@ -53,8 +61,11 @@ class Worker:
         self._reading.close()
 
 
-def run_workers(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]], folder: Path) -> list[int]:
-    """Run the commands beside one another to their ends, their words on stderr under a number; their exit statuses.
+def run_workers(
+    commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]], folder: Path
+) -> list[int]:
+    """Run the commands beside one another to their ends, their words on stderr under a number;
+    their exit statuses.
 
     Stopped by Ctrl-C or SIGTERM, it stops them, too.
     """
@@ -63,7 +74,9 @@ def run_workers(commands: Sequence[Sequence[str]], environments: Sequence[Mappin
     told: set[str] = set()
     try:
         with _terminated_as_interrupt():
-            for index, (command, environment) in enumerate(zip(commands, environments, strict=True), start=1):
+            for index, (command, environment) in enumerate(
+                zip(commands, environments, strict=True), start=1
+            ):
                 workers.append(Worker(index, command, environment, folder / f"worker-{index}.log"))
             while any(worker.process.poll() is None for worker in workers):
                 _tell(workers, told)
@@ -102,7 +115,9 @@ def _stop(workers: Sequence[Worker]) -> None:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """``variables`` in this process's environment, and so in that of what it starts, inside the block."""
+    """``variables`` in this process's environment, and so in that of what it starts, inside the
+    block.
+    """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -130,15 +145,19 @@ def _terminated_as_interrupt() -> Iterator[None]:
 
 
 def environments(workers: int, url: str, accelerators: int) -> list[dict[str, str]]:
-    """The environment of each worker: the database (not in the arguments, which everybody can read), its share of the
-    machine's cores unless OMP_NUM_THREADS is set, and one of the accelerators where there are some."""
+    """The environment of each worker: the database (not in the arguments, which everybody can
+    read), its share of the machine's cores unless OMP_NUM_THREADS is set, and one of the
+    accelerators where there are some.
+    """
     share = {"OMP_NUM_THREADS": str(max(1, cores() // workers)), "OMP_WAIT_POLICY": "PASSIVE"}
     base = {**share, **os.environ, "LOWRANK_DATABASE_URL": url}
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     visible = visible or [str(number) for number in range(accelerators)]
     if not accelerators or not visible:
         return [base] * workers
-    return [{**base, "CUDA_VISIBLE_DEVICES": visible[index % len(visible)]} for index in range(workers)]
+    return [
+        {**base, "CUDA_VISIBLE_DEVICES": visible[index % len(visible)]} for index in range(workers)
+    ]
 
 
 def cores() -> int:

@@ -1,4 +1,6 @@
-"""What lenses compute with: checkpoints that are loaded and verified once, and the batches of an evaluation set."""
+"""What lenses compute with: checkpoints that are loaded and verified once, and the batches of an
+evaluation set.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +25,28 @@ from lowrank.store import Store, records
 
 A = TypeVar("A")
 T = TypeVar("T")
-MEMORY_SHARE = 0.4  # of the machine's and of the accelerator's memory, for checkpoints that later tasks need
+MEMORY_SHARE = (
+    0.4  # of the machine's and of the accelerator's memory, for checkpoints that later tasks need
+)
 
 
 class Workbench:
     """Holds the checkpoints of the tasks ahead; a checkpoint leaves when no task needs it any more.
 
-    Where the memory does not hold all of them with what lenses keep beside them (dense copies, copies on the accelerator, bases
-    of directions), those whose next use is farthest leave first and are loaded again. ``budget`` is in bytes of the machine's
-    memory. ``loads`` counts loads by checkpoint.
+    Where the memory does not hold all of them with what lenses keep beside them (dense copies,
+    copies on the accelerator, bases of directions), those whose next use is farthest leave first
+    and are loaded again. ``budget`` is in bytes of the machine's memory. ``loads`` counts loads by
+    checkpoint.
     """
 
-    def __init__(self, store: Store, root: Path, device: torch.device, budget: int | None = None, team: Team = SOLO) -> None:
+    def __init__(
+        self,
+        store: Store,
+        root: Path,
+        device: torch.device,
+        budget: int | None = None,
+        team: Team = SOLO,
+    ) -> None:
         self.store, self.root, self.device, self.team = store, root.resolve(), device, team
         own = budgets(device) if budget is None else Counter({**budgets(device), "cpu": budget})
         self.budget = team.smallest(own)  # processes that work together must keep the same
@@ -93,7 +105,9 @@ class Workbench:
         return found
 
     def network(self, point: Point, space: str) -> nn.Module | None:
-        """The checkpoint on the device as trained, or (``space`` dense) as the equivalent plain LLaMA."""
+        """The checkpoint on the device as trained, or (``space`` dense) as the equivalent plain
+        LLaMA.
+        """
         loaded = self.loaded(point)
         if space != "dense" or not loaded.method.custom_architecture:
             return self.memo(point, "network", lambda: self._on_device(loaded.model))
@@ -115,10 +129,15 @@ class Workbench:
             raise RuntimeError("a lens that uses the evaluation set declares needs_data")
         for point in unit.points:
             if point.tokenizer_hash not in ("", opened.record.tokenizer_hash):
-                raise MetricError(f"{point.label}: its tokenizer is not that of the evaluation set; give it a study of its own")
+                raise MetricError(
+                    f"{point.label}: its tokenizer is not that of the evaluation set; give it a study of its own"
+                )
         key = (opened.record.sha256, rows)
         if key not in self._batches:
-            made = [Batch(b.input_ids.to(self.device), b.labels.to(self.device)) for b in opened.content.batches(rows)]
+            made = [
+                Batch(b.input_ids.to(self.device), b.labels.to(self.device))
+                for b in opened.content.batches(rows)
+            ]
             self._batches = {key: made}  # tasks come by checkpoint, so that several sets are rare
         return self._batches[key]
 
@@ -133,19 +152,30 @@ class Workbench:
         row = self.store.get(records.Checkpoint, checkpoint_id)
         folder = (self.root / row.path).resolve()
         if not folder.is_relative_to(self.root):
-            raise CheckpointError(f"checkpoint {checkpoint_id}: its path '{row.path}' leads outside the study's folder {self.root}")
+            raise CheckpointError(
+                f"checkpoint {checkpoint_id}: its path '{row.path}' leads outside the study's folder {self.root}"
+            )
         loaded = checkpoint.load(folder, row.sha256, dtype=torch.float32)
         self.loads[checkpoint_id] += 1
         for name, tensor in loaded.model.state_dict().items():
             if not torch.isfinite(tensor).all():
-                raise MetricError(f"checkpoint {checkpoint_id} ({row.path}): the weight '{name}' is not finite; the run diverged")
+                raise MetricError(
+                    f"checkpoint {checkpoint_id} ({row.path}): the weight '{name}' is not finite; the run diverged"
+                )
         return loaded
 
     def _weigh(self, key: int) -> None:
-        """A checkpoint has grown: let those with the farthest next use go until all fit; those of the current task stay."""
+        """A checkpoint has grown: let those with the farthest next use go until all fit; those of
+        the current task stay.
+        """
         self._sizes[key] = footprint(self._held.get(key), self._memo.get(key))
-        current = {key} | ({p.checkpoint_id for p in self._task.unit.points} if self._task else set())
-        while any(size > self.budget[device] for device, size in sum(self._sizes.values(), Counter()).items()):
+        current = {key} | (
+            {p.checkpoint_id for p in self._task.unit.points} if self._task else set()
+        )
+        while any(
+            size > self.budget[device]
+            for device, size in sum(self._sizes.values(), Counter()).items()
+        ):
             candidates = [key for key in self._sizes if key not in current]
             if not candidates:
                 return
@@ -159,7 +189,9 @@ class Workbench:
 
 def budgets(device: torch.device) -> Counter[str]:
     """Bytes that checkpoints may take, by type of device."""
-    found = Counter({"cpu": int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))})
+    found = Counter(
+        {"cpu": int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))}
+    )
     if device.type == "cuda":
         found["cuda"] = int(MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory)
     return found

@@ -20,9 +20,15 @@ Lengths = tuple[tuple[str, int, int], ...]
 """(projection type, number of singular values of W, of all its factors together)."""
 
 
-def spectrum_lengths(method: str, settings: Mapping[str, Any] | None, shape: Mapping[str, Any]) -> Lengths:
-    """The lengths of ``method`` with ``settings`` (None: the defaults) on a LLaMA of ``shape``; every block has the same."""
-    return _lengths(method, json.dumps(settings or {}, sort_keys=True), json.dumps(dict(shape), sort_keys=True))
+def spectrum_lengths(
+    method: str, settings: Mapping[str, Any] | None, shape: Mapping[str, Any]
+) -> Lengths:
+    """The lengths of ``method`` with ``settings`` (None: the defaults) on a LLaMA of ``shape``;
+    every block has the same.
+    """
+    return _lengths(
+        method, json.dumps(settings or {}, sort_keys=True), json.dumps(dict(shape), sort_keys=True)
+    )
 
 
 @lru_cache(maxsize=256)
@@ -43,10 +49,20 @@ def _lengths(method: str, settings: str, shape: str) -> Lengths:
 
 def target_sides(shape: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """(out, in) of the seven target layers of a block."""
-    hidden, wide, heads = (int(shape[name]) for name in ("hidden_size", "intermediate_size", "num_attention_heads"))
+    hidden, wide, heads = (
+        int(shape[name]) for name in ("hidden_size", "intermediate_size", "num_attention_heads")
+    )
     head = int(shape.get("head_dim") or hidden // heads)
     query, key = head * heads, head * int(shape.get("num_key_value_heads") or heads)
-    sides = [(query, hidden), (key, hidden), (key, hidden), (hidden, query), (wide, hidden), (wide, hidden), (hidden, wide)]
+    sides = [
+        (query, hidden),
+        (key, hidden),
+        (key, hidden),
+        (hidden, query),
+        (wide, hidden),
+        (wide, hidden),
+        (hidden, wide),
+    ]
     return dict(zip(TARGETS, sides, strict=True))
 
 

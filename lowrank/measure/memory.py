@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 
 def footprint(*objects: Any) -> Counter[str]:
-    """Bytes of the tensors and arrays in ``objects``, by type of device ('cpu', 'cuda'); what they share counts once.
+    """Bytes of the tensors and arrays in ``objects``, by type of device ('cpu', 'cuda'); what they
+    share counts once.
 
     Looks into modules, mappings, sequences and objects of this package.
     """

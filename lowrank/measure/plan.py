@@ -15,10 +15,24 @@ from lowrank.config.schema import MetricEntry, Study
 from lowrank.errors import ConfigError, LowrankError, StoreError, UsageError
 from lowrank.measure.lengths import spectrum_lengths
 from lowrank.measure.sets import EvaluationSets, Opened
-from lowrank.metrics.base import SELECTION, Expected, Lens, LensSettings, Panel, Point, TextSettings, Unit
+from lowrank.metrics.base import (
+    SELECTION,
+    Expected,
+    Lens,
+    LensSettings,
+    Panel,
+    Point,
+    TextSettings,
+    Unit,
+)
 from lowrank.store import Store, records
 
-COLUMNS = ("space", "normalization", "precision", "direction_seed")  # settings that are columns of a protocol
+COLUMNS = (
+    "space",
+    "normalization",
+    "precision",
+    "direction_seed",
+)  # settings that are columns of a protocol
 
 
 @dataclass(frozen=True)
@@ -36,29 +50,41 @@ class Selection:
     def takes(self, point: Point) -> bool:
         """Whether a checkpoint is selected."""
         pairs = (
-            (self.methods, point.method), (self.scales, point.scale), (self.seeds, point.seed), (self.steps, point.step),
-            (self.runs, point.run_id), (self.checkpoints, point.checkpoint_id),
+            (self.methods, point.method),
+            (self.scales, point.scale),
+            (self.seeds, point.seed),
+            (self.steps, point.step),
+            (self.runs, point.run_id),
+            (self.checkpoints, point.checkpoint_id),
         )
         return all(not wanted or value in wanted for wanted, value in pairs)
 
-
     def check(self, store: Store, study: Study) -> None:
-        """Raise :class:`UsageError` for a method, scale, seed, run or checkpoint that the study does not have."""
+        """Raise :class:`UsageError` for a method, scale, seed, run or checkpoint that the study
+        does not have.
+        """
         row = store.first(records.Study, name=study.name)
         if row is None:
-            raise UsageError(f"the store has no study '{study.name}' yet; train it first: lowrank study run FILE")
+            raise UsageError(
+                f"the store has no study '{study.name}' yet; train it first: lowrank study run FILE"
+            )
         runs = store.find(records.Run, study_id=row.id)
         saved = store.find(records.Checkpoint, run_id=[run.id for run in runs])
         known: list[tuple[str, tuple[Any, ...], set[Any]]] = [
-            ("method", self.methods, {run.method for run in runs}), ("scale", self.scales, {run.scale for run in runs}),
-            ("seed", self.seeds, {run.seed for run in runs}), ("run", self.runs, {run.id for run in runs}),
-            ("step", self.steps, {c.step for c in saved}), ("checkpoint", self.checkpoints, {c.id for c in saved}),
+            ("method", self.methods, {run.method for run in runs}),
+            ("scale", self.scales, {run.scale for run in runs}),
+            ("seed", self.seeds, {run.seed for run in runs}),
+            ("run", self.runs, {run.id for run in runs}),
+            ("step", self.steps, {c.step for c in saved}),
+            ("checkpoint", self.checkpoints, {c.id for c in saved}),
         ]
         for what, wanted, there in known:
             for value in wanted:
                 if value not in there:
                     listed = ", ".join(map(str, sorted(there))) or "none"
-                    raise UsageError(f"the study '{study.name}' has no checkpoint of {what} {value}; it has: {listed}")
+                    raise UsageError(
+                        f"the study '{study.name}' has no checkpoint of {what} {value}; it has: {listed}"
+                    )
 
 
 ALL = Selection()
@@ -66,7 +92,9 @@ ALL = Selection()
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of measuring that a study asks for: a lens under a protocol, on every n-th checkpoint."""
+    """One way of measuring that a study asks for: a lens under a protocol, on every n-th
+    checkpoint.
+    """
 
     lens: Lens
     name: str
@@ -96,40 +124,75 @@ class Task:
         """The task for people."""
         point, reference = self.unit.checkpoint, self.unit.reference
         return {
-            "stage": "measure", "lens": self.variant.lens.name(), "protocol": self.variant.name, "method": point.method,
-            "variant": point.variant, "scale": point.scale, "seed": point.seed, "step": point.step,
-            "reference": reference.label if reference else "", "missing_values": len(self.missing.values),
+            "stage": "measure",
+            "lens": self.variant.lens.name(),
+            "protocol": self.variant.name,
+            "method": point.method,
+            "variant": point.variant,
+            "scale": point.scale,
+            "seed": point.seed,
+            "step": point.step,
+            "reference": reference.label if reference else "",
+            "missing_values": len(self.missing.values),
             "detail": self.unit.blocked or (f"failed: {self.error}" if self.error else "missing"),
         }
 
 
 def plan(
-    store: Store, study: Study, root: Path, selection: Selection = ALL, sets: EvaluationSets | None = None,
+    store: Store,
+    study: Study,
+    root: Path,
+    selection: Selection = ALL,
+    sets: EvaluationSets | None = None,
     also: Collection[str] = (),
 ) -> list[Task]:
     """The tasks of ``study`` that lack rows, in the order in which they are best done.
 
-    ``root`` is the study's folder. Tasks whose unit is ``blocked`` are in the list, with the reason; so are those of the
-    unit keys ``also``, complete or not.
+    ``root`` is the study's folder. Tasks whose unit is ``blocked`` are in the list, with the
+    reason; so are those of the unit keys ``also``, complete or not.
     """
     row = store.first(records.Study, name=study.name)
-    variants = [v for v in resolve_metrics(study) if not selection.lenses or v.lens.name() in selection.lenses]
+    variants = [
+        v
+        for v in resolve_metrics(study)
+        if not selection.lenses or v.lens.name() in selection.lenses
+    ]
     unasked = sorted(set(selection.lenses) - {v.lens.name() for v in variants})
     if unasked:
         metrics.get(unasked[0])  # an unknown name says so itself
-        raise UsageError(f"the study '{study.name}' does not ask for the lens '{unasked[0]}'; add it to its metrics")
+        raise UsageError(
+            f"the study '{study.name}' does not ask for the lens '{unasked[0]}'; add it to its metrics"
+        )
     if row is None:
         return []
     sets = sets or EvaluationSets(store, study)
     panel = study_panel(store, row, root, selection)
-    failed = {unit.unit_key: unit.error for unit in store.find(records.WorkUnit, kind="measure", status="failed")}
+    failed = {
+        unit.unit_key: unit.error
+        for unit in store.find(records.WorkUnit, kind="measure", status="failed")
+    }
     keys = {run.id: run.config_hash for run in store.find(records.Run, study_id=row.id)}
     tasks: list[Task] = []
     for variant in variants:
         kept = every_nth(panel, variant.every)
-        chosen = [u for u in variant.lens.units(panel, variant.settings) if u.checkpoint.checkpoint_id in kept]
-        tasks += all_tasks(store, row, variant, [u for u in chosen if selection.takes(u.checkpoint)], sets, failed, keys)
-    return sorted((task for task in tasks if task.missing or task.unit.blocked or task.unit_key in also), key=_order)
+        chosen = [
+            u
+            for u in variant.lens.units(panel, variant.settings)
+            if u.checkpoint.checkpoint_id in kept
+        ]
+        tasks += all_tasks(
+            store,
+            row,
+            variant,
+            [u for u in chosen if selection.takes(u.checkpoint)],
+            sets,
+            failed,
+            keys,
+        )
+    return sorted(
+        (task for task in tasks if task.missing or task.unit.blocked or task.unit_key in also),
+        key=_order,
+    )
 
 
 def plan_rows(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
@@ -138,7 +201,9 @@ def plan_rows(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
 
 
 def resolve_metrics(study: Study) -> list[Variant]:
-    """The protocols that a study's ``metrics`` section asks for, each once; raises :class:`ConfigError`."""
+    """The protocols that a study's ``metrics`` section asks for, each once; raises
+    :class:`ConfigError`.
+    """
     found: list[Variant] = []
     for index, entry in enumerate(study.metrics):
         where = f"metrics[{index}]"
@@ -152,7 +217,9 @@ def resolve_metrics(study: Study) -> list[Variant]:
     return found
 
 
-def _variants(lens: Lens, entry: MetricEntry, preset: str, where: str) -> list[tuple[str, dict[str, Any]]]:
+def _variants(
+    lens: Lens, entry: MetricEntry, preset: str, where: str
+) -> list[tuple[str, dict[str, Any]]]:
     """(protocol name, settings) of the variants of a preset that an entry asks for."""
     found = lens.variants(entry.preset or preset)
     if entry.variants is None:
@@ -160,19 +227,25 @@ def _variants(lens: Lens, entry: MetricEntry, preset: str, where: str) -> list[t
     known = {("main" if i == 0 else v.name.partition("/")[2]): v for i, v in enumerate(found)}
     for label in entry.variants:
         if label not in known:
-            raise ConfigError(f"{where}.variants: the lens '{entry.lens}' has no variant '{label}'; known: {', '.join(known)}")
+            raise ConfigError(
+                f"{where}.variants: the lens '{entry.lens}' has no variant '{label}'; known: {', '.join(known)}"
+            )
     return [(known[label].name, dict(known[label].settings)) for label in entry.variants]
 
 
-def study_panel(store: Store, study: records.Study, root: Path, selection: Selection = ALL) -> Panel:
+def study_panel(
+    store: Store, study: records.Study, root: Path, selection: Selection = ALL
+) -> Panel:
     """The checkpoints of a study's runs as points.
 
-    Of runs that differ in the recipe alone, the study file having been edited, the newest counts; an older one that is
-    selected by its number is there too.
+    Of runs that differ in the recipe alone, the study file having been edited, the newest counts;
+    an older one that is selected by its number is there too.
     """
     found = [run for run in store.find(records.Run, study_id=study.id) if run.status != "cancelled"]
     newest = {(run.method, run.variant, run.scale, run.seed): run.id for run in found}
-    asked = {store.get(records.Checkpoint, wanted).run_id for wanted in selection.checkpoints} | set(selection.runs)
+    asked = {
+        store.get(records.Checkpoint, wanted).run_id for wanted in selection.checkpoints
+    } | set(selection.runs)
     runs = {run.id: run for run in found if run.id in asked or run.id in newest.values()}
     saved = store.find(records.Checkpoint, run_id=list(runs)) if runs else []
     latest: dict[int, int] = {}
@@ -183,14 +256,27 @@ def study_panel(store: Store, study: records.Study, root: Path, selection: Selec
 
 def _point(run: records.Run, checkpoint: records.Checkpoint, latest: int, root: Path) -> Point:
     method, shape = methods.get(run.method), _shape(run, root / checkpoint.path)
-    final = checkpoint.kind == "final" or (checkpoint.kind == "imported" and checkpoint.step == latest)
+    final = checkpoint.kind == "final" or (
+        checkpoint.kind == "imported" and checkpoint.step == latest
+    )
     lengths = spectrum_lengths(run.method, run.config.get("settings"), shape)
     return Point(
-        checkpoint_id=checkpoint.id or 0, run_id=run.id or 0, method=run.method, variant=run.variant, scale=run.scale,
-        seed=run.seed, step=checkpoint.step, layers=int(shape["num_hidden_layers"]), lengths=lengths,
-        width=min(length for _, length, _ in lengths), rank=run.rank if method.custom_architecture else None,
-        last=final, has_dense=method.has_dense,
-        baseline=method.family == "baseline", init_hash=run.init_hash, tokenizer_hash=run.tokenizer_hash,
+        checkpoint_id=checkpoint.id or 0,
+        run_id=run.id or 0,
+        method=run.method,
+        variant=run.variant,
+        scale=run.scale,
+        seed=run.seed,
+        step=checkpoint.step,
+        layers=int(shape["num_hidden_layers"]),
+        lengths=lengths,
+        width=min(length for _, length, _ in lengths),
+        rank=run.rank if method.custom_architecture else None,
+        last=final,
+        has_dense=method.has_dense,
+        baseline=method.family == "baseline",
+        init_hash=run.init_hash,
+        tokenizer_hash=run.tokenizer_hash,
     )
 
 
@@ -208,8 +294,13 @@ def every_nth(panel: Panel, every: int) -> set[int]:
 
 
 def all_tasks(
-    store: Store, study: records.Study, variant: Variant, units: list[Unit], sets: EvaluationSets,
-    failed: dict[str, str], keys: dict[Any, str],
+    store: Store,
+    study: records.Study,
+    variant: Variant,
+    units: list[Unit],
+    sets: EvaluationSets,
+    failed: dict[str, str],
+    keys: dict[Any, str],
 ) -> Iterator[Task]:
     """The units of one variant with the rows that they lack."""
     grouped: dict[str, list[Unit]] = {}
@@ -218,10 +309,14 @@ def all_tasks(
         evaluation = None
         if isinstance(variant.settings, TextSettings):
             try:
-                evaluation = sets.open(unit.checkpoint.run_id, variant.settings.examples, variant.settings.split)
+                evaluation = sets.open(
+                    unit.checkpoint.run_id, variant.settings.examples, variant.settings.split
+                )
             except StoreError:
                 raise
-            except LowrankError as error:  # no text, or none that can be scored: lenses that need none go on
+            except (
+                LowrankError
+            ) as error:  # no text, or none that can be scored: lenses that need none go on
                 unit = replace(unit, blocked=str(error))
         sha = evaluation.record.sha256 if evaluation else ""
         opened[sha] = evaluation
@@ -234,7 +329,9 @@ def all_tasks(
             known = there.get((unit.checkpoint.checkpoint_id, reference), Expected())
             lacking = variant.lens.expected(unit, variant.settings) - known
             key = unit_key(study.name, variant, sha, unit, keys)
-            yield Task(variant, unit, protocol, opened[sha], lacking, key, study.id, failed.get(key, ""))
+            yield Task(
+                variant, unit, protocol, opened[sha], lacking, key, study.id, failed.get(key, "")
+            )
 
 
 def protocol_record(variant: Variant, evaluation: Opened | None) -> records.Protocol:
@@ -246,13 +343,19 @@ def protocol_record(variant: Variant, evaluation: Opened | None) -> records.Prot
         body.pop(name, None)
     columns = {name: body.pop(name) for name in COLUMNS if name in body}
     return records.Protocol(
-        name=variant.name, lens=variant.lens.name(), metric_revision=variant.lens.revision, parameters=body,
-        evaluation_set_id=evaluation.record.id if evaluation else None, **columns,
+        name=variant.name,
+        lens=variant.lens.name(),
+        metric_revision=variant.lens.revision,
+        parameters=body,
+        evaluation_set_id=evaluation.record.id if evaluation else None,
+        **columns,
     )
 
 
 def find_protocol(store: Store, wanted: records.Protocol) -> records.Protocol:
-    """The stored protocol that equals ``wanted`` but for id and hash, else ``wanted`` without an id."""
+    """The stored protocol that equals ``wanted`` but for id and hash, else ``wanted`` without an
+    id.
+    """
     for known in store.find(records.Protocol, lens=wanted.lens, name=wanted.name):
         if replace(known, id=None, parameters_hash="") == wanted:
             return known
@@ -260,7 +363,9 @@ def find_protocol(store: Store, wanted: records.Protocol) -> records.Protocol:
 
 
 def still_missing(store: Store, task: Task) -> bool:
-    """Whether the rows of a task are not all there now, whoever may have stored them since it was planned."""
+    """Whether the rows of a task are not all there now, whoever may have stored them since it was
+    planned.
+    """
     wanted = replace(task.protocol, id=None, parameters_hash="")
     if task.evaluation:
         known = store.first(records.EvaluationSet, sha256=task.evaluation.record.sha256)
@@ -270,7 +375,9 @@ def still_missing(store: Store, task: Task) -> bool:
         return True
     point, reference = task.unit.checkpoint, task.unit.reference
     there = stored_rows(store, protocol, "checkpoint_id = :of", point.checkpoint_id)
-    found = there.get((point.checkpoint_id, reference.checkpoint_id if reference else None), Expected())
+    found = there.get(
+        (point.checkpoint_id, reference.checkpoint_id if reference else None), Expected()
+    )
     return bool(task.variant.lens.expected(task.unit, task.variant.settings) - found)
 
 
@@ -278,10 +385,16 @@ OF_STUDY = "checkpoint_id IN (SELECT c.id FROM checkpoint c JOIN run r ON r.id =
 
 
 def stored_rows(
-    store: Store, protocol: records.Protocol, condition: str, of: int | None,
+    store: Store,
+    protocol: records.Protocol,
+    condition: str,
+    of: int | None,
 ) -> dict[tuple[int, int | None], Expected]:
     """The rows under a protocol that meet ``condition`` on ``:of``, by (checkpoint, reference)."""
-    where, pair = f"WHERE protocol_id = :protocol AND {condition}", "checkpoint_id, reference_checkpoint_id"
+    where, pair = (
+        f"WHERE protocol_id = :protocol AND {condition}",
+        "checkpoint_id, reference_checkpoint_id",
+    )
     queries = (
         f"SELECT {pair}, metric, layer, module FROM metric_value {where}",
         f"SELECT {pair}, curve, direction_index, position FROM curve_point {where}",
@@ -296,10 +409,19 @@ def stored_rows(
     return {where_: Expected(*map(frozenset, found)) for where_, found in cells.items()}
 
 
-def unit_key(study: str, variant: Variant, evaluation_sha: str, unit: Unit, keys: dict[Any, str]) -> str:
-    """A key of a unit of work that means the same in every copy of the store; equal runs of two studies differ in it."""
+def unit_key(
+    study: str, variant: Variant, evaluation_sha: str, unit: Unit, keys: dict[Any, str]
+) -> str:
+    """A key of a unit of work that means the same in every copy of the store; equal runs of two
+    studies differ in it.
+    """
     body = [
-        study, variant.lens.name(), variant.lens.revision, variant.name, variant.settings.model_dump(mode="json"), evaluation_sha,
+        study,
+        variant.lens.name(),
+        variant.lens.revision,
+        variant.name,
+        variant.settings.model_dump(mode="json"),
+        evaluation_sha,
         *([keys[p.run_id], p.step] if p else None for p in (unit.checkpoint, unit.reference)),
     ]
     return f"measure/{content_hash(body)}"
@@ -308,4 +430,10 @@ def unit_key(study: str, variant: Variant, evaluation_sha: str, unit: Unit, keys
 def _order(task: Task) -> tuple[Any, ...]:
     """Checkpoints of one step together, so that each is loaded once and few are held at a time."""
     unit = task.unit
-    return (unit.checkpoint.scale, unit.checkpoint.step, unit.checkpoint.arm, unit.checkpoint.seed, unit.checkpoint.run_id)
+    return (
+        unit.checkpoint.scale,
+        unit.checkpoint.step,
+        unit.checkpoint.arm,
+        unit.checkpoint.seed,
+        unit.checkpoint.run_id,
+    )

@@ -36,7 +36,9 @@ class EvaluationSets:
         self._failed: dict[tuple[str, int, str], LowrankError] = {}
 
     def open(self, run_id: int, examples: int | None, split: str = "validation") -> Opened:
-        """The evaluation set of a run, drawn from a held-out split; raises :class:`MetricError` where it scores no token."""
+        """The evaluation set of a run, drawn from a held-out split; raises :class:`MetricError`
+        where it scores no token.
+        """
         data = self._data_of(run_id)
         count = data.evaluation_examples if examples is None else examples
         key = (data.model_dump_json(), count, split)
@@ -49,7 +51,9 @@ class EvaluationSets:
                 self._failed[key] = error  # told once a unit, tried once
                 raise
         found = self._opened[key]
-        if found.record.id is None and (known := self.store.first(records.EvaluationSet, sha256=found.record.sha256)):
+        if found.record.id is None and (
+            known := self.store.first(records.EvaluationSet, sha256=found.record.sha256)
+        ):
             found = self._opened[key] = replace(found, record=replace(found.record, id=known.id))
         return found
 
@@ -57,14 +61,20 @@ class EvaluationSets:
         from lowrank.data import open_data
 
         seed = data.evaluation_seed
-        content = open_data(data, seed).evaluation_set(SET_NAME, split=split, examples=examples, seed=seed)
+        content = open_data(data, seed).evaluation_set(
+            SET_NAME, split=split, examples=examples, seed=seed
+        )
         if content.record.tokens == 0:
-            raise MetricError(f"the evaluation set of source '{data.source}' scores no token; give documents of two tokens or more")
+            raise MetricError(
+                f"the evaluation set of source '{data.source}' scores no token; give documents of two tokens or more"
+            )
         known = self.store.first(records.EvaluationSet, sha256=content.record.sha256)
         return Opened(replace(content.record, id=known.id if known else None), content)
 
     def _data_of(self, run_id: int) -> Data:
-        """The data section that a run was resolved with; an imported run is measured on the study's."""
+        """The data section that a run was resolved with; an imported run is measured on the
+        study's.
+        """
         if run_id not in self._data:
             run = self.store.get(records.Run, run_id)
             section = run.config.get("data")

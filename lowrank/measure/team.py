@@ -1,8 +1,9 @@
-"""The processes of one launch (``torchrun``, ``accelerate launch``) that compute a unit of work together.
+"""The processes of one launch (``torchrun``, ``accelerate launch``) that compute a unit of work
+together.
 
-All of them compute the same units in the same order; where a lens spreads independent evaluations, each does a share and
-all get all. Every meeting carries an error where a process has one, so that all give up a unit together: none waits for one
-that has failed.
+All of them compute the same units in the same order; where a lens spreads independent evaluations,
+each does a share and all get all. Every meeting carries an error where a process has one, so that
+all give up a unit together: none waits for one that has failed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from lowrank.errors import LowrankError, StoreError
 
 A = TypeVar("A")
 T = TypeVar("T")
-PATIENCE = timedelta(days=30)  # that the first process may wait for other launches; one that dies ends the launch itself
+PATIENCE = timedelta(
+    days=30
+)  # that the first process may wait for other launches; one that dies ends the launch itself
 
 
 class TeamError(LowrankError):
@@ -40,14 +43,16 @@ class Team:
         if self.world == 1:
             return [compute(item) for item in items]
         try:
-            own = [compute(item) for item in items[self.rank::self.world]]
+            own = [compute(item) for item in items[self.rank :: self.world]]
         except Exception as error:
             self._give_up(error)
         parts = self._meet(("spread", len(items)), own)
         return [parts[i % self.world][i // self.world] for i in range(len(items))]
 
     def together(self, compute: Callable[[], T]) -> T:
-        """``compute()`` of a whole unit, which all processes end together; :class:`TeamError` where one of them fails."""
+        """``compute()`` of a whole unit, which all processes end together; :class:`TeamError` where
+        one of them fails.
+        """
         if self.world == 1:
             return compute()
         try:
@@ -77,12 +82,18 @@ class Team:
         return said[0]
 
     def _give_up(self, error: Exception) -> NoReturn:
-        sentence = str(error) if isinstance(error, LowrankError) else f"{type(error).__name__}: {error}"
+        sentence = (
+            str(error) if isinstance(error, LowrankError) else f"{type(error).__name__}: {error}"
+        )
         self._meet(("error", 0), None, sentence, isinstance(error, StoreError))
         raise AssertionError("a meeting with an error raises")
 
-    def _meet(self, place: tuple[str, int], body: Any, error: str = "", of_store: bool = False) -> list[Any]:
-        """What every process brings to ``place``, in the order of their ranks; raises where one brings an error."""
+    def _meet(
+        self, place: tuple[str, int], body: Any, error: str = "", of_store: bool = False
+    ) -> list[Any]:
+        """What every process brings to ``place``, in the order of their ranks; raises where one
+        brings an error.
+        """
         import torch.distributed as dist
 
         brought: list[Any] = [None] * self.world
@@ -92,7 +103,9 @@ class Team:
                 raise (TeamStoreError if store else TeamError)(sentence)
         places = {where for where, *_ in brought}
         if len(places) > 1:
-            raise RuntimeError(f"the processes of this launch lost step: they are at {sorted(places)}; start them again")
+            raise RuntimeError(
+                f"the processes of this launch lost step: they are at {sorted(places)}; start them again"
+            )
         return [content for _, content, *_ in brought]
 
 

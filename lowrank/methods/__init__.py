@@ -1,4 +1,6 @@
-"""The training methods: one file each, found by its stem; outsiders use the entry-point group ``lowrank.methods``."""
+"""The training methods: one file each, found by its stem; outsiders use the entry-point group
+``lowrank.methods``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,8 @@ from lowrank.registry import Registry
 if TYPE_CHECKING:
     from lowrank.methods.base import Method
 
-REGISTRY: Registry[Method] = Registry("method", "lowrank.methods", "METHOD", "lowrank.methods.base.Method")
+REGISTRY: Registry[Method] = Registry(
+    "method", "lowrank.methods", "METHOD", "lowrank.methods.base.Method"
+)
 names = REGISTRY.names
 get = REGISTRY.get

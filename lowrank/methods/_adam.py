@@ -1,8 +1,9 @@
 """Adam's moments and the direction that they give, in the gradient's precision or in eight bits.
 
-The state of a parameter holds ``step`` (int), ``exp_avg`` and ``exp_avg_sq``; where these are quantised they hold codes, and
-``exp_avg_scale`` and ``exp_avg_sq_scale`` the scales of their blocks. ``group`` is a parameter group with ``lr``, ``betas``,
-``eps`` and, for moments in eight bits, ``state_bits`` 8.
+The state of a parameter holds ``step`` (int), ``exp_avg`` and ``exp_avg_sq``; where these are
+quantised they hold codes, and ``exp_avg_scale`` and ``exp_avg_sq_scale`` the scales of their
+blocks. ``group`` is a parameter group with ``lr``, ``betas``, ``eps`` and, for moments in eight
+bits, ``state_bits`` 8.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lowrank.methods._sharding import local
 MOMENTS = ("exp_avg", "exp_avg_sq")
 FUSED_DTYPES = (torch.float32, torch.float64)
 FUSED_DEVICES = ("cpu", "cuda")
-CHUNK = 4096 * BLOCK     # entries of a quantised state that are opened at a time
+CHUNK = 4096 * BLOCK  # entries of a quantised state that are opened at a time
 Group = dict[str, Any]
 State = dict[str, Any]
 Codecs = tuple[Codec, Codec]
@@ -59,21 +60,37 @@ def step_size(step: int, group: Group) -> float:
 
 
 def fusable(G: Tensor, state: State) -> bool:
-    """Whether PyTorch's fused Adam applies: it walks through memory, and all it walks through must lie alike.
+    """Whether PyTorch's fused Adam applies: it walks through memory, and all it walks through must
+    lie alike.
 
     Half precision keeps the rounding of a chain of operations, as the published runs had it.
     """
-    same = G.dtype == state["exp_avg"].dtype and G.dtype in FUSED_DTYPES and G.device.type in FUSED_DEVICES
-    return same and all(local(tensor).is_contiguous() for tensor in (G, state["exp_avg"], state["exp_avg_sq"]))
+    same = (
+        G.dtype == state["exp_avg"].dtype
+        and G.dtype in FUSED_DTYPES
+        and G.device.type in FUSED_DEVICES
+    )
+    return same and all(
+        local(tensor).is_contiguous() for tensor in (G, state["exp_avg"], state["exp_avg_sq"])
+    )
 
 
-def fused(parameters: list[Tensor], gradients: list[Tensor], states: list[State], group: Group, size: float) -> None:
-    """Put ``gradients`` into the moments and do p -= size · m / (√v + eps), in one pass over memory.
+def fused(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    states: list[State],
+    group: Group,
+    size: float,
+) -> None:
+    """Put ``gradients`` into the moments and do p -= size · m / (√v + eps), in one pass over
+    memory.
 
-    All states are at the same step. PyTorch's AdamW divides by √v/√(1-β₂ᵗ) + eps and multiplies by lr/(1-β₁ᵗ): with its eps and
-    lr stretched accordingly, that is the update wanted here.
+    All states are at the same step. PyTorch's AdamW divides by √v/√(1-β₂ᵗ) + eps and multiplies by
+    lr/(1-β₁ᵗ): with its eps and lr stretched accordingly, that is the update wanted here.
     """
-    keep = [i for i, gradient in enumerate(gradients) if local(gradient).numel()]  # a process may hold no row at all
+    keep = [
+        i for i, gradient in enumerate(gradients) if local(gradient).numel()
+    ]  # a process may hold no row at all
     if not keep:
         return
 
@@ -82,12 +99,25 @@ def fused(parameters: list[Tensor], gradients: list[Tensor], states: list[State]
 
     (beta1, beta2), step = group["betas"], states[0]["step"]
     root = math.sqrt(1.0 - beta2**step)
-    steps = torch.full((len(keep),), step - 1.0, dtype=torch.float32, device=gradients[0].device).unbind()
+    steps = torch.full(
+        (len(keep),), step - 1.0, dtype=torch.float32, device=gradients[0].device
+    ).unbind()
     m, v = ([s[key] for s in states] for key in MOMENTS)
     adamw(
-        mine(parameters), mine(gradients), mine(m), mine(v), [], list(steps),
-        fused=True, amsgrad=False, maximize=False, beta1=beta1, beta2=beta2, weight_decay=0.0,
-        lr=size * (1.0 - beta1**step) / root, eps=group["eps"] / root,
+        mine(parameters),
+        mine(gradients),
+        mine(m),
+        mine(v),
+        [],
+        list(steps),
+        fused=True,
+        amsgrad=False,
+        maximize=False,
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=0.0,
+        lr=size * (1.0 - beta1**step) / root,
+        eps=group["eps"] / root,
     )
 
 
@@ -109,11 +139,14 @@ def is_quantised(state: State) -> bool:
     return "exp_avg_scale" in state
 
 
-def quantised_directions(G: Tensor, state: State, group: Group, codecs: Codecs) -> Iterator[tuple[slice, Tensor]]:
-    """Put ``G`` into quantised moments, a chunk at a time; yields (entries of the flattened ``G``, their N, flat, float32).
+def quantised_directions(
+    G: Tensor, state: State, group: Group, codecs: Codecs
+) -> Iterator[tuple[slice, Tensor]]:
+    """Put ``G`` into quantised moments, a chunk at a time; yields (entries of the flattened ``G``,
+    their N, flat, float32).
 
-    A chunk is opened to float32, updated and closed again, so that the whole moments never exist. N comes from the moments before
-    they are rounded.
+    A chunk is opened to float32, updated and closed again, so that the whole moments never exist. N
+    comes from the moments before they are rounded.
     """
     gradient = G.reshape(-1)
     for begin in range(0, len(gradient), CHUNK):
@@ -136,7 +169,9 @@ def quantised_direction(G: Tensor, state: State, group: Group, codecs: Codecs) -
     return N
 
 
-def quantised_update(p: Tensor, G: Tensor, state: State, group: Group, codecs: Codecs, size: float) -> None:
+def quantised_update(
+    p: Tensor, G: Tensor, state: State, group: Group, codecs: Codecs, size: float
+) -> None:
     """p -= size · N, chunk by chunk."""
     flat = p.detach().reshape(-1)
     for entries, N in quantised_directions(G, state, group, codecs):

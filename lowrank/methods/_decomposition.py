@@ -1,7 +1,9 @@
-"""Leading left singular vectors of a wide matrix, from its Gram matrix: exactly in float64, or fast to a share of the energy.
+"""Leading left singular vectors of a wide matrix, from its Gram matrix: exactly in float64, or fast
+to a share of the energy.
 
-Squaring a matrix costs half the digits. A float32 gradient squared in float64 loses nothing; squared in float32 it
-loses the directions whose singular values are below about 3e-4 of the largest, which hold next to no energy.
+Squaring a matrix costs half the digits. A float32 gradient squared in float64 loses nothing;
+squared in float32 it loses the directions whose singular values are below about 3e-4 of the
+largest, which hold next to no energy.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ import torch
 from scipy.linalg import blas, lapack
 from torch import Tensor
 
-OVERSAMPLING = 24        # directions of the fast decomposition beyond the rank
-MAX_ROUNDS = 6           # of block power iteration
-SETTLED = 5e-4           # the captured share of the energy grew by less in the last round: each cuts what is left severalfold
-LAPACK_FROM = 64         # rows from which LAPACK by parts is quicker than torch.linalg.eigh
+OVERSAMPLING = 24  # directions of the fast decomposition beyond the rank
+MAX_ROUNDS = 6  # of block power iteration
+# the captured share of the energy grew by less in the last round: each cuts what is left
+# severalfold
+SETTLED = 5e-4
+LAPACK_FROM = 64  # rows from which LAPACK by parts is quicker than torch.linalg.eigh
 
 
 def exact_vectors(A: Tensor, rank: int) -> Tensor:
-    """Leading ``rank`` left singular vectors of ``A`` (k, l), k <= l: columns (k, rank) in float64, by falling singular value."""
+    """Leading ``rank`` left singular vectors of ``A`` (k, l), k <= l: columns (k, rank) in float64,
+    by falling singular value.
+    """
     A = A.to(torch.float64)
     if A.device.type == "cpu" and len(A) >= LAPACK_FROM:
         vectors = _by_parts(A.numpy(), rank)
@@ -31,14 +37,22 @@ def exact_vectors(A: Tensor, rank: int) -> Tensor:
 
 
 def _by_parts(a: np.ndarray[Any, Any], rank: int) -> np.ndarray[Any, Any] | None:
-    """The leading eigenvectors alone of the Gram matrix: half the time of a routine that finds them all.
+    """The leading eigenvectors alone of the Gram matrix: half the time of a routine that finds them
+    all.
 
-    Tridiagonal form, its eigenvalues, inverse iteration for the wanted ones, and back. None where inverse iteration
-    fails or leaves vectors that are not orthogonal (many equal singular values): then the caller takes the slow way.
+    Tridiagonal form, its eigenvalues, inverse iteration for the wanted ones, and back. None where
+    inverse iteration fails or leaves vectors that are not orthogonal (many equal singular values):
+    then the caller takes the slow way.
     """
     k = len(a)
-    gram = blas.dsyrk(1.0, a, lower=1) if a.flags.f_contiguous else blas.dsyrk(1.0, a.T, trans=1, lower=1)
-    reflectors, diagonal, off, tau, _ = lapack.dsytrd(gram, lower=1, lwork=int(lapack.dsytrd_lwork(k, lower=1)[0]), overwrite_a=1)
+    gram = (
+        blas.dsyrk(1.0, a, lower=1)
+        if a.flags.f_contiguous
+        else blas.dsyrk(1.0, a.T, trans=1, lower=1)
+    )
+    reflectors, diagonal, off, tau, _ = lapack.dsytrd(
+        gram, lower=1, lwork=int(lapack.dsytrd_lwork(k, lower=1)[0]), overwrite_a=1
+    )
     eigenvalues, failed = lapack.dsterf(diagonal, off)
     if failed:
         return None
@@ -46,20 +60,25 @@ def _by_parts(a: np.ndarray[Any, Any], rank: int) -> np.ndarray[Any, Any] | None
     vectors, failed = lapack.dstein(diagonal, off, eigenvalues[-rank:], *one_block)
     if failed or not np.allclose(vectors.T @ vectors, np.eye(rank), rtol=0.0, atol=1e-10):
         return None
-    # The reflectors leave the first coordinate alone; on the others they are those of a QR decomposition.
+    # The reflectors leave the first coordinate alone; on the others they are those of a QR
+    # decomposition.
     rest, _, _ = lapack.dormqr("L", "N", reflectors[1:, :-1], tau, vectors[1:], lwork=64 * rank)
     return np.vstack([vectors[:1], rest])[:, ::-1].copy()
 
 
 def fast_vectors(A: Tensor, rank: int) -> Tensor:
-    """Orthonormal columns (k, rank), float32, with nearly the energy of the leading left singular vectors of ``A`` (k, l).
+    """Orthonormal columns (k, rank), float32, with nearly the energy of the leading left singular
+    vectors of ``A`` (k, l).
 
-    Block power iteration on the Gram matrix from a fixed sketch with a few directions to spare, until the captured
-    share of the energy settles (arXiv:0909.4061, algorithms 4.4 and 5.3): the same gradient gives the same vectors.
+    Block power iteration on the Gram matrix from a fixed sketch with a few directions to spare,
+    until the captured share of the energy settles (arXiv:0909.4061, algorithms 4.4 and 5.3): the
+    same gradient gives the same vectors.
     """
     k = len(A)
     A = A.to(torch.float32)
-    A = A / A.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)   # the squares of small gradients would vanish
+    A = A / A.abs().amax().clamp(
+        min=torch.finfo(torch.float32).tiny
+    )  # the squares of small gradients would vanish
     C = A @ A.T
     width, tiny = min(k, rank + OVERSAMPLING), torch.finfo(torch.float32).tiny
     sketch = torch.randn(k, width, generator=torch.Generator().manual_seed(k)).to(C.device)

@@ -1,4 +1,6 @@
-"""What layers with two factors B (out, rank) and A (rank, in) share: shapes, draws, and how they take a model's place."""
+"""What layers with two factors B (out, rank) and A (rank, in) share: shapes, draws, and how they
+take a model's place.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from lowrank.methods.base import Draw, targets
 
 
 class FactoredLinear(nn.Module, ABC):
-    """Base of linear layers from x (…, in) to (…, out) with factors ``A`` (rank, in) and ``B`` (out, rank)."""
+    """Base of linear layers from x (…, in) to (…, out) with factors ``A`` (rank, in) and ``B``
+    (out, rank).
+    """
 
     draws_own_parameters = True
 
@@ -23,7 +27,9 @@ class FactoredLinear(nn.Module, ABC):
         super().__init__()
         largest = min(in_features, out_features)
         if not 1 <= rank <= largest:
-            raise ConfigError(f"rank {rank} does not fit a layer of shape ({out_features}, {in_features}); choose 1 to {largest}")
+            raise ConfigError(
+                f"rank {rank} does not fit a layer of shape ({out_features}, {in_features}); choose 1 to {largest}"
+            )
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.A = nn.Parameter(torch.empty(rank, in_features))
         self.B = nn.Parameter(torch.empty(out_features, rank))
@@ -34,7 +40,9 @@ class FactoredLinear(nn.Module, ABC):
 
     @abstractmethod
     def reset_parameters(self, draw: Draw | None = None) -> None:
-        """Draw every parameter anew: parameter p from ``draw(p)``, or all from the global generator."""
+        """Draw every parameter anew: parameter p from ``draw(p)``, or all from the global
+        generator.
+        """
 
     def reset_bias(self) -> None:
         """A bias starts at zero."""
@@ -47,11 +55,15 @@ class FactoredLinear(nn.Module, ABC):
 
 
 @torch.no_grad()
-def fill(parameter: Tensor, initialise: Callable[..., object], draw: Draw | None, label: str) -> None:
-    """Fill ``parameter`` by ``initialise(tensor, generator=…)``, a function of ``torch.nn.init`` with its arguments bound.
+def fill(
+    parameter: Tensor, initialise: Callable[..., object], draw: Draw | None, label: str
+) -> None:
+    """Fill ``parameter`` by ``initialise(tensor, generator=…)``, a function of ``torch.nn.init``
+    with its arguments bound.
 
-    With ``draw`` the numbers are made in float32 on the CPU by ``draw(label)``, so that device, precision and the order of the
-    calls change nothing. Without it the parameter is filled where it is; Transformers relies on that to leave loaded ones alone.
+    With ``draw`` the numbers are made in float32 on the CPU by ``draw(label)``, so that device,
+    precision and the order of the calls change nothing. Without it the parameter is filled where it
+    is; Transformers relies on that to leave loaded ones alone.
     """
     if draw is None:
         initialise(parameter, generator=None)
@@ -67,9 +79,13 @@ def kaiming(tensor: Tensor, generator: torch.Generator | None) -> None:
 
 
 def replace_targets(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
-    """Put ``make(linear)`` in the place of every target layer of ``model``; raises where there is none."""
+    """Put ``make(linear)`` in the place of every target layer of ``model``; raises where there is
+    none.
+    """
     found = [(path, module) for path, module in targets(model) if isinstance(module, nn.Linear)]
     if not found:
-        raise LowrankError("the model has no target layer to adapt (q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj)")
+        raise LowrankError(
+            "the model has no target layer to adapt (q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj)"
+        )
     for path, linear in found:
         model.set_submodule(path, make(linear))

@@ -1,6 +1,8 @@
-"""Gradient subspaces: which singular vectors of a gradient span them, and how a matrix goes in and comes back.
+"""Gradient subspaces: which singular vectors of a gradient span them, and how a matrix goes in and
+comes back.
 
-A projection of G (m, n) is a tuple of orthonormal bases, each shaped so that it multiplies as written:
+A projection of G (m, n) is a tuple of orthonormal bases, each shaped so that it multiplies as
+written:
 
 ====== ==================== ========================= =====================
 kind   bases                into the subspace         back
@@ -10,8 +12,8 @@ left   Q (m, r)             R = Qᵀ G (r, n)           Q R
 full   P (m, r), Q (r, n)   R = Pᵀ G Qᵀ (r, r)        P R Q
 ====== ==================== ========================= =====================
 
-Singular vectors have arbitrary signs, and moments that outlive a refresh feel them. The convention here: the entry
-of largest magnitude of each kept singular vector is positive.
+Singular vectors have arbitrary signs, and moments that outlive a refresh feel them. The convention
+here: the entry of largest magnitude of each kept singular vector is positive.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ SVDS: tuple[str, ...] = tuple(VECTORS)
 
 
 def kind_of(shape: torch.Size, proj_type: str) -> Literal["right", "left", "full"]:
-    """The kind of projection for a matrix of ``shape``; ``std`` compresses its shorter side (GaLore, section 4.2)."""
+    """The kind of projection for a matrix of ``shape``; ``std`` compresses its shorter side
+    (GaLore, section 4.2).
+    """
     if proj_type in ("right", "left", "full"):
         return proj_type  # type: ignore[return-value]
     tall = shape[0] >= shape[1]
@@ -50,9 +54,13 @@ def kind_of(shape: torch.Size, proj_type: str) -> Literal["right", "left", "full
 def check_rank(name: str, shape: torch.Size, rank: int) -> None:
     """Raise unless ``rank`` singular vectors exist."""
     if len(shape) != 2:
-        raise ConfigError(f"{name}: only matrices are projected, this has shape {tuple(shape)}; move it to a group without a rank")
+        raise ConfigError(
+            f"{name}: only matrices are projected, this has shape {tuple(shape)}; move it to a group without a rank"
+        )
     if not 1 <= rank <= min(shape):
-        raise ConfigError(f"{name}: rank {rank} does not fit a matrix of shape {tuple(shape)}; choose 1 to {min(shape)}")
+        raise ConfigError(
+            f"{name}: rank {rank} does not fit a matrix of shape {tuple(shape)}; choose 1 to {min(shape)}"
+        )
 
 
 def decompose(G: Tensor, rank: int, proj_type: str, svd: str) -> Bases:
@@ -60,16 +68,21 @@ def decompose(G: Tensor, rank: int, proj_type: str, svd: str) -> Bases:
     kind = kind_of(G.shape, proj_type)
     sides: tuple[Side, ...] = ("left", "right") if kind == "full" else (kind,)
     vectors = {side: leading_vectors(G, rank, side, svd) for side in sides}
-    return tuple((V if side == "left" else V.T).to(G.dtype).contiguous() for side, V in vectors.items())
+    return tuple(
+        (V if side == "left" else V.T).to(G.dtype).contiguous() for side, V in vectors.items()
+    )
 
 
 def leading_vectors(G: Tensor, rank: int, side: Side, svd: str) -> Tensor:
-    """Leading ``rank`` singular vectors of one side of ``G`` as columns, by falling singular value, signs fixed."""
-    A = G if side == "left" else G.T           # left singular vectors of A are wanted
+    """Leading ``rank`` singular vectors of one side of ``G`` as columns, by falling singular value,
+    signs fixed.
+    """
+    A = G if side == "left" else G.T  # left singular vectors of A are wanted
     if A.shape[0] <= A.shape[1]:
         return fix_signs(VECTORS[svd](A, rank))
-    # The longer side: A maps each vector of the shorter side to sigma times its partner. Nearly vanished
-    # partners are completed by the QR decomposition, whose columns differ from the singular vectors in sign alone.
+    # The longer side: A maps each vector of the shorter side to sigma times its partner. Nearly
+    # vanished partners are completed by the QR decomposition, whose columns differ from the
+    # singular vectors in sign alone.
     V = VECTORS[svd](A.T, rank)
     partners, _ = torch.linalg.qr(A.to(V.dtype) @ V)
     return fix_signs(partners)
@@ -85,7 +98,9 @@ def state_elements(shape: torch.Size, rank: int, proj_type: str) -> tuple[int, i
     """Elements (of the bases, of one moment) of a matrix of ``shape``."""
     m, n = shape
     return {
-        "right": (rank * n, m * rank), "left": (m * rank, rank * n), "full": (m * rank + rank * n, rank * rank),
+        "right": (rank * n, m * rank),
+        "left": (m * rank, rank * n),
+        "full": (m * rank + rank * n, rank * rank),
     }[kind_of(shape, proj_type)]
 
 
@@ -101,7 +116,13 @@ def project(G: Tensor, bases: Bases, kind: str) -> Tensor:
 def add_back(target: Tensor, R: Tensor, bases: Bases, kind: str, alpha: float) -> Tensor:
     """``target + alpha · back(R)``, in place."""
     if isinstance(target, DTensor):
-        add_back(local(target), whole(R) if kind == "left" else local(R), tuple(map(local, bases)), kind, alpha)
+        add_back(
+            local(target),
+            whole(R) if kind == "left" else local(R),
+            tuple(map(local, bases)),
+            kind,
+            alpha,
+        )
         return target
     if kind == "full":
         R, bases, kind = bases[0] @ R, bases[1:], "right"

@@ -1,10 +1,12 @@
 """Eight bits an entry: block-wise dynamic quantisation (arXiv:2110.02861).
 
-A tensor is cut, in memory order, into blocks of :data:`BLOCK` entries. Each block is divided by its largest magnitude,
-which is kept in float32, and every entry is replaced by the nearest of 256 values between -1 and 1 (signed: first moments)
-or 0 and 1 (unsigned: second moments). The values lie densely where magnitudes are small, over seven decades.
+A tensor is cut, in memory order, into blocks of :data:`BLOCK` entries. Each block is divided by its
+largest magnitude, which is kept in float32, and every entry is replaced by the nearest of 256
+values between -1 and 1 (signed: first moments) or 0 and 1 (unsigned: second moments). The values
+lie densely where magnitudes are small, over seven decades.
 
-Code 0 stands for zero in both maps, so codes can be zeroed and masked as the moments themselves could be.
+Code 0 stands for zero in both maps, so codes can be zeroed and masked as the moments themselves
+could be.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor
 from lowrank.errors import ConfigError
 
 BLOCK = 256
-SMALLEST = 4096          # entries below which a tensor keeps its precision: there is nothing to save
+SMALLEST = 4096  # entries below which a tensor keeps its precision: there is nothing to save
 DECADES = 7
 STATE_BITS = (32, 8)
 
@@ -29,14 +31,18 @@ STATE_BITS = (32, 8)
 def dynamic_map(signed: bool) -> tuple[float, ...]:
     """The 256 values in ascending order (arXiv:2110.02861, section 1.3 and appendix F).
 
-    The decade 10⁻ᵉ, e = 6 … 0, is cut linearly into 2⁶⁻ᵉ cells for each sign, twice as many where there is no sign; a value is
-    the middle of its cell of (0.1, 1). Zero and one come on top.
+    The decade 10⁻ᵉ, e = 6 … 0, is cut linearly into 2⁶⁻ᵉ cells for each sign, twice as many where
+    there is no sign; a value is the middle of its cell of (0.1, 1). Zero and one come on top.
     """
     values = [0.0, 1.0]
     for e in range(DECADES):
         cells = 2 ** (DECADES - 1 - e) * (1 if signed else 2)
         width = 0.9 / cells
-        values += [sign * 10.0**-e * (0.1 + width * (k + 0.5)) for k in range(cells) for sign in ((-1, 1) if signed else (1,))]
+        values += [
+            sign * 10.0**-e * (0.1 + width * (k + 0.5))
+            for k in range(cells)
+            for sign in ((-1, 1) if signed else (1,))
+        ]
     return tuple(sorted(values))
 
 
@@ -47,19 +53,25 @@ class Codec:
         values = dynamic_map(signed)
         self.signed, self.zero = signed, values.index(0.0)
         ascending = torch.tensor(values, dtype=torch.float64)
-        boundaries = torch.cat([(ascending[1:] + ascending[:-1]) / 2, torch.tensor([math.inf])]).to(torch.float32)
+        boundaries = torch.cat([(ascending[1:] + ascending[:-1]) / 2, torch.tensor([math.inf])]).to(
+            torch.float32
+        )
         self.boundaries, self.below = boundaries.to(device), _cells_below(boundaries).to(device)
-        self.values = ascending.roll(-self.zero).to(device, torch.float32)      # by code
+        self.values = ascending.roll(-self.zero).to(device, torch.float32)  # by code
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(codes, uint8, of the shape of ``x``; scales (blocks,), float32) of the flat float32 tensor ``x``.
+        """(codes, uint8, of the shape of ``x``; scales (blocks,), float32) of the flat float32
+        tensor ``x``.
 
-        An unsigned value above zero never becomes zero: a vanished second moment would make its entry's next step
-        1/eps times too long (the zero-point problem, arXiv:2309.01507, section 4.1).
+        An unsigned value above zero never becomes zero: a vanished second moment would make its
+        entry's next step 1/eps times too long (the zero-point problem, arXiv:2309.01507, section
+        4.1).
         """
         blocks = F.pad(x, (0, -len(x) % BLOCK)).view(-1, BLOCK)
         scales = blocks.abs().amax(dim=1)
-        relative = blocks.div(scales.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)).view(-1)
+        relative = blocks.div(scales.clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(1)).view(
+            -1
+        )
         index = self.below.index_select(0, (relative.view(torch.int32) >> 16).bitwise_and_(0xFFFF))
         index.add_(relative > self.boundaries.index_select(0, index)).sub_(self.zero)
         if not self.signed:
@@ -74,10 +86,12 @@ class Codec:
 
 
 def _cells_below(boundaries: Tensor) -> Tensor:
-    """By the upper 16 bits of a float32: how many ``boundaries`` lie below all numbers that begin with them, int32.
+    """By the upper 16 bits of a float32: how many ``boundaries`` lie below all numbers that begin
+    with them, int32.
 
-    Between two such numbers lies one boundary at most (seven bits of mantissa, and the closest boundaries are 0.7% of a
-    decade apart), so one comparison more finds the nearest value: a tenth of the time of a binary search.
+    Between two such numbers lies one boundary at most (seven bits of mantissa, and the closest
+    boundaries are 0.7% of a decade apart), so one comparison more finds the nearest value: a tenth
+    of the time of a binary search.
     """
     first = torch.arange(2**16, dtype=torch.int32) << 16
     ends = torch.stack([first, first | 0xFFFF]).view(torch.float32).nan_to_num(nan=1.0)
@@ -91,10 +105,16 @@ def blocks_of(elements: int) -> int:
 
 def moment_bytes(elements: int, itemsize: int, bits: int) -> int:
     """Bytes of one moment of ``elements`` entries, as it is kept where ``bits`` are asked for."""
-    return elements + 4 * blocks_of(elements) if bits == 8 and elements >= SMALLEST else elements * itemsize
+    return (
+        elements + 4 * blocks_of(elements)
+        if bits == 8 and elements >= SMALLEST
+        else elements * itemsize
+    )
 
 
 def check_bits(bits: Any) -> None:
     """Raise unless states of ``bits`` exist."""
     if bits not in STATE_BITS:
-        raise ConfigError(f"state_bits is {bits}; choose 32 (the precision of the weights) or 8 (quantised in blocks)")
+        raise ConfigError(
+            f"state_bits is {bits}; choose 32 (the precision of the weights) or 8 (quantised in blocks)"
+        )

@@ -1,15 +1,16 @@
-"""Matrices that are spread over processes (``torch.distributed.fsdp.fully_shard``): what is where, and what travels.
+"""Matrices that are spread over processes (``torch.distributed.fsdp.fully_shard``): what is where,
+and what travels.
 
-FSDP2 cuts a matrix W (m, n) and its gradient by rows. A decomposition needs the whole gradient, so each refresh gathers
-it once. Between refreshes:
+FSDP2 cuts a matrix W (m, n) and its gradient by rows. A decomposition needs the whole gradient, so
+each refresh gathers it once. Between refreshes:
 
-===== ============================ ============================== ======================================
-kind  basis                        moments                        what travels in an update
-===== ============================ ============================== ======================================
-right Q (rank, n), everywhere      (m, rank), by rows like W      nothing
-left  Q (m, rank), by rows like W  (rank, n), by columns          R is summed and scattered, N is gathered
-full  P by rows, Q everywhere      (rank, rank), everywhere       R is summed
-===== ============================ ============================== ======================================
+===== ============================ ==============================
+====================================== kind  basis                        moments
+what travels in an update ===== ============================ ==============================
+====================================== right Q (rank, n), everywhere      (m, rank), by rows like W
+nothing left  Q (m, rank), by rows like W  (rank, n), by columns          R is summed and scattered,
+N is gathered full  P by rows, Q everywhere      (rank, rank), everywhere       R is summed =====
+============================ ============================== ======================================
 
 Every function here leaves ordinary tensors alone.
 """
@@ -36,21 +37,34 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def beside(value: Tensor, p: Tensor) -> Tensor:
-    """A tensor that every process has, on the device and in the layout of ``p`` of the same shape."""
+    """A tensor that every process has, on the device and in the layout of ``p`` of
+    the same shape.
+    """
     value = value.to(p.device)
-    return distribute_tensor(value, p.device_mesh, p.placements) if isinstance(p, DTensor) else value
+    return (
+        distribute_tensor(value, p.device_mesh, p.placements) if isinstance(p, DTensor) else value
+    )
 
 
 def check_layout(name: str, p: Tensor) -> None:
     """Raise unless ``p`` is whole or cut by rows."""
-    if isinstance(p, DTensor) and not all(placement in (Shard(0), Replicate()) for placement in p.placements):
-        raise ConfigError(f"{name} is laid out as {p.placements}; only matrices cut by rows (fully_shard) are projected")
+    if isinstance(p, DTensor) and not all(
+        placement in (Shard(0), Replicate()) for placement in p.placements
+    ):
+        raise ConfigError(
+            f"{name} is laid out as {p.placements}; only matrices cut by rows (fully_shard) are projected"
+        )
 
 
 def placements(key: str, kind: str | None, p: DTensor) -> tuple[Placement, ...]:
-    """Where the state ``key`` of parameter ``p`` lives; ``kind`` is None for a parameter that is not projected."""
+    """Where the state ``key`` of parameter ``p`` lives; ``kind`` is None for a parameter that is
+    not projected.
+    """
     by_rows: dict[str | None, set[str]] = {
-        None: {"exp_avg", "exp_avg_sq"}, "right": {"exp_avg", "exp_avg_sq"}, "left": {"basis"}, "full": {"basis"},
+        None: {"exp_avg", "exp_avg_sq"},
+        "right": {"exp_avg", "exp_avg_sq"},
+        "left": {"basis"},
+        "full": {"basis"},
     }
     if key in by_rows[kind]:
         return p.placements
@@ -78,22 +92,36 @@ def spread(bases: Sequence[Tensor], kind: str, p: Tensor) -> tuple[Tensor, ...]:
     if not isinstance(p, DTensor):
         return tuple(bases)
     layouts = (placements(key, kind, p) for key in ("basis", "basis_2"))
-    return tuple(distribute_tensor(basis, p.device_mesh, layout) for basis, layout in zip(bases, layouts, strict=False))
+    return tuple(
+        distribute_tensor(basis, p.device_mesh, layout)
+        for basis, layout in zip(bases, layouts, strict=False)
+    )
 
 
 def settle(R: Tensor, kind: str, p: Tensor) -> Tensor:
-    """A projected gradient laid out as its moments; partial sums of left projections are added up."""
+    """A projected gradient laid out as its moments; partial sums of left
+    projections are added up.
+    """
     if not isinstance(R, DTensor) or not isinstance(p, DTensor):
         return R
     laid_out = R.redistribute(placements=placements("exp_avg", kind, p))
-    mine = laid_out.to_local().contiguous()  # columns cut from a matrix are not, and fused Adam walks through memory
+    mine = (
+        laid_out.to_local().contiguous()
+    )  # columns cut from a matrix are not, and fused Adam walks through memory
     return DTensor.from_local(
-        mine, laid_out.device_mesh, laid_out.placements, run_check=False, shape=laid_out.shape, stride=laid_out.stride(),
+        mine,
+        laid_out.device_mesh,
+        laid_out.placements,
+        run_check=False,
+        shape=laid_out.shape,
+        stride=laid_out.stride(),
     )
 
 
 def norms(M: Tensor, dim: int) -> Tensor:
-    """Euclidean norms of ``M`` along ``dim``, that dimension kept; those of columns are on every process."""
+    """Euclidean norms of ``M`` along ``dim``, that dimension kept; those of columns are on every
+    process.
+    """
     found: Tensor = torch.linalg.vector_norm(M, dim=dim, keepdim=True)
     if isinstance(found, DTensor) and dim == 0:
         return found.redistribute(placements=[Replicate()] * len(found.placements))

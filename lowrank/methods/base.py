@@ -1,13 +1,16 @@
 """The contract of a training method.
 
-A method is one file in this folder with a class ``METHOD``. It may change the model (architecture and adapter
-families), the optimizer (optimizer family), what happens after an update (merges, resets) and the learning-rate
-factor; everything else is the same for all methods. Nothing outside a method's file asks for its name.
+A method is one file in this folder with a class ``METHOD``. It may change the model (architecture
+and adapter families), the optimizer (optimizer family), what happens after an update (merges,
+resets) and the learning-rate factor; everything else is the same for all methods. Nothing outside a
+method's file asks for its name.
 
 Guarantees that the conformance suite (``tests/methods``) holds every registered method to:
 
-* one seed gives one model, bit for bit, and whatever parameters two methods have in common start equal;
-* the state of method and optimizer consists of tensors and plain values and loads with ``weights_only=True``;
+* one seed gives one model, bit for bit, and whatever parameters two methods have in common start
+  equal;
+* the state of method and optimizer consists of tensors and plain values and loads with
+  ``weights_only=True``;
 * save, stop and resume is bit-identical to running on;
 * ``dense`` gives weights that reproduce the model's logits, or is None;
 * a method that has nothing to act on raises instead of training something else.
@@ -31,7 +34,9 @@ from lowrank.methods._adamw8 import AdamW8bit
 from lowrank.methods._sharding import whole
 
 Draw = Callable[[str], torch.Generator]
-"""``draw(name)`` is a fresh CPU generator keyed by the run's seed and ``name`` (a parameter's full name, or any label)."""
+"""``draw(name)`` is a fresh CPU generator keyed by the run's seed and ``name`` (a parameter's full
+name, or any label).
+"""
 
 Family = Literal["baseline", "optimizer", "architecture", "adapter"]
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -41,9 +46,10 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 class Method(ABC):
     """Base of all methods: AdamW on a plain LLaMA; a method overrides what it changes.
 
-    Class attributes: ``family``; ``title`` for people; ``summary`` in one sentence; ``source`` (paper); ``Settings``,
-    the validated settings with defaults; ``custom_architecture``, whether the model is more than a plain LLaMA;
-    ``has_dense``, whether each target layer equals a dense one.
+    Class attributes: ``family``; ``title`` for people; ``summary`` in one sentence; ``source``
+    (paper); ``Settings``, the validated settings with defaults; ``custom_architecture``, whether
+    the model is more than a plain LLaMA; ``has_dense``, whether each target layer equals a dense
+    one.
     """
 
     family: ClassVar[Family]
@@ -68,67 +74,98 @@ class Method(ABC):
         return 1.0
 
     def attach(self, model: nn.Module) -> None:
-        """Replace or wrap the target layers of ``model`` (a ``LlamaModel``), in place; may run on the meta device.
+        """Replace or wrap the target layers of ``model`` (a ``LlamaModel``), in place; may run on
+        the meta device.
 
         Only for ``custom_architecture`` methods. New modules implement
-        ``reset_parameters(draw: Callable[[str], Generator] | None = None)``: with ``draw``, parameter ``p`` is drawn
-        from ``draw(p)``; without it, from the global generator, with ``torch.nn.init`` functions alone.
+        ``reset_parameters(draw: Callable[[str], Generator] | None = None)``: with ``draw``,
+        parameter ``p`` is drawn from ``draw(p)``; without it, from the global generator, with
+        ``torch.nn.init`` functions alone.
         """
 
     def optimizer(self, model: nn.Module, training: Training) -> torch.optim.Optimizer:
         """The optimizer over the trained parameters of ``model`` (the whole causal language model).
 
-        By ``state_bits`` 8 in its groups an optimizer says that it heeds ``training.state_bits``; any other is refused there.
+        By ``state_bits`` 8 in its groups an optimizer says that it heeds ``training.state_bits``;
+        any other is refused there.
         """
         groups = parameter_groups(model, training)
         if not groups:
             raise LowrankError(f"{self.name}: no parameter is trained")
         if training.state_bits == 8:
             return AdamW8bit(
-                groups, lr=training.learning_rate, betas=training.betas, eps=training.eps, weight_decay=training.weight_decay,
+                groups,
+                lr=training.learning_rate,
+                betas=training.betas,
+                eps=training.eps,
+                weight_decay=training.weight_decay,
             )
         # Fused AdamW exists for CPU and CUDA and is the fastest of PyTorch's variants on both.
         return torch.optim.AdamW(
-            groups, lr=training.learning_rate, betas=training.betas, eps=training.eps,
-            weight_decay=training.weight_decay, fused=True,
+            groups,
+            lr=training.learning_rate,
+            betas=training.betas,
+            eps=training.eps,
+            weight_decay=training.weight_decay,
+            fused=True,
         )
 
     def optimizer_state_bytes(self, optimizer: torch.optim.Optimizer) -> int | None:
-        """Bytes of the tensors that ``optimizer`` will hold after its first step, from shapes alone; nothing is computed.
+        """Bytes of the tensors that ``optimizer`` will hold after its first step, from shapes
+        alone; nothing is computed.
 
-        None, the default, where the step itself can be traced on tensors without data, as that of PyTorch's optimizers can: then
-        ``lowrank estimate`` does that. An optimizer that looks at values (a decomposition, an ``if`` on a norm) counts here.
+        None, the default, where the step itself can be traced on tensors without data, as that of
+        PyTorch's optimizers can: then ``lowrank estimate`` does that. An optimizer that looks at
+        values (a decomposition, an ``if`` on a norm) counts here.
         """
         return None
 
     def lr_factor(self, update: int, training: Training) -> float:
         """Factor of the learning rate at ``update`` = 1, 2, …"""
-        return schedule.cosine(update - training.schedule_lag, training.steps, training.warmup, training.min_lr_ratio)
+        return schedule.cosine(
+            update - training.schedule_lag, training.steps, training.warmup, training.min_lr_ratio
+        )
 
-    def after_update(self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer, draw: Draw) -> None:
-        """Called after update ``update`` and after its checkpoint, if one is due; merges and resets happen here.
+    def after_update(
+        self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer, draw: Draw
+    ) -> None:
+        """Called after update ``update`` and after its checkpoint, if one is due; merges and resets
+        happen here.
 
-        Random choices come from ``draw`` with a label that holds the update, so that all processes agree and a
-        resumed run repeats them.
+        Random choices come from ``draw`` with a label that holds the update, so that all processes
+        agree and a resumed run repeats them.
         """
 
     def dense(self, model: nn.Module) -> dict[str, Tensor] | None:
-        """{module path of the target layer: effective dense W (out, in)}, or None where no dense equivalent exists.
+        """{module path of the target layer: effective dense W (out, in)}, or None where no dense
+        equivalent exists.
 
         Under ``fully_shard`` every process has to call, and gets whole weights.
         """
-        return {path: whole(module.weight.detach()) for path, module in targets(model) if isinstance(module, nn.Linear)}
+        return {
+            path: whole(module.weight.detach())
+            for path, module in targets(model)
+            if isinstance(module, nn.Linear)
+        }
 
     def factors(self, model: nn.Module) -> dict[str, Tensor]:
-        """{parameter path: factor} of the target layers as trained; the dense weights where there are no factors."""
-        matrices = ((f"{path}.{name}", p) for path, module in targets(model) for name, p in module.named_parameters())
+        """{parameter path: factor} of the target layers as trained; the dense weights where there
+        are no factors.
+        """
+        matrices = (
+            (f"{path}.{name}", p)
+            for path, module in targets(model)
+            for name, p in module.named_parameters()
+        )
         return {name: p.detach() for name, p in matrices if p.dim() == 2}
 
     def low_rank_parts(self, model: nn.Module) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """{module path of the target layer: (base, B, A)} where W = base + B·A, base (out, in), B (out, r), A (r, in).
+        """{module path of the target layer: (base, B, A)} where W = base + B·A, base (out, in), B
+        (out, r), A (r, in).
 
-        ΔW is then taken of the parts, in more digits than two dense sums have; where two checkpoints have the same base, bit for
-        bit, it is a difference of products, of rank 2r at most. Empty, the default, where W is one matrix.
+        ΔW is then taken of the parts, in more digits than two dense sums have; where two
+        checkpoints have the same base, bit for bit, it is a difference of products, of rank 2r at
+        most. Empty, the default, where W is one matrix.
         """
         return {}
 
@@ -141,19 +178,30 @@ class Method(ABC):
 
 
 def build_optimizer(method: Method, model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """``method.optimizer(model, training)``. Raises :class:`ConfigError` where it would ignore a setting of ``training``."""
+    """``method.optimizer(model, training)``. Raises :class:`ConfigError` where it would ignore a
+    setting of ``training``.
+    """
     optimizer = method.optimizer(model, training)
-    groups, whose = optimizer.param_groups, f"the optimizer of method '{method.name}' ({type(optimizer).__name__})"
+    groups, whose = (
+        optimizer.param_groups,
+        f"the optimizer of method '{method.name}' ({type(optimizer).__name__})",
+    )
     if any(group.get("state_bits", 32) != training.state_bits for group in groups):
-        raise ConfigError(f"training.state_bits is {training.state_bits} and {whose} has no such states; use 32")
+        raise ConfigError(
+            f"training.state_bits is {training.state_bits} and {whose} has no such states; use 32"
+        )
     other = training.untargeted_learning_rate
     if other is not None and all(group["lr"] != other for group in groups):
-        raise ConfigError(f"training.untargeted_learning_rate is {other} and {whose} gives all parameters one rate; drop it")
+        raise ConfigError(
+            f"training.untargeted_learning_rate is {other} and {whose} gives all parameters one rate; drop it"
+        )
     return optimizer
 
 
 def plain_path(path: str) -> str:
-    """``path`` without what DistributedDataParallel and ``torch.compile`` wrap around a model, so that draws agree."""
+    """``path`` without what DistributedDataParallel and ``torch.compile`` wrap around a model, so
+    that draws agree.
+    """
     return path.replace("_orig_mod.", "").removeprefix("module.")
 
 
@@ -165,7 +213,9 @@ def targets(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, Any]]:
-    """The trained parameters as groups of an optimizer, the target layers' and all others with a learning rate of their own."""
+    """The trained parameters as groups of an optimizer, the target layers' and all others with a
+    learning rate of their own.
+    """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     other = training.untargeted_learning_rate
     if other is None or not trained:

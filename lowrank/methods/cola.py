@@ -1,4 +1,6 @@
-"""CoLA: every target layer is B·σ(A·x), a bottleneck with a non-linearity inside (EMNLP 2025, arXiv:2502.10940)."""
+"""CoLA: every target layer is B·σ(A·x), a bottleneck with a non-linearity inside (EMNLP 2025,
+arXiv:2502.10940).
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,32 @@ from lowrank.methods.base import Draw, Method
 
 Activation = Literal["silu", "gelu", "relu", "tanh", "identity"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu, "gelu": F.gelu, "relu": F.relu, "tanh": F.tanh, "identity": lambda x: x,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "tanh": F.tanh,
+    "identity": lambda x: x,
 }
 
 
 class CoLALinear(FactoredLinear):
-    """x (…, in) ↦ B·σ(A·x) (…, out) (CoLA, equation 3). No dense matrix is equivalent to it, unless σ is the identity."""
+    """x (…, in) ↦ B·σ(A·x) (…, out) (CoLA, equation 3). No dense matrix is equivalent to it, unless
+    σ is the identity.
+    """
 
-    def __init__(self, in_features: int, out_features: int, rank: int, activation: str = "silu", bias: bool = False) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        activation: str = "silu",
+        bias: bool = False,
+    ) -> None:
         super().__init__(in_features, out_features, rank, bias)
         if activation not in ACTIVATIONS:
-            raise ConfigError(f"activation is '{activation}'; choose one of {', '.join(ACTIVATIONS)}")
+            raise ConfigError(
+                f"activation is '{activation}'; choose one of {', '.join(ACTIVATIONS)}"
+            )
         self.activation = activation
         self.reset_parameters()
 
@@ -48,7 +65,8 @@ class CoLASettings(Config):
 
     rank: PositiveInt
     activation: Activation = "silu"
-    outer_gate_activation: bool = True  # keep the MLP's own SiLU around its gate (published: true to 130m, false from 350m on)
+    # keep the MLP's own SiLU around its gate (published: true to 130m, false from 350m on)
+    outer_gate_activation: bool = True
 
 
 class CoLA(Method):
@@ -65,7 +83,12 @@ class CoLA(Method):
     def attach(self, model: nn.Module) -> None:
         """Replace the target layers; drop the gate's own activation where the settings say so."""
         rank, activation = self.settings.rank, self.settings.activation
-        replace_targets(model, lambda old: CoLALinear(old.in_features, old.out_features, rank, activation, old.bias is not None))
+        replace_targets(
+            model,
+            lambda old: CoLALinear(
+                old.in_features, old.out_features, rank, activation, old.bias is not None
+            ),
+        )
         if not self.settings.outer_gate_activation:
             for module in model.modules():
                 if hasattr(module, "gate_proj"):

@@ -1,4 +1,6 @@
-"""GaLore: full weights and gradients, Adam's moments in a low-rank subspace of the gradient (arXiv:2403.03507)."""
+"""GaLore: full weights and gradients, Adam's moments in a low-rank subspace of the gradient
+(arXiv:2403.03507).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from lowrank.methods._projection import add_back
 class GaLoreAdamW(ProjectedAdamW):
     """AdamW in gradient subspaces (GaLore, algorithm 2): W -= step size · scale · back(N).
 
-    Takes the place of ``galore_torch.GaLoreAdamW``: the same arguments, groups and trajectory (under the convention of signs).
+    Takes the place of ``galore_torch.GaLoreAdamW``: the same arguments, groups and trajectory
+    (under the convention of signs).
     """
 
     scale_key = "scale"
@@ -24,7 +27,7 @@ class GaLoreAdamW(ProjectedAdamW):
 class GaLoreSettings(ProjectionSettings):
     """Settings of GaLore."""
 
-    scale: PositiveFloat = 0.25                       # of every projected update: it multiplies the learning rate
+    scale: PositiveFloat = 0.25  # of every projected update: it multiplies the learning rate
 
 
 class GaLore(ProjectedMethod):

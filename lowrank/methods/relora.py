@@ -1,4 +1,6 @@
-"""ReLoRA: a frozen weight and an adapter that is merged into it and restarted, again and again (ICLR 2024, arXiv:2307.05695)."""
+"""ReLoRA: a frozen weight and an adapter that is merged into it and restarted, again and again
+(ICLR 2024, arXiv:2307.05695).
+"""
 
 from __future__ import annotations
 
@@ -27,17 +29,30 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class ReLoRALinear(FactoredLinear):
     """x ↦ (W0 + (alpha/rank)·B·A) x, with dropout on the adapter's input (ReLoRA, section 3).
 
-    ``weight`` (out, in) is W0, taken from ``linear`` and frozen; a bias is taken over and trained. ``init="published"`` starts
-    with both factors at zero, so that the adapter learns nothing before the first merge.
+    ``weight`` (out, in) is W0, taken from ``linear`` and frozen; a bias is taken over and trained.
+    ``init="published"`` starts with both factors at zero, so that the adapter learns nothing before
+    the first merge.
     """
 
     def __init__(
-        self, linear: nn.Linear, rank: int, alpha: float, dropout: float, *, init: Init = "lora", initializer_range: float = 0.02,
+        self,
+        linear: nn.Linear,
+        rank: int,
+        alpha: float,
+        dropout: float,
+        *,
+        init: Init = "lora",
+        initializer_range: float = 0.02,
     ) -> None:
         super().__init__(linear.in_features, linear.out_features, rank)
         if not 0.0 <= dropout < 1.0:
             raise ConfigError(f"dropout is {dropout}; it must lie in [0, 1)")
-        self.alpha, self.dropout, self.init, self.initializer_range = alpha, dropout, init, initializer_range
+        self.alpha, self.dropout, self.init, self.initializer_range = (
+            alpha,
+            dropout,
+            init,
+            initializer_range,
+        )
         self.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
         self.bias = linear.bias
         self.to(device=linear.weight.device, dtype=linear.weight.dtype)
@@ -64,7 +79,9 @@ class ReLoRALinear(FactoredLinear):
 
     @torch.no_grad()
     def merge_(self, draw: Draw | None = None) -> None:
-        """W0 absorbs the product; A is drawn anew (Kaiming-uniform, whatever ``init`` says), B is zeroed."""
+        """W0 absorbs the product; A is drawn anew (Kaiming-uniform, whatever ``init`` says), B is
+        zeroed.
+        """
         self.weight.copy_(self.dense())
         fill(self.A, kaiming, draw, "A")
         self.B.zero_()
@@ -84,18 +101,20 @@ class ReLoRALinear(FactoredLinear):
 
 
 class ReLoRASettings(Config):
-    """Settings of ReLoRA. The defaults are the variant that learns from the first update; every published choice is an option."""
+    """Settings of ReLoRA. The defaults are the variant that learns from the first update; every
+    published choice is an option.
+    """
 
     rank: PositiveInt
-    alpha: PositiveFloat = 32.0                                     # the product is multiplied by alpha / rank
+    alpha: PositiveFloat = 32.0  # the product is multiplied by alpha / rank
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    merge_every: PositiveInt = 1000                                 # updates between two merges
-    restart_warmup: NonNegativeInt = 100                            # updates of learning-rate ramp after a merge
-    init: Init = "lora"                                             # published: both factors zero until the first merge
-    reset: Reset = "full"                                           # published: independent_masks
-    keep: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01            # share of the moments that a mask keeps
-    restarts: Restarts = "relora"                                   # published: the ramp ends low, then jumps onto the cosine
-    merge_lag: NonNegativeInt = 0                                   # published: 1, the merge follows update k·merge_every + 1
+    merge_every: PositiveInt = 1000  # updates between two merges
+    restart_warmup: NonNegativeInt = 100  # updates of learning-rate ramp after a merge
+    init: Init = "lora"  # published: both factors zero until the first merge
+    reset: Reset = "full"  # published: independent_masks
+    keep: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01  # share of the moments that a mask keeps
+    restarts: Restarts = "relora"  # published: the ramp ends low, then jumps onto the cosine
+    merge_lag: NonNegativeInt = 0  # published: 1, the merge follows update k·merge_every + 1
 
 
 class ReLoRA(Method):
@@ -110,15 +129,32 @@ class ReLoRA(Method):
 
     def attach(self, model: nn.Module) -> None:
         """Wrap the target layers."""
-        s, std = self.settings, float(getattr(getattr(model, "config", None), "initializer_range", 0.02))
-        replace_targets(model, lambda old: ReLoRALinear(old, s.rank, s.alpha, s.dropout, init=s.init, initializer_range=std))
+        s, std = (
+            self.settings,
+            float(getattr(getattr(model, "config", None), "initializer_range", 0.02)),
+        )
+        replace_targets(
+            model,
+            lambda old: ReLoRALinear(
+                old, s.rank, s.alpha, s.dropout, init=s.init, initializer_range=std
+            ),
+        )
 
     def lr_factor(self, update: int, training: Training) -> float:
-        """The cosine with a ramp from zero after every merge; the update that a merge follows still belongs to the old cycle."""
+        """The cosine with a ramp from zero after every merge; the update that a merge follows still
+        belongs to the old cycle.
+        """
         s, step = self.settings, update - training.schedule_lag
         if s.restarts == "relora" and self.merges_after(update):
             return schedule.cosine(step, training.steps, training.warmup, training.min_lr_ratio)
-        return RESTARTS[s.restarts](step, training.steps, training.warmup, s.merge_every, s.restart_warmup, training.min_lr_ratio)
+        return RESTARTS[s.restarts](
+            step,
+            training.steps,
+            training.warmup,
+            s.merge_every,
+            s.restart_warmup,
+            training.min_lr_ratio,
+        )
 
     def merges_after(self, update: int) -> bool:
         """Whether a merge follows ``update``."""
@@ -126,17 +162,32 @@ class ReLoRA(Method):
         return bool(cycle >= 1 and position == 0)
 
     @torch.no_grad()
-    def after_update(self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer, draw: Draw) -> None:
-        """Merge and restart where one is due. Raises if there is no adapter, or one without moments to reset."""
+    def after_update(
+        self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer, draw: Draw
+    ) -> None:
+        """Merge and restart where one is due. Raises if there is no adapter, or one without moments
+        to reset.
+        """
         if not self.merges_after(update):
             return
-        adapters = [(plain_path(path), module) for path, module in model.named_modules() if isinstance(module, ReLoRALinear)]
+        adapters = [
+            (plain_path(path), module)
+            for path, module in model.named_modules()
+            if isinstance(module, ReLoRALinear)
+        ]
         if not adapters:
             raise LowrankError(f"{self.name}: the model has no adapter to merge at update {update}")
         for path, module in adapters:
             self._restart(path, module, update, optimizer, draw)
 
-    def _restart(self, path: str, module: ReLoRALinear, update: int, optimizer: torch.optim.Optimizer, draw: Draw) -> None:
+    def _restart(
+        self,
+        path: str,
+        module: ReLoRALinear,
+        update: int,
+        optimizer: torch.optim.Optimizer,
+        draw: Draw,
+    ) -> None:
         """Merge one adapter and forget its moments."""
         module.merge_(lambda name: draw(f"{path}.{name}/merge/{update}"))
         for name, factor in (("A", module.A), ("B", module.B)):
@@ -145,29 +196,44 @@ class ReLoRA(Method):
     def _reset(self, state: dict[str, Any], name: str, update: int, draw: Draw) -> None:
         """Forget the moments of one factor, in place."""
         if not all(key in state for key in MOMENTS):
-            raise LowrankError(f"{self.name}: the optimizer has no moments of {name} to reset at update {update}; train with AdamW")
+            raise LowrankError(
+                f"{self.name}: the optimizer has no moments of {name} to reset at update {update}; train with AdamW"
+            )
         kind = self.settings.reset
         for key in MOMENTS:
             if kind == "full":
                 state[key].zero_()
                 continue
             label = name if kind == "shared_mask" else f"{name}/{key}"
-            mask = torch.rand(state[key].shape, generator=draw(f"{label}/reset/{update}")) < self.settings.keep
+            mask = (
+                torch.rand(state[key].shape, generator=draw(f"{label}/reset/{update}"))
+                < self.settings.keep
+            )
             state[key].mul_(beside(mask, state[key]))
         if kind == "full":
-            # Without the corrections of a new counter the first step would be (1-β₁)/√(1-β₂) = 3.2 learning rates long.
+            # Without the corrections of a new counter the first step would be (1-β₁)/√(1-β₂) = 3.2
+            # learning rates long.
             state["step"] = state["step"].zero_() if torch.is_tensor(state["step"]) else 0
 
     def dense(self, model: nn.Module) -> dict[str, Tensor]:
         """Frozen weights plus adapters."""
         with torch.no_grad():
-            return {path: whole(module.dense()) for path, module in targets(model) if isinstance(module, ReLoRALinear)}
+            return {
+                path: whole(module.dense())
+                for path, module in targets(model)
+                if isinstance(module, ReLoRALinear)
+            }
 
     @torch.no_grad()
     def low_rank_parts(self, model: nn.Module) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """Frozen weights, which change at merges alone, and the factors of the adapters."""
-        adapters = {path: module for path, module in targets(model) if isinstance(module, ReLoRALinear)}
-        return {path: (m.weight.detach(), m.scale * m.B.detach().double(), m.A.detach().double()) for path, m in adapters.items()}
+        adapters = {
+            path: module for path, module in targets(model) if isinstance(module, ReLoRALinear)
+        }
+        return {
+            path: (m.weight.detach(), m.scale * m.B.detach().double(), m.A.detach().double())
+            for path, m in adapters.items()
+        }
 
 
 METHOD = ReLoRA

@@ -1,4 +1,6 @@
-"""SLTrain: every target weight is low-rank plus sparse, on a fixed random support (arXiv:2406.02214)."""
+"""SLTrain: every target weight is low-rank plus sparse, on a fixed random support
+(arXiv:2406.02214).
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,21 @@ from lowrank.methods.base import Draw, Method, targets
 class SLTrainLinear(FactoredLinear):
     """x ↦ W x with W = (alpha/rank)·B·A + S (SLTrain, equation 2).
 
-    S has ⌊sparsity·in·out⌋ entries ``values`` at the flat positions ``indices`` (sorted, int64, row after row of W). The support
-    is a persistent buffer: it is saved with the weights, read at every call, and never trained.
+    S has ⌊sparsity·in·out⌋ entries ``values`` at the flat positions ``indices`` (sorted, int64, row
+    after row of W). The support is a persistent buffer: it is saved with the weights, read at every
+    call, and never trained.
     """
 
     indices: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, rank: int, sparsity: float, alpha: float, bias: bool = False,
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        sparsity: float,
+        alpha: float,
+        bias: bool = False,
     ) -> None:
         super().__init__(in_features, out_features, rank, bias)
         entries = int(sparsity * in_features * out_features)
@@ -42,7 +51,9 @@ class SLTrainLinear(FactoredLinear):
         self.reset_parameters()
 
     def reset_parameters(self, draw: Draw | None = None) -> None:
-        """A Kaiming-uniform (a = √5), B zero, S uniform in ±1/√in, its support uniform without repetition."""
+        """A Kaiming-uniform (a = √5), B zero, S uniform in ±1/√in, its support uniform without
+        repetition.
+        """
         bound = self.in_features**-0.5
         fill(self.A, kaiming, draw, "A")
         nn.init.zeros_(self.B)
@@ -52,20 +63,32 @@ class SLTrainLinear(FactoredLinear):
 
     def _draw_support(self, generator: torch.Generator | None) -> None:
         # On the meta device there is nothing to draw; what a checkpoint gave is not drawn again.
-        if self.indices.device.type != "meta" and not getattr(self.indices, "_is_hf_initialized", False):
-            positions = torch.randperm(self.in_features * self.out_features, generator=generator)[: len(self.indices)]
+        if self.indices.device.type != "meta" and not getattr(
+            self.indices, "_is_hf_initialized", False
+        ):
+            positions = torch.randperm(self.in_features * self.out_features, generator=generator)[
+                : len(self.indices)
+            ]
             self.indices.copy_(positions.sort().values)
 
     def dense(self) -> Tensor:
-        """W (out, in), differentiable in ``A``, ``B`` and ``values``; whole on every process, where these are cut."""
+        """W (out, in), differentiable in ``A``, ``B`` and ``values``; whole on every process, where
+        these are cut.
+        """
         product = (self.alpha / self.rank) * whole(self.B) @ whole(self.A)
         # Autocast may have made the product half precision; the sum needs one dtype.
-        return product.flatten().index_add(0, self.indices, whole(self.values).to(product.dtype)).view_as(product)
+        return (
+            product.flatten()
+            .index_add(0, self.indices, whole(self.values).to(product.dtype))
+            .view_as(product)
+        )
 
     def sparse(self) -> Tensor:
         """S (out, in) with all its zeros."""
         flat = self.values.new_zeros(self.out_features * self.in_features)
-        return flat.index_add(0, self.indices, self.values).view(self.out_features, self.in_features)
+        return flat.index_add(0, self.indices, self.values).view(
+            self.out_features, self.in_features
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the effective weight."""
@@ -80,8 +103,10 @@ class SLTrainSettings(Config):
     """Settings of SLTrain."""
 
     rank: PositiveInt
-    alpha: PositiveFloat = 32.0                                     # the low-rank part is multiplied by alpha / rank
-    sparsity: Annotated[float, Field(gt=0.0, le=1.0)] = 0.03        # share of the entries of W in the sparse part
+    alpha: PositiveFloat = 32.0  # the low-rank part is multiplied by alpha / rank
+    sparsity: Annotated[float, Field(gt=0.0, le=1.0)] = (
+        0.03  # share of the entries of W in the sparse part
+    )
 
 
 class SLTrain(Method):
@@ -98,19 +123,31 @@ class SLTrain(Method):
         """Replace the target layers."""
         s = self.settings
         replace_targets(
-            model, lambda old: SLTrainLinear(old.in_features, old.out_features, s.rank, s.sparsity, s.alpha, old.bias is not None),
+            model,
+            lambda old: SLTrainLinear(
+                old.in_features, old.out_features, s.rank, s.sparsity, s.alpha, old.bias is not None
+            ),
         )
 
     @torch.no_grad()
     def dense(self, model: nn.Module) -> dict[str, Tensor]:
         """The sums of both parts."""
-        return {path: module.dense() for path, module in targets(model) if isinstance(module, SLTrainLinear)}
+        return {
+            path: module.dense()
+            for path, module in targets(model)
+            if isinstance(module, SLTrainLinear)
+        }
 
     @torch.no_grad()
     def low_rank_parts(self, model: nn.Module) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """Sparse matrices and factors."""
-        layers = {path: module for path, module in targets(model) if isinstance(module, SLTrainLinear)}
-        return {path: (m.sparse(), (m.alpha / m.rank) * m.B.double(), m.A.double()) for path, m in layers.items()}
+        layers = {
+            path: module for path, module in targets(model) if isinstance(module, SLTrainLinear)
+        }
+        return {
+            path: (m.sparse(), (m.alpha / m.rank) * m.B.double(), m.A.double())
+            for path, m in layers.items()
+        }
 
 
 METHOD = SLTrain

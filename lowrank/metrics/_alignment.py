@@ -1,9 +1,11 @@
-"""Permutation alignment of two plain LLaMA networks by matching weights (Git Re-Basin, arXiv:2209.04836, section 3.2).
+"""Permutation alignment of two plain LLaMA networks by matching weights (Git Re-Basin,
+arXiv:2209.04836, section 3.2).
 
-Symmetries used: (1) the channels of the residual stream, one permutation for the whole network, which is a symmetry once
-the norm gains are folded into the next layers; (2) whole attention heads of a block, so that the rotary position encoding
-inside a head is untouched; (3) the units of a block's MLP. Not used: rotations of the residual stream, of the value-output
-pair of a head, and of the rotary pairs (arXiv:2506.22712).
+Symmetries used: (1) the channels of the residual stream, one permutation for the whole network,
+which is a symmetry once the norm gains are folded into the next layers; (2) whole attention heads
+of a block, so that the rotary position encoding inside a head is untouched; (3) the units of a
+block's MLP. Not used: rotations of the residual stream, of the value-output pair of a head, and of
+the rotary pairs (arXiv:2506.22712).
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def blocks(weights: Mapping[str, Tensor]) -> int:
 
 
 def fold_gains(weights: Mapping[str, Tensor]) -> Weights:
-    """The same function with all norm gains 1: each gain multiplies the columns of the layers that read its norm."""
+    """The same function with all norm gains 1: each gain multiplies the columns of the layers that
+    read its norm.
+    """
     folded = {name: tensor.clone() for name, tensor in weights.items()}
 
     def fold(norm: str, readers: list[str]) -> None:
@@ -57,24 +61,33 @@ class Permutations:
 
 
 def align(reference: Mapping[str, Tensor], weights: Mapping[str, Tensor], heads: int) -> Weights:
-    """``weights`` permuted to be as near to ``reference`` as coordinate descent finds; both with folded gains.
+    """``weights`` permuted to be as near to ``reference`` as coordinate descent finds; both with
+    folded gains.
 
-    The function of the network does not change. ``heads`` is the number of attention heads; with fewer key-value heads
-    than query heads, heads stay where they are.
+    The function of the network does not change. ``heads`` is the number of attention heads; with
+    fewer key-value heads than query heads, heads stay where they are.
     """
     return permute(weights, match(reference, weights, heads), heads)
 
 
-def match(reference: Mapping[str, Tensor], weights: Mapping[str, Tensor], heads: int) -> Permutations:
-    """Permutations that increase Σ⟨reference, permuted weights⟩ until none of them alone can increase it further."""
+def match(
+    reference: Mapping[str, Tensor], weights: Mapping[str, Tensor], heads: int
+) -> Permutations:
+    """Permutations that increase Σ⟨reference, permuted weights⟩ until none of them alone can
+    increase it further.
+    """
     A = {name: tensor.detach().cpu().double() for name, tensor in reference.items()}
     B = {name: tensor.detach().cpu().double() for name, tensor in weights.items()}
     count = blocks(A)
     found = Permutations(
-        torch.arange(A[EMBEDDING].shape[1]), [torch.arange(heads)] * count,
+        torch.arange(A[EMBEDDING].shape[1]),
+        [torch.arange(heads)] * count,
         [torch.arange(A[BLOCK.format(i) + OUT_OF_MLP].shape[1]) for i in range(count)],
     )
-    grouped = A[BLOCK.format(0) + INTO_ATTENTION[1]].shape[0] != A[BLOCK.format(0) + INTO_ATTENTION[0]].shape[0]
+    grouped = (
+        A[BLOCK.format(0) + INTO_ATTENTION[1]].shape[0]
+        != A[BLOCK.format(0) + INTO_ATTENTION[0]].shape[0]
+    )
     for _ in range(MAX_SWEEPS):
         changed = _improve_residual(A, B, found, heads)
         for i in range(count):
@@ -87,7 +100,9 @@ def match(reference: Mapping[str, Tensor], weights: Mapping[str, Tensor], heads:
 
 
 def permute(weights: Mapping[str, Tensor], by: Permutations, heads: int) -> Weights:
-    """The network with its channels, heads and units in another order; gains must be folded, or equal."""
+    """The network with its channels, heads and units in another order; gains must be folded, or
+    equal.
+    """
     out = {name: tensor.clone() for name, tensor in weights.items()}
     residual = by.residual.to(out[EMBEDDING].device)
     out[EMBEDDING], out[HEAD] = out[EMBEDDING][:, residual], out[HEAD][:, residual]
@@ -100,8 +115,12 @@ def permute(weights: Mapping[str, Tensor], by: Permutations, heads: int) -> Weig
         for name in INTO_ATTENTION:
             out[block + name] = out[block + name][:, residual]
             if not torch.equal(by.heads[i], torch.arange(heads)):
-                out[block + name] = out[block + name][rows_of_heads(by.heads[i], len(out[block + name])).to(residual.device)]
-        wide = rows_of_heads(by.heads[i], out[block + OUT_OF_ATTENTION].shape[1]).to(residual.device)
+                out[block + name] = out[block + name][
+                    rows_of_heads(by.heads[i], len(out[block + name])).to(residual.device)
+                ]
+        wide = rows_of_heads(by.heads[i], out[block + OUT_OF_ATTENTION].shape[1]).to(
+            residual.device
+        )
         out[block + OUT_OF_ATTENTION] = out[block + OUT_OF_ATTENTION][residual][:, wide]
     return {name: tensor.contiguous() for name, tensor in out.items()}
 
@@ -148,9 +167,13 @@ def _improve_heads(A: Weights, B: Weights, found: Permutations, i: int, heads: i
 
 
 def _assign(gain: Tensor, present: Tensor) -> tuple[Tensor, bool]:
-    """The assignment (row → column) of the largest total gain, or the present one where it is as good."""
+    """The assignment (row → column) of the largest total gain, or the present one where it is as
+    good.
+    """
     table = gain.numpy()
     columns = linear_sum_assignment(table, maximize=True)[1]
     rows = np.arange(len(columns))
-    better = table[rows, columns].sum() > table[rows, present.numpy()].sum() + 1e-9 * np.abs(table).max()
+    better = (
+        table[rows, columns].sum() > table[rows, present.numpy()].sum() + 1e-9 * np.abs(table).max()
+    )
     return (torch.from_numpy(columns), True) if better else (present, False)

@@ -1,4 +1,6 @@
-"""Offsets along a direction: grids, Gauss rules on them, and the walk that evaluates the loss at each."""
+"""Offsets along a direction: grids, Gauss rules on them, and the walk that evaluates the loss at
+each.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ from lowrank.metrics.base import Batch, Estimate
 
 @dataclass(frozen=True)
 class Rule:
-    """Where to evaluate, and how to weigh: ``offsets`` ascend; ``pairs`` are (left, right, weight) of positions.
+    """Where to evaluate, and how to weigh: ``offsets`` ascend; ``pairs`` are (left, right, weight)
+    of positions.
 
-    ``centre`` is the position that counts as the middle. ``grid`` is the number of offsets that the rule stands for.
+    ``centre`` is the position that counts as the middle. ``grid`` is the number of offsets that the
+    rule stands for.
     """
 
     offsets: tuple[float, ...]
@@ -32,23 +36,34 @@ class Rule:
     grid: int
 
     def sharpness(self, table: Floats) -> Estimate:
-        """Weighted mean of ½[L(right)+L(left)] - L(centre) over pairs; table (directions, offsets)."""
-        rows = sum(w * (0.5 * (table[:, i] + table[:, j]) - table[:, self.centre]) for i, j, w in self.pairs)
+        """Weighted mean of ½[L(right)+L(left)] - L(centre) over pairs; table
+        (directions, offsets).
+        """
+        rows = sum(
+            w * (0.5 * (table[:, i] + table[:, j]) - table[:, self.centre])
+            for i, j, w in self.pairs
+        )
         return mean_estimate(np.asarray(rows))
 
     def variance(self, table: Floats) -> Estimate:
-        """Population variance over directions, averaged over all offsets of the grid that the rule stands for."""
+        """Population variance over directions, averaged over all offsets of the grid that the rule
+        stands for.
+        """
         squares = np.square(table - table.mean(axis=0))
         if len(self.offsets) == self.grid:
             return mean_estimate(squares.mean(axis=1))
         rows = sum(w * 0.5 * (squares[:, i] + squares[:, j]) for i, j, w in self.pairs)
-        return mean_estimate((self.grid - 1) / self.grid * np.asarray(rows) + squares[:, self.centre] / self.grid)
+        return mean_estimate(
+            (self.grid - 1) / self.grid * np.asarray(rows) + squares[:, self.centre] / self.grid
+        )
 
 
 def mean_estimate(samples: Floats) -> Estimate:
     """Mean of one number for each direction, and its standard error."""
     n = len(samples)
-    return Estimate(float(samples.mean()), float(samples.std(ddof=1) / math.sqrt(n)) if n > 1 else None, n)
+    return Estimate(
+        float(samples.mean()), float(samples.std(ddof=1) / math.sqrt(n)) if n > 1 else None, n
+    )
 
 
 def rule_for(offsets: Sequence[float], nodes: int) -> Rule:
@@ -61,9 +76,15 @@ def _rule_for(offsets: tuple[float, ...], nodes: int) -> Rule:
     if nodes == 0:
         return _whole(offsets)
     half = len(offsets) // 2
-    if len(offsets) % 2 == 0 or offsets[half] != 0 or any(a != -b for a, b in zip(offsets, offsets[::-1], strict=True)):
-        raise ValueError("a Gauss rule needs a grid that is symmetric around 0; set nodes: 0 to walk an uneven one")
-    positive = offsets[half + 1:]
+    if (
+        len(offsets) % 2 == 0
+        or offsets[half] != 0
+        or any(a != -b for a, b in zip(offsets, offsets[::-1], strict=True))
+    ):
+        raise ValueError(
+            "a Gauss rule needs a grid that is symmetric around 0; set nodes: 0 to walk an uneven one"
+        )
+    positive = offsets[half + 1 :]
     if nodes >= len(positive):
         return _whole(offsets)
     points, weights = gauss(positive, nodes)
@@ -73,23 +94,28 @@ def _rule_for(offsets: tuple[float, ...], nodes: int) -> Rule:
 
 
 def _whole(offsets: tuple[float, ...]) -> Rule:
-    """Every offset; the centre is the one nearest to 0, the larger of two that are equally near, as published.
+    """Every offset; the centre is the one nearest to 0, the larger of two that are equally near, as
+    published.
 
-    A grid without 0 then pairs offsets that lie unevenly around 0, and an outermost one stays without a partner.
+    A grid without 0 then pairs offsets that lie unevenly around 0, and an outermost one stays
+    without a partner.
     """
     centre = min(range(len(offsets)), key=lambda i: (round(abs(offsets[i]), 12), -offsets[i]))
     reach = min(centre, len(offsets) - 1 - centre)
     if reach == 0:
-        raise ValueError(f"a grid needs offsets on both sides of 0, this one goes from {offsets[0]:g} to {offsets[-1]:g}")
+        raise ValueError(
+            f"a grid needs offsets on both sides of 0, this one goes from {offsets[0]:g} to {offsets[-1]:g}"
+        )
     pairs = tuple((centre - i, centre + i, 1.0 / reach) for i in range(1, reach + 1))
     return Rule(offsets, centre, pairs, len(offsets))
 
 
 def gauss(positive: Sequence[float], nodes: int) -> tuple[list[float], list[float]]:
-    """Offsets b_i and weights w_i with Σ w_i f(b_i) = mean of f over ``positive``, for f = c₁a² + … + c_{2q}a^{4q}, q nodes.
+    """Offsets b_i and weights w_i with Σ w_i f(b_i) = mean of f over ``positive``, for f = c₁a² + …
+    + c_{2q}a^{4q}, q nodes.
 
-    With u = a² and f = u·g(u) the mean is a discrete integral of g with weights u_j/K; its Gauss rule comes from the
-    Jacobi matrix that the Lanczos process gives (Golub and Welsch 1969).
+    With u = a² and f = u·g(u) the mean is a discrete integral of g with weights u_j/K; its Gauss
+    rule comes from the Jacobi matrix that the Lanczos process gives (Golub and Welsch 1969).
     """
     u = np.square(np.asarray(positive, dtype=np.float64))
     mass = u / len(u)
@@ -102,7 +128,9 @@ def gauss(positive: Sequence[float], nodes: int) -> tuple[list[float], list[floa
 
 
 def _lanczos(values: Floats, start: Floats, steps: int) -> tuple[Floats, Floats]:
-    """Diagonal and off-diagonal of the Jacobi matrix of diag(values) from ``start``, with full orthogonalisation."""
+    """Diagonal and off-diagonal of the Jacobi matrix of diag(values) from ``start``, with full
+    orthogonalisation.
+    """
     basis = [start / np.linalg.norm(start)]
     diagonal, off = [], []
     for step in range(steps):
@@ -117,16 +145,24 @@ def _lanczos(values: Floats, start: Floats, steps: int) -> tuple[Floats, Floats]
 
 
 class Walk:
-    """Losses of a network at offsets along directions; a context that gives the weights back bit for bit.
+    """Losses of a network at offsets along directions; a context that gives the weights back bit
+    for bit.
 
-    Every offset writes θ + a·d afresh. ``in_place`` repeats the published procedure instead: a·d is added and subtracted, so
-    that rounding errors pile up from offset to offset. A ``dtype`` of fewer digits than the network's works on a copy.
-    ``centre`` is the loss at offset 0 where it is known.
+    Every offset writes θ + a·d afresh. ``in_place`` repeats the published procedure instead: a·d is
+    added and subtracted, so that rounding errors pile up from offset to offset. A ``dtype`` of
+    fewer digits than the network's works on a copy. ``centre`` is the loss at offset 0 where it is
+    known.
     """
 
     def __init__(
-        self, network: nn.Module, batches: Sequence[Batch], average: Average = "tokens", centre: float | None = None, *,
-        dtype: torch.dtype = torch.float32, in_place: bool = False,
+        self,
+        network: nn.Module,
+        batches: Sequence[Batch],
+        average: Average = "tokens",
+        centre: float | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        in_place: bool = False,
     ) -> None:
         self.network = copy.deepcopy(network).to(dtype) if dtype == torch.bfloat16 else network
         self.batches, self.average, self.centre, self.in_place = batches, average, centre, in_place
@@ -138,7 +174,12 @@ class Walk:
         self._weights, self.pristine = self._stack.enter_context(lent(self.network))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._stack.close()
 
     def losses(self, direction: dict[str, Tensor], offsets: Sequence[float]) -> list[float]:
@@ -155,7 +196,12 @@ class Walk:
         if offset == 0 and self.centre is not None:
             return self.centre
         for name, d in direction.items():
-            torch.add(self.pristine[name], d.to(self.pristine[name].dtype), alpha=offset, out=self._weights[name])
+            torch.add(
+                self.pristine[name],
+                d.to(self.pristine[name].dtype),
+                alpha=offset,
+                out=self._weights[name],
+            )
         return row_losses(self.network, self.batches).mean(self.average)
 
     def _in_place(self, direction: dict[str, Tensor], offset: float) -> float:

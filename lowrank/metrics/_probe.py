@@ -1,4 +1,6 @@
-"""Losses of a network on the evaluation set by row, and networks whose weights are lent out and come back bit for bit."""
+"""Losses of a network on the evaluation set by row, and networks whose weights are lent out and
+come back bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ Average = Literal["tokens", "batches"]
 
 @dataclass(frozen=True)
 class Losses:
-    """Summed nats and scored tokens of every row of an evaluation set, and the number of its batch; each (rows,)."""
+    """Summed nats and scored tokens of every row of an evaluation set, and the number of its batch;
+    each (rows,).
+    """
 
     nats: Floats
     tokens: Floats
@@ -50,7 +54,9 @@ def row_losses(network: nn.Module, batches: Sequence[Batch]) -> Losses:
 
 
 def standard_error(differences: Floats, tokens: Floats) -> float | None:
-    """Standard error, over rows, of the ratio Σ differences / Σ tokens (linearised); None for a single row."""
+    """Standard error, over rows, of the ratio Σ differences / Σ tokens (linearised); None for a
+    single row.
+    """
     rows = len(differences)
     if rows < 2:
         return None
@@ -63,13 +69,25 @@ def base_losses(point: Point, network: nn.Module, bench: Bench, batches: Sequenc
     content = 0
     for batch in batches:
         content = zlib.crc32(batch.input_ids.cpu().numpy().tobytes(), content)
-    return bench.memo(point, f"losses/{id(network)}/{content}/{len(batches)}", lambda: row_losses(network, batches))
+    return bench.memo(
+        point,
+        f"losses/{id(network)}/{content}/{len(batches)}",
+        lambda: row_losses(network, batches),
+    )
 
 
 @contextmanager
-def lent(network: nn.Module, only: Sequence[str] | None = None) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """(weights to write to, pristine copies) of the named floating-point parameters, restored bit for bit at the end."""
-    named = {name: p.data for name, p in network.named_parameters() if p.is_floating_point() and (only is None or name in only)}
+def lent(
+    network: nn.Module, only: Sequence[str] | None = None
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """(weights to write to, pristine copies) of the named floating-point parameters, restored bit
+    for bit at the end.
+    """
+    named = {
+        name: p.data
+        for name, p in network.named_parameters()
+        if p.is_floating_point() and (only is None or name in only)
+    }
     pristine = {name: tensor.clone() for name, tensor in named.items()}
     try:
         with torch.no_grad():
@@ -82,7 +100,15 @@ def lent(network: nn.Module, only: Sequence[str] | None = None) -> Iterator[tupl
 
 def require_same_shapes(one: Mapping[str, Tensor], other: Mapping[str, Tensor], unit: Unit) -> None:
     """Raise where two networks differ in the names or shapes of their parameters."""
-    shapes: list[dict[str, Any]] = [{name: tuple(t.shape) for name, t in weights.items()} for weights in (one, other)]
+    shapes: list[dict[str, Any]] = [
+        {name: tuple(t.shape) for name, t in weights.items()} for weights in (one, other)
+    ]
     if shapes[0] != shapes[1]:
-        odd = min(name for name in shapes[0].keys() | shapes[1].keys() if shapes[0].get(name) != shapes[1].get(name))
-        raise MetricError(f"{unit.label}: the two checkpoints have different shapes ({odd}); compare models of one shape")
+        odd = min(
+            name
+            for name in shapes[0].keys() | shapes[1].keys()
+            if shapes[0].get(name) != shapes[1].get(name)
+        )
+        raise MetricError(
+            f"{unit.label}: the two checkpoints have different shapes ({odd}); compare models of one shape"
+        )

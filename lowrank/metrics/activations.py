@@ -1,8 +1,10 @@
-"""Distance between the hidden states of two networks on the same text: L2, cosine and linear CKA, layer by layer.
+"""Distance between the hidden states of two networks on the same text: L2, cosine and linear CKA,
+layer by layer.
 
-The reference is the baseline at the same scale, step and seed. States are streamed: memory is O(H²) for a layer, whatever
-the number of positions, and sums are kept in float64. Layer -1 is the embedding output, layer l the output of block l,
-the last one after the final norm; the aggregate is the mean over all of them.
+The reference is the baseline at the same scale, step and seed. States are streamed: memory is O(H²)
+for a layer, whatever the number of positions, and sums are kept in float64. Layer -1 is the
+embedding output, layer l the output of block l, the last one after the final norm; the aggregate is
+the mean over all of them.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,12 +45,14 @@ SMALLEST_DEBIASED = 4  # positions: the unbiased estimator divides by n (n - 3)
 
 
 def compare(x: Tensor, y: Tensor) -> dict[str, float]:
-    """Distances between activations ``x`` (N, H) and ``y`` (N, H') of the same N positions, computed in float64.
+    """Distances between activations ``x`` (N, H) and ``y`` (N, H') of the same N positions,
+    computed in float64.
 
-    ``l2``: mean of ‖x_i - y_i‖₂; ``cosine``: mean of cos(x_i, y_i), 0 for a zero row (both nan where H ≠ H');
-    ``cka``: linear CKA ‖X̃ᵀỸ‖_F²/(‖X̃ᵀX̃‖_F ‖ỸᵀỸ‖_F) of the column-centred matrices (Kornblith et al. 2019, equation 3), 0 for
-    a constant matrix; ``cka_debiased``: the same ratio of unbiased HSIC estimators (arXiv:2405.01012; Song et al. 2012,
-    equation 5), nan for fewer than four positions.
+    ``l2``: mean of ‖x_i - y_i‖₂; ``cosine``: mean of cos(x_i, y_i), 0 for a zero row (both nan
+    where H ≠ H'); ``cka``: linear CKA ‖X̃ᵀỸ‖_F²/(‖X̃ᵀX̃‖_F ‖ỸᵀỸ‖_F) of the column-centred matrices
+    (Kornblith et al. 2019, equation 3), 0 for a constant matrix; ``cka_debiased``: the same ratio
+    of unbiased HSIC estimators (arXiv:2405.01012; Song et al. 2012, equation 5), nan for fewer than
+    four positions.
     """
     streamed = Accumulator()
     streamed.update(x, y)
@@ -57,23 +61,28 @@ def compare(x: Tensor, y: Tensor) -> dict[str, float]:
 
 @dataclass
 class _Moments:
-    """Streamed sums over positions of u = x - c and v = y - c', for constants c and c' near the means."""
+    """Streamed sums over positions of u = x - c and v = y - c', for constants c and c' near the
+    means.
+    """
 
-    cross: Tensor       # Σ u vᵀ
-    left: Tensor        # Σ u
-    right: Tensor       # Σ v
-    left_by: Tensor     # Σ u ‖v‖²
-    right_by: Tensor    # Σ v ‖u‖²
-    left_square: float = 0.0    # Σ ‖u‖²
-    right_square: float = 0.0   # Σ ‖v‖²
-    squares: float = 0.0        # Σ ‖u‖² ‖v‖²
+    cross: Tensor  # Σ u vᵀ
+    left: Tensor  # Σ u
+    right: Tensor  # Σ v
+    left_by: Tensor  # Σ u ‖v‖²
+    right_by: Tensor  # Σ v ‖u‖²
+    left_square: float = 0.0  # Σ ‖u‖²
+    right_square: float = 0.0  # Σ ‖v‖²
+    squares: float = 0.0  # Σ ‖u‖² ‖v‖²
 
     @classmethod
     def zeros(cls, left: int, right: int, device: torch.device) -> _Moments:
-        make = {"dtype": torch.float64, "device": device}
+        make: dict[str, Any] = {"dtype": torch.float64, "device": device}
         return cls(
-            torch.zeros(left, right, **make), torch.zeros(left, **make), torch.zeros(right, **make),  # type: ignore[call-overload]
-            torch.zeros(left, **make), torch.zeros(right, **make),  # type: ignore[call-overload]
+            torch.zeros(left, right, **make),
+            torch.zeros(left, **make),
+            torch.zeros(right, **make),
+            torch.zeros(left, **make),
+            torch.zeros(right, **make),
         )
 
     def add(self, u: Tensor, v: Tensor) -> None:
@@ -93,15 +102,25 @@ class _Moments:
         return float((self.cross - torch.outer(self.left, self.right) / n).square().sum())
 
     def unbiased(self, n: int) -> float:
-        """n (n - 3) times the unbiased HSIC of the linear kernels, from their sums without diagonals."""
+        """n (n - 3) times the unbiased HSIC of the linear kernels, from their sums without
+        diagonals.
+        """
         product = float(self.cross.square().sum()) - self.squares
-        totals = (float(self.left @ self.left) - self.left_square) * (float(self.right @ self.right) - self.right_square)
-        rows = float(self.left @ self.cross @ self.right) - float(self.left @ self.left_by) - float(self.right @ self.right_by)
+        totals = (float(self.left @ self.left) - self.left_square) * (
+            float(self.right @ self.right) - self.right_square
+        )
+        rows = (
+            float(self.left @ self.cross @ self.right)
+            - float(self.left @ self.left_by)
+            - float(self.right @ self.right_by)
+        )
         return product + totals / ((n - 1) * (n - 2)) - 2.0 / (n - 2) * (rows + self.squares)
 
 
 class Accumulator:
-    """:func:`compare` over positions that arrive in parts; the result does not depend on the parts."""
+    """:func:`compare` over positions that arrive in parts; the result does not
+    depend on the parts.
+    """
 
     def __init__(self) -> None:
         self.n = 0
@@ -110,15 +129,24 @@ class Accumulator:
         self._sums: tuple[_Moments, _Moments, _Moments] | None = None
 
     def update(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Take positions ``x`` (n, H) and ``y`` (n, H'); returns their L2 distances and cosines, (n,) each.
+        """Take positions ``x`` (n, H) and ``y`` (n, H'); returns their L2 distances and cosines,
+        (n,) each.
 
         Raises ValueError where the two do not have the same number of rows.
         """
         if x.dim() != 2 or y.dim() != 2 or len(x) != len(y):
-            raise ValueError(f"activations must be (N, H) with the same N, got {tuple(x.shape)} and {tuple(y.shape)}")
+            raise ValueError(
+                f"activations must be (N, H) with the same N, got {tuple(x.shape)} and {tuple(y.shape)}"
+            )
         x, y = x.detach().double(), y.detach().double()
-        if self._shift is None or self._sums is None:  # sums around a point near the mean do not cancel
-            self._shift = (x.mean(0), y.mean(0)) if len(x) else (x.new_zeros(x.shape[1]), y.new_zeros(y.shape[1]))
+        if (
+            self._shift is None or self._sums is None
+        ):  # sums around a point near the mean do not cancel
+            self._shift = (
+                (x.mean(0), y.mean(0))
+                if len(x)
+                else (x.new_zeros(x.shape[1]), y.new_zeros(y.shape[1]))
+            )
             sizes = ((x, y), (x, x), (y, y))
             xy, xx, yy = (_Moments.zeros(a.shape[1], b.shape[1], x.device) for a, b in sizes)
             self._sums = (xy, xx, yy)
@@ -137,15 +165,23 @@ class Accumulator:
             raise ValueError("activations of no position cannot be compared")
         xy, xx, yy = self._sums
         centred = [m.centred_square(self.n) for m in (xy, xx, yy)]
-        debiased = [m.unbiased(self.n) for m in (xy, xx, yy)] if self.n >= SMALLEST_DEBIASED else [math.nan] * 3
+        debiased = (
+            [m.unbiased(self.n) for m in (xy, xx, yy)]
+            if self.n >= SMALLEST_DEBIASED
+            else [math.nan] * 3
+        )
         return {
-            "l2": self._l2 / self.n, "cosine": self._cosine / self.n,
-            "cka": _ratio(centred), "cka_debiased": math.nan if self.n < SMALLEST_DEBIASED else _ratio(debiased),
+            "l2": self._l2 / self.n,
+            "cosine": self._cosine / self.n,
+            "cka": _ratio(centred),
+            "cka_debiased": math.nan if self.n < SMALLEST_DEBIASED else _ratio(debiased),
         }
 
 
 def rowwise(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """L2 distance and cosine of each pair of rows; nan where the widths differ, cosine 0 for a zero row."""
+    """L2 distance and cosine of each pair of rows; nan where the widths differ, cosine 0 for a zero
+    row.
+    """
     if x.shape != y.shape:
         missing = x.new_full((len(x),), math.nan)
         return missing, missing
@@ -172,18 +208,45 @@ class Activations(Lens):
 
     title = "Activations against the full-rank run"
     Settings = ActivationSettings
-    presets = {"exact": {"main": {}}, "published": {"main": {"padding": "counted", "skip_initial": True}}}
+    presets = {
+        "exact": {"main": {}},
+        "published": {"main": {"padding": "counted", "skip_initial": True}},
+    }
     metrics = (
-        MetricInfo("activation_l2", "mean over positions of ‖h - h'‖₂, by layer; aggregate: mean over layers", "activation",
-                   "[0, ∞)", "arXiv:2605.13652"),
-        MetricInfo("activation_cosine", "mean over positions of cos(h, h'), by layer", "1", "[-1, 1]", "arXiv:2605.13652"),
-        MetricInfo("activation_cka", "linear CKA of the column-centred activations, the biased estimator", "1", "[0, 1]",
-                   "Kornblith et al. 2019"),
-        MetricInfo("activation_cka_debiased", "linear CKA from unbiased HSIC estimators", "1", "(-∞, 1]", "arXiv:2405.01012"),
+        MetricInfo(
+            "activation_l2",
+            "mean over positions of ‖h - h'‖₂, by layer; aggregate: mean over layers",
+            "activation",
+            "[0, ∞)",
+            "arXiv:2605.13652",
+        ),
+        MetricInfo(
+            "activation_cosine",
+            "mean over positions of cos(h, h'), by layer",
+            "1",
+            "[-1, 1]",
+            "arXiv:2605.13652",
+        ),
+        MetricInfo(
+            "activation_cka",
+            "linear CKA of the column-centred activations, the biased estimator",
+            "1",
+            "[0, 1]",
+            "Kornblith et al. 2019",
+        ),
+        MetricInfo(
+            "activation_cka_debiased",
+            "linear CKA from unbiased HSIC estimators",
+            "1",
+            "(-∞, 1]",
+            "arXiv:2405.01012",
+        ),
     )
 
     def units(self, panel: Panel, settings: ActivationSettings) -> list[Unit]:
-        """Every checkpoint against the baseline's; a checkpoint without one is blocked and says why."""
+        """Every checkpoint against the baseline's; a checkpoint without one is blocked and says
+        why.
+        """
         baselines: dict[tuple[str, int, int], list[Point]] = {}
         for point in panel.points:
             if point.baseline:
@@ -201,7 +264,11 @@ class Activations(Lens):
     def expected(self, unit: Unit, settings: ActivationSettings) -> Expected:
         """Four distances for every state and their mean."""
         layers = (AGGREGATE_LAYER, EMBEDDING_LAYER, *range(unit.checkpoint.layers))
-        return Expected(frozenset((f"activation_{name}", layer, ALL_MODULES) for name in NAMES for layer in layers))
+        return Expected(
+            frozenset(
+                (f"activation_{name}", layer, ALL_MODULES) for name in NAMES for layer in layers
+            )
+        )
 
     def compute(self, unit: Unit, bench: Bench, settings: ActivationSettings) -> Iterable[Result]:
         """Stream both networks over the evaluation set."""
@@ -210,7 +277,10 @@ class Activations(Lens):
         layers = [EMBEDDING_LAYER, *range(point.layers)]
         if reference.checkpoint_id == point.checkpoint_id:
             for layer in (AGGREGATE_LAYER, *layers):
-                yield from (Value(f"activation_{name}", ITSELF[name], layer, note="the reference itself") for name in NAMES)
+                yield from (
+                    Value(f"activation_{name}", ITSELF[name], layer, note="the reference itself")
+                    for name in NAMES
+                )
             return
         networks = [bench.network(p, "trained") for p in (point, reference)]
         columns = [_Column() for _ in layers]
@@ -221,7 +291,9 @@ class Activations(Lens):
             states = [hidden_states(network, batch) for network in networks if network is not None]
             shapes = [[tuple(state.shape) for state in found] for found in states]
             if len(states[0]) != len(layers) or shapes[0] != shapes[1]:
-                raise MetricError(f"{unit.label}: the two networks have different shapes; compare models of one shape")
+                raise MetricError(
+                    f"{unit.label}: the two networks have different shapes; compare models of one shape"
+                )
             for column, x, y in zip(columns, *states, strict=True):
                 column.add(x, y, kept)
         counts = torch.cat(tokens).double().numpy()
@@ -229,33 +301,52 @@ class Activations(Lens):
 
 
 def _distance(point: Point, baseline: Point) -> tuple[bool, bool, str, int]:
-    """Which of several baselines to compare with: the run itself, the same recipe variation, the plain recipe."""
-    return baseline.run_id != point.run_id, baseline.variant != point.variant, baseline.variant, baseline.run_id
+    """Which of several baselines to compare with: the run itself, the same recipe variation, the
+    plain recipe.
+    """
+    return (
+        baseline.run_id != point.run_id,
+        baseline.variant != point.variant,
+        baseline.variant,
+        baseline.run_id,
+    )
 
 
 class _Column:
-    """The comparison of one layer, with sums by row of the evaluation set for the standard errors."""
+    """The comparison of one layer, with sums by row of the evaluation set for the
+    standard errors.
+    """
 
     def __init__(self) -> None:
         self.accumulator = Accumulator()
         self.by_row: list[list[float]] = [[], []]
 
     def add(self, x: Tensor, y: Tensor, kept: Tensor) -> None:
-        """States (rows, length, H) of a batch; ``kept`` (rows, length) says which positions count."""
+        """States (rows, length, H) of a batch; ``kept`` (rows, length) says which
+        positions count.
+        """
         found = self.accumulator.update(x[kept], y[kept])
         row = torch.arange(len(kept), device=kept.device)[:, None].expand_as(kept)[kept]
         for sums, values in zip(self.by_row, found, strict=True):
-            sums += torch.zeros(len(kept), dtype=torch.float64, device=kept.device).index_add_(0, row, values).tolist()
+            sums += (
+                torch.zeros(len(kept), dtype=torch.float64, device=kept.device)
+                .index_add_(0, row, values)
+                .tolist()
+            )
 
 
 def _rows(layers: list[int], columns: list[_Column], tokens: np.ndarray) -> Iterator[Value]:
-    """Values by layer and their means; the standard error of a mean over layers is that of the layers' mean in each row."""
+    """Values by layer and their means; the standard error of a mean over layers is that of the
+    layers' mean in each row.
+    """
     results = [column.accumulator.result() for column in columns]
     n = columns[0].accumulator.n
     few = f"the {n} positions are fewer than {SMALLEST_DEBIASED}"
     for index, name in enumerate(NAMES):
         cells = [(layer, result[name]) for layer, result in zip(layers, results, strict=True)]
-        cells.append((AGGREGATE_LAYER, math.fsum(result[name] for result in results) / len(results)))
+        cells.append(
+            (AGGREGATE_LAYER, math.fsum(result[name] for result in results) / len(results))
+        )
         errors: list[float | None] = [None] * len(cells)
         if name in ("l2", "cosine"):
             sums = np.array([column.by_row[index] for column in columns])  # (layers, rows)
@@ -263,20 +354,33 @@ def _rows(layers: list[int], columns: list[_Column], tokens: np.ndarray) -> Iter
         for (layer, value), error in zip(cells, errors, strict=True):
             absent = math.isnan(value)
             yield Value(
-                f"activation_{name}", None if absent else value, layer, n=n, standard_error=error, note=few if absent else "",
+                f"activation_{name}",
+                None if absent else value,
+                layer,
+                n=n,
+                standard_error=error,
+                note=few if absent else "",
             )
 
 
 def positions(batch: Batch, padding: str) -> Tensor:
     """Which positions count, (rows, length)."""
-    return torch.ones_like(batch.labels, dtype=torch.bool) if padding == "counted" else batch.labels != IGNORE
+    return (
+        torch.ones_like(batch.labels, dtype=torch.bool)
+        if padding == "counted"
+        else batch.labels != IGNORE
+    )
 
 
 @torch.inference_mode()
 def hidden_states(network: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-    """The L + 1 states (rows, length, H): embedding output first, the last one after the final norm."""
+    """The L + 1 states (rows, length, H): embedding output first, the last one after the final
+    norm.
+    """
     found: tuple[Tensor, ...] = network.model(  # type: ignore[operator, union-attr]
-        input_ids=batch.input_ids, use_cache=False, output_hidden_states=True,
+        input_ids=batch.input_ids,
+        use_cache=False,
+        output_hidden_states=True,
     ).hidden_states
     return found
 

@@ -1,12 +1,15 @@
-"""The contract of a metric lens: one family of metrics, one file in this folder with a class ``LENS``.
+"""The contract of a metric lens: one family of metrics, one file in this folder with a class
+``LENS``.
 
-A lens says which (checkpoint, reference) units a study has, which rows each unit gives, and computes them: tensors in,
-numbers out. It knows neither the database nor the files; ``lowrank.measure`` plans, loads, stores and survives being
-killed. What may differ between two ways of measuring is a field of ``Settings``; ``presets`` are data over these fields.
+A lens says which (checkpoint, reference) units a study has, which rows each unit gives, and
+computes them: tensors in, numbers out. It knows neither the database nor the files;
+``lowrank.measure`` plans, loads, stores and survives being killed. What may differ between two ways
+of measuring is a field of ``Settings``; ``presets`` are data over these fields.
 
 Guarantees that the conformance suite (``tests/metrics``) holds every registered lens to:
 
-* ``compute`` yields exactly the rows that ``expected`` announces, and computing twice gives the same numbers;
+* ``compute`` yields exactly the rows that ``expected`` announces, and computing twice gives the
+  same numbers;
 * the model is left bit for bit as it was, also when computing fails;
 * what does not exist by definition is a row with value None and the reason, never a missing row.
 """
@@ -34,18 +37,22 @@ A = TypeVar("A")
 T = TypeVar("T")
 AGGREGATE_LAYER = -2  # over all layers
 EMBEDDING_LAYER = -1  # the embedding output
-ALL_MODULES = ""      # the aggregate over modules
+ALL_MODULES = ""  # the aggregate over modules
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 """Projection types: the target layers of a block without their suffix."""
 
 
 class MetricError(LowrankError):
-    """A checkpoint, a pair of checkpoints or an evaluation set that a metric cannot be computed on."""
+    """A checkpoint, a pair of checkpoints or an evaluation set that a metric cannot
+    be computed on.
+    """
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What a metric is, for people; ``better`` says which way the field reads it, where there is one."""
+    """What a metric is, for people; ``better`` says which way the field reads it, where there is
+    one.
+    """
 
     name: str
     definition: str
@@ -68,9 +75,10 @@ class Estimate:
 class Point:
     """A checkpoint as lenses see it. ``last`` marks the final one of its run.
 
-    ``width`` is the smaller side of the smallest target layer, ``rank`` that of its factors where there are any; ``lengths``
-    has the numbers of singular values: (projection type, of W, of all factors of a layer together).
-    ``has_dense`` and ``baseline`` are capabilities of its method: a dense equivalent, being what others are compared with.
+    ``width`` is the smaller side of the smallest target layer, ``rank`` that of its factors where
+    there are any; ``lengths`` has the numbers of singular values: (projection type, of W, of all
+    factors of a layer together). ``has_dense`` and ``baseline`` are capabilities of its method: a
+    dense equivalent, being what others are compared with.
     """
 
     checkpoint_id: int
@@ -117,10 +125,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class Unit:
-    """One piece of work: a checkpoint, alone or against a reference. ``roles`` say what for, in the lens's own words.
+    """One piece of work: a checkpoint, alone or against a reference. ``roles`` say what for, in the
+    lens's own words.
 
-    ``blocked`` is the reason why the unit cannot be computed as things stand (a reference run that does not exist);
-    ``others`` are further checkpoints that computing needs.
+    ``blocked`` is the reason why the unit cannot be computed as things stand (a reference run that
+    does not exist); ``others`` are further checkpoints that computing needs.
     """
 
     checkpoint: Point
@@ -132,12 +141,18 @@ class Unit:
     @property
     def points(self) -> tuple[Point, ...]:
         """The checkpoints that computing needs."""
-        return (*self.others, *(() if self.reference is None else (self.reference,)), self.checkpoint)
+        return (
+            *self.others,
+            *(() if self.reference is None else (self.reference,)),
+            self.checkpoint,
+        )
 
     @property
     def label(self) -> str:
         """A readable name."""
-        return self.checkpoint.label + (f" against {self.reference.label}" if self.reference else "")
+        return self.checkpoint.label + (
+            f" against {self.reference.label}" if self.reference else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -155,7 +170,9 @@ class Value:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of one curve in the order of their offsets; ``direction_index`` -1 is the mean over directions."""
+    """Points of one curve in the order of their offsets; ``direction_index`` -1 is the mean over
+    directions.
+    """
 
     curve: str
     offsets: Sequence[float]
@@ -180,8 +197,9 @@ Result = Value | Curve | Spectrum
 
 @dataclass(frozen=True)
 class Expected:
-    """The rows of a unit: (metric, layer, module) of values, (curve, direction, position) of curve points and
-    (matrix, layer, module, number of singular values) of spectra."""
+    """The rows of a unit: (metric, layer, module) of values, (curve, direction, position) of curve
+    points and (matrix, layer, module, number of singular values) of spectra.
+    """
 
     values: frozenset[tuple[str, int, str]] = frozenset()
     points: frozenset[tuple[str, int, int]] = frozenset()
@@ -193,18 +211,33 @@ class Expected:
         results = list(results)
         return cls(
             frozenset((r.metric, r.layer, r.module) for r in results if isinstance(r, Value)),
-            frozenset((r.curve, r.direction_index, i) for r in results if isinstance(r, Curve) for i in range(len(r.offsets))),
-            frozenset((r.matrix, r.layer, r.module, len(r.values)) for r in results if isinstance(r, Spectrum)),
+            frozenset(
+                (r.curve, r.direction_index, i)
+                for r in results
+                if isinstance(r, Curve)
+                for i in range(len(r.offsets))
+            ),
+            frozenset(
+                (r.matrix, r.layer, r.module, len(r.values))
+                for r in results
+                if isinstance(r, Spectrum)
+            ),
         )
 
     def __or__(self, other: Expected) -> Expected:
-        return Expected(self.values | other.values, self.points | other.points, self.spectra | other.spectra)
+        return Expected(
+            self.values | other.values, self.points | other.points, self.spectra | other.spectra
+        )
 
     def __and__(self, other: Expected) -> Expected:
-        return Expected(self.values & other.values, self.points & other.points, self.spectra & other.spectra)
+        return Expected(
+            self.values & other.values, self.points & other.points, self.spectra & other.spectra
+        )
 
     def __sub__(self, other: Expected) -> Expected:
-        return Expected(self.values - other.values, self.points - other.points, self.spectra - other.spectra)
+        return Expected(
+            self.values - other.values, self.points - other.points, self.spectra - other.spectra
+        )
 
     def __bool__(self) -> bool:
         return bool(self.values or self.points or self.spectra)
@@ -216,7 +249,9 @@ class Expected:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of the evaluation set, (rows, length) each. ``labels`` are the inputs, -100 on padding, which stands at the end."""
+    """Rows of the evaluation set, (rows, length) each. ``labels`` are the inputs, -100 on padding,
+    which stands at the end.
+    """
 
     input_ids: Tensor
     labels: Tensor
@@ -230,7 +265,8 @@ class Spreader(Protocol):
         """How many they are."""
 
     def spread(self, compute: Callable[[A], T], items: Sequence[A]) -> list[T]:
-        """``compute`` of every item, in their order; every process calls this at the same place and gets all results.
+        """``compute`` of every item, in their order; every process calls this at the same place and
+        gets all results.
 
         The result of an item must not depend on which others the process computes.
         """
@@ -250,35 +286,46 @@ ALONE = Alone()
 
 
 class Bench(Spreader, Protocol):
-    """What computing may ask for; checkpoints are loaded and verified once and stay as long as work needs them."""
+    """What computing may ask for; checkpoints are loaded and verified once and stay as long as work
+    needs them.
+    """
 
     device: torch.device
 
     def loaded(self, point: Point) -> Loaded:
-        """The checkpoint's model (float32, on the CPU, evaluation mode) and method; every weight is finite."""
+        """The checkpoint's model (float32, on the CPU, evaluation mode) and method; every weight is
+        finite.
+        """
 
     def network(self, point: Point, space: str) -> nn.Module | None:
-        """The checkpoint as a network on the device: as trained, or (``space`` dense) as the equivalent plain LLaMA, None
-        where there is none. Its weights may be changed for a while and must come back bit for bit."""
+        """The checkpoint as a network on the device: as trained, or (``space`` dense) as the
+        equivalent plain LLaMA, None where there is none. Its weights may be changed for a while and
+        must come back bit for bit.
+        """
 
     def memo(self, point: Point, key: str, compute: Callable[[], T]) -> T:
         """``compute()``, kept as long as the checkpoint is."""
 
     def batches(self, unit: Unit, rows: int) -> list[Batch]:
-        """The evaluation set on the device in batches of ``rows`` rows; raises where a checkpoint of the unit has another
-        tokenizer."""
+        """The evaluation set on the device in batches of ``rows`` rows; raises where a checkpoint
+        of the unit has another tokenizer.
+        """
 
 
 SELECTION: dict[str, Any] = {"selection": True}
 
 
 def selection(default: Any, **constraints: Any) -> Any:
-    """A setting that selects what is measured or how fast, and cannot change a value: it stays out of the protocol."""
+    """A setting that selects what is measured or how fast, and cannot change a value: it stays out
+    of the protocol.
+    """
     return Field(default, json_schema_extra=SELECTION, **constraints)
 
 
 class LensSettings(Config):
-    """What every lens may be told; a lens narrows ``precision``, that of its arithmetic, to what it offers."""
+    """What every lens may be told; a lens narrows ``precision``, that of its arithmetic, to what it
+    offers.
+    """
 
     precision: str
 
@@ -287,9 +334,9 @@ class TextSettings(LensSettings):
     """What every lens that uses the evaluation set may be told."""
 
     precision: Literal["float32"] = "float32"
-    examples: PositiveInt | None = None       # rows of the evaluation set; None: as the study's data say
+    examples: PositiveInt | None = None  # rows of the evaluation set; None: as the study's data say
     split: Literal["validation", "selection"] = "validation"  # that the rows are drawn from
-    batch_rows: PositiveInt = 16              # rows of one forward pass
+    batch_rows: PositiveInt = 16  # rows of one forward pass
 
 
 @dataclass(frozen=True)
@@ -303,8 +350,9 @@ class Variant:
 class Lens(ABC):
     """Base of all lenses. ``Settings`` is a :class:`TextSettings` where the lens ``needs_data``.
 
-    ``revision`` rises when a definition changes, so that new values never mix with old ones. ``presets`` maps
-    a preset to its variants: label → settings, where ``main`` is the one that reports and predictors read.
+    ``revision`` rises when a definition changes, so that new values never mix with old ones.
+    ``presets`` maps a preset to its variants: label → settings, where ``main`` is the one that
+    reports and predictors read.
     """
 
     revision: ClassVar[int] = 1
@@ -325,11 +373,16 @@ class Lens(ABC):
         if preset not in cls.presets:
             raise UnknownNameError(f"preset of lens '{cls.name()}'", preset, cls.presets)
         found = cls.presets[preset].items()
-        return [Variant(preset if label == "main" else f"{preset}/{label}", settings) for label, settings in found]
+        return [
+            Variant(preset if label == "main" else f"{preset}/{label}", settings)
+            for label, settings in found
+        ]
 
     @abstractmethod
     def units(self, panel: Panel, settings: Any) -> list[Unit]:
-        """The (checkpoint, reference) units of the panel; at most one of the same two checkpoints."""
+        """The (checkpoint, reference) units of the panel; at most one of the same
+        two checkpoints.
+        """
 
     @abstractmethod
     def expected(self, unit: Unit, settings: Any) -> Expected:
@@ -337,21 +390,35 @@ class Lens(ABC):
 
     @abstractmethod
     def compute(self, unit: Unit, bench: Bench, settings: Any) -> Iterable[Result]:
-        """The rows of ``unit``. Raises :class:`MetricError` where the checkpoints do not allow them."""
+        """The rows of ``unit``. Raises :class:`MetricError` where the checkpoints do not allow
+        them.
+        """
 
 
 def merge_units(units: Iterable[Unit]) -> list[Unit]:
-    """Units of the same two checkpoints become one with all roles, in the order of their first appearance."""
+    """Units of the same two checkpoints become one with all roles, in the order of their first
+    appearance.
+    """
     merged: dict[tuple[int, int | None], Unit] = {}
     for unit in units:
-        key = (unit.checkpoint.checkpoint_id, unit.reference.checkpoint_id if unit.reference else None)
+        key = (
+            unit.checkpoint.checkpoint_id,
+            unit.reference.checkpoint_id if unit.reference else None,
+        )
         known = merged.get(key)
-        merged[key] = Unit(unit.checkpoint, unit.reference, (known.roles if known else frozenset()) | unit.roles, unit.blocked)
+        merged[key] = Unit(
+            unit.checkpoint,
+            unit.reference,
+            (known.roles if known else frozenset()) | unit.roles,
+            unit.blocked,
+        )
     return list(merged.values())
 
 
 def consecutive(panel: Panel, skip_initial: bool) -> Iterable[tuple[Point, Point]]:
-    """(checkpoint, previous checkpoint of its run); ``skip_initial`` leaves step 0 out, as the published rows do."""
+    """(checkpoint, previous checkpoint of its run); ``skip_initial`` leaves step 0 out, as the
+    published rows do.
+    """
     for run in panel.runs():
         kept = [p for p in run if p.step > 0 or not skip_initial]
         yield from zip(kept[1:], kept[:-1], strict=True)

@@ -1,7 +1,8 @@
 """Curvature by Hessian-vector products: a cross-check of the landscape.
 
-Along standard normal directions d, E[½(L(θ+ad)+L(θ-ad)) - L(θ)] = ½a² tr(H) + O(a⁴): the sharpness along random
-directions is a trace. Here tr(H) comes from Hutchinson's estimator and the top eigenvalue from the Lanczos process.
+Along standard normal directions d, E[½(L(θ+ad)+L(θ-ad)) - L(θ)] = ½a² tr(H) + O(a⁴): the sharpness
+along random directions is a trace. Here tr(H) comes from Hutchinson's estimator and the top
+eigenvalue from the Lanczos process.
 """
 
 from __future__ import annotations
@@ -44,12 +45,19 @@ NO_DENSE = "the method has no dense equivalent; measure space: trained"
 
 
 def hutchinson(
-    product: Product, like: Mapping[str, Tensor], probes: int, seed: int, spreader: Spreader = ALONE,
+    product: Product,
+    like: Mapping[str, Tensor],
+    probes: int,
+    seed: int,
+    spreader: Spreader = ALONE,
 ) -> Estimate:
-    """tr(H) as the mean of zᵀHz over ``probes`` vectors z of random signs, with its standard error (Hutchinson 1990).
+    """tr(H) as the mean of zᵀHz over ``probes`` vectors z of random signs, with its standard error
+    (Hutchinson 1990).
 
-    ``product`` maps named vectors v to H v; ``like`` gives names and shapes. Probe i is keyed by (seed, i, name).
+    ``product`` maps named vectors v to H v; ``like`` gives names and shapes. Probe i is keyed by
+    (seed, i, name).
     """
+
     def sample(index: int) -> float:
         z = {name: _signs(W, f"{seed}/{index}/{name}") for name, W in like.items()}
         return inner(z, product(z))
@@ -58,12 +66,17 @@ def hutchinson(
 
 
 def top_eigenvalue(
-    product: Product, like: Mapping[str, Tensor], most: int, tolerance: float, seed: int,
+    product: Product,
+    like: Mapping[str, Tensor],
+    most: int,
+    tolerance: float,
+    seed: int,
 ) -> tuple[float, float, int]:
-    """(largest eigenvalue of H, bound on its error, products used) by the Lanczos process without reorthogonalisation.
+    """(largest eigenvalue of H, bound on its error, products used) by the Lanczos process without
+    reorthogonalisation.
 
-    Lost orthogonality only repeats converged values. The bound is the residual of the Ritz pair; the process stops once it
-    is below ``tolerance`` times the value.
+    Lost orthogonality only repeats converged values. The bound is the residual of the Ritz pair;
+    the process stops once it is below ``tolerance`` times the value.
     """
     v = {name: _normal(W, f"{seed}/start/{name}") for name, W in like.items()}
     v = scaled(v, 1.0 / math.sqrt(inner(v, v)))
@@ -98,11 +111,15 @@ def scaled(vectors: Vectors, factor: float) -> Vectors:
 
 
 def _generator(key: str) -> torch.Generator:
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big"))
+    return torch.Generator().manual_seed(
+        int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
+    )
 
 
 def _signs(W: Tensor, key: str) -> Tensor:
-    return (torch.randint(0, 2, W.shape, generator=_generator(key)) * 2 - 1).to(W.dtype).to(W.device)
+    return (
+        (torch.randint(0, 2, W.shape, generator=_generator(key)) * 2 - 1).to(W.dtype).to(W.device)
+    )
 
 
 def _normal(W: Tensor, key: str) -> Tensor:
@@ -110,9 +127,13 @@ def _normal(W: Tensor, key: str) -> Tensor:
 
 
 @contextmanager
-def hessian_products(network: nn.Module, batches: Sequence[Batch]) -> Iterator[tuple[Product, dict[str, Tensor]]]:
-    """(v ↦ H v, the named parameters): H is the Hessian of the mean loss per token over ``batches`` in all
-    floating-point parameters, frozen ones included. The network's flags come back as they were."""
+def hessian_products(
+    network: nn.Module, batches: Sequence[Batch]
+) -> Iterator[tuple[Product, dict[str, Tensor]]]:
+    """(v ↦ H v, the named parameters): H is the Hessian of the mean loss per token over ``batches``
+    in all floating-point parameters, frozen ones included. The network's flags come back as they
+    were.
+    """
     named = {name: p for name, p in network.named_parameters() if p.is_floating_point()}
     flags = {name: p.requires_grad for name, p in named.items()}
     tokens = sum(scored_tokens(batch.labels) for batch in batches)
@@ -122,7 +143,12 @@ def hessian_products(network: nn.Module, batches: Sequence[Batch]) -> Iterator[t
         for batch in batches:
             # Only the plain attention kernel has second derivatives.
             with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-                loss = summed_nats(network(input_ids=batch.input_ids, use_cache=False).logits, batch.labels) / tokens
+                loss = (
+                    summed_nats(
+                        network(input_ids=batch.input_ids, use_cache=False).logits, batch.labels
+                    )
+                    / tokens
+                )
                 slopes = torch.autograd.grad(loss, list(named.values()), create_graph=True)
                 along = sum((g * v[name]).sum() for name, g in zip(named, slopes, strict=True))
                 parts = torch.autograd.grad(along, list(named.values()))  # type: ignore[arg-type]
@@ -155,21 +181,40 @@ class Curvature(Lens):
 
     title = "Curvature by Hessian-vector products"
     Settings = CurvatureSettings
-    presets = {"exact": {"main": {}}, "published": {"main": {"space": "trained", "skip_initial": True}}}
+    presets = {
+        "exact": {"main": {}},
+        "published": {"main": {"space": "trained", "skip_initial": True}},
+    }
     metrics = (
-        MetricInfo("hessian_trace", "tr(H) of the loss by Hutchinson's estimator", "nats/token", "(-∞, ∞)",
-                   "Hutchinson 1990", "lower"),
-        MetricInfo("hessian_top_eigenvalue", "largest eigenvalue of H by the Lanczos process", "nats/token", "(-∞, ∞)",
-                   "Lanczos 1950", "lower"),
+        MetricInfo(
+            "hessian_trace",
+            "tr(H) of the loss by Hutchinson's estimator",
+            "nats/token",
+            "(-∞, ∞)",
+            "Hutchinson 1990",
+            "lower",
+        ),
+        MetricInfo(
+            "hessian_top_eigenvalue",
+            "largest eigenvalue of H by the Lanczos process",
+            "nats/token",
+            "(-∞, ∞)",
+            "Lanczos 1950",
+            "lower",
+        ),
     )
 
     def units(self, panel: Panel, settings: CurvatureSettings) -> list[Unit]:
         """Every checkpoint."""
-        return [Unit(p) for run in panel.runs() for p in run if p.step > 0 or not settings.skip_initial]
+        return [
+            Unit(p) for run in panel.runs() for p in run if p.step > 0 or not settings.skip_initial
+        ]
 
     def expected(self, unit: Unit, settings: CurvatureSettings) -> Expected:
         """Two numbers."""
-        return Expected(frozenset((info.name, AGGREGATE_LAYER, ALL_MODULES) for info in self.metrics))
+        return Expected(
+            frozenset((info.name, AGGREGATE_LAYER, ALL_MODULES) for info in self.metrics)
+        )
 
     def compute(self, unit: Unit, bench: Bench, settings: CurvatureSettings) -> Iterable[Result]:
         """Trace and top eigenvalue in ``space``."""
@@ -182,10 +227,16 @@ class Curvature(Lens):
             return
         with hessian_products(network, bench.batches(unit, settings.batch_rows)) as (product, like):
             trace = hutchinson(product, like, settings.probes, settings.direction_seed, bench)
-            value, bound, used = top_eigenvalue(product, like, settings.iterations, settings.tolerance, settings.direction_seed)
+            value, bound, used = top_eigenvalue(
+                product, like, settings.iterations, settings.tolerance, settings.direction_seed
+            )
         yield Value("hessian_trace", trace.value, standard_error=trace.standard_error, n=trace.n)
         close = bound <= settings.tolerance * abs(value)
-        note = "" if close else f"not converged after {used} products: the error is at most {bound:.2g}"
+        note = (
+            ""
+            if close
+            else f"not converged after {used} products: the error is at most {bound:.2g}"
+        )
         yield Value("hessian_top_eigenvalue", value, n=used, note=note)
 
 

@@ -1,9 +1,11 @@
-"""Barriers along the line between two checkpoints: consecutive ones of a run (CCBH) and two runs (IMBH).
+"""Barriers along the line between two checkpoints: consecutive ones of a run (CCBH) and two runs
+(IMBH).
 
-The reference is α = 0, the checkpoint α = 1. Weights are interpolated as effective dense weights; consecutive
-checkpoints of a method without a dense equivalent in its own parameters, which the note says. Pairs of runs are taken
-at equal scale and step: methods at equal seed, and, as the null to compare with, seeds of one method. The note of a pair
-says whether the two runs share their initialisation.
+The reference is α = 0, the checkpoint α = 1. Weights are interpolated as effective dense weights;
+consecutive checkpoints of a method without a dense equivalent in its own parameters, which the note
+says. Pairs of runs are taken at equal scale and step: methods at equal seed, and, as the null to
+compare with, seeds of one method. The note of a pair says whether the two runs share their
+initialisation.
 """
 
 from __future__ import annotations
@@ -18,7 +20,16 @@ from pydantic import Field, Strict
 from torch import Tensor, nn
 
 from lowrank.metrics._alignment import align, fold_gains
-from lowrank.metrics._probe import Average, Floats, Losses, base_losses, lent, require_same_shapes, row_losses, standard_error
+from lowrank.metrics._probe import (
+    Average,
+    Floats,
+    Losses,
+    base_losses,
+    lent,
+    require_same_shapes,
+    row_losses,
+    standard_error,
+)
 from lowrank.metrics.base import (
     AGGREGATE_LAYER,
     ALL_MODULES,
@@ -43,21 +54,26 @@ CONSECUTIVE = ("ccbh", "ccbh_excess")
 PAIR = ("imbh", "imbh_excess")
 ALIGNED = ("imbh_folded", "imbh_aligned")
 OWN_PARAMETERS = "in the method's own parameters: it has no dense equivalent"
-SAME_INIT, OTHER_INIT = "the runs share their initialisation", "the runs have different initialisations"
+SAME_INIT, OTHER_INIT = (
+    "the runs share their initialisation",
+    "the runs have different initialisations",
+)
 
 
 def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float:
     """Published barrier height: max over interior α of L(α), minus ½[L(0) + L(1)]; may be negative.
 
-    ``alphas`` ascend from 0 to 1. A straight line that falls has a positive barrier by this definition.
-    Raises ValueError without an interior point.
+    ``alphas`` ascend from 0 to 1. A straight line that falls has a positive barrier by this
+    definition. Raises ValueError without an interior point.
     """
     _, values = _checked(alphas, losses)
     return float(values[1:-1].max() - 0.5 * (values[0] + values[-1]))
 
 
 def barrier_excess(alphas: Sequence[float], losses: Sequence[float]) -> float:
-    """Largest excess of L(α) over the chord between its ends (arXiv:2110.06296): 0 for a line or a dip, never negative."""
+    """Largest excess of L(α) over the chord between its ends (arXiv:2110.06296): 0 for a line or a
+    dip, never negative.
+    """
     position, values = _checked(alphas, losses)
     excess = values - ((1 - position) * values[0] + position * values[-1])
     return float(max(0.0, excess[1:-1].max()))
@@ -66,7 +82,9 @@ def barrier_excess(alphas: Sequence[float], losses: Sequence[float]) -> float:
 def _checked(alphas: Sequence[float], losses: Sequence[float]) -> tuple[Floats, Floats]:
     position, values = np.asarray(alphas, dtype=np.float64), np.asarray(losses, dtype=np.float64)
     if position.ndim != 1 or position.shape != values.shape:
-        raise ValueError(f"alphas and losses must be two lists of one length, got shapes {position.shape} and {values.shape}")
+        raise ValueError(
+            f"alphas and losses must be two lists of one length, got shapes {position.shape} and {values.shape}"
+        )
     if len(position) < 3:
         raise ValueError("a barrier needs at least one point between its ends")
     if position[0] != 0 or position[-1] != 1 or (np.diff(position) <= 0).any():
@@ -77,12 +95,16 @@ def _checked(alphas: Sequence[float], losses: Sequence[float]) -> tuple[Floats, 
 class InterpolationSettings(TextSettings):
     """How lines are walked."""
 
-    space: Literal["dense", "trained"] = "dense"   # of consecutive checkpoints; two runs are always compared dense
-    points: Annotated[int, Field(ge=3)] = 21       # evenly spaced α in [0, 1], both ends included
+    space: Literal["dense", "trained"] = (
+        "dense"  # of consecutive checkpoints; two runs are always compared dense
+    )
+    points: Annotated[int, Field(ge=3)] = 21  # evenly spaced α in [0, 1], both ends included
     loss_average: Average = "tokens"
-    skip_initial: bool = False                     # leave pairs with step 0 out, as the published rows do
-    kinds: Annotated[tuple[Kind, ...], Strict(False)] = selection(("consecutive", "methods", "seeds"))
-    align: bool = selection(True)                  # also the barriers after folding gains and after alignment
+    skip_initial: bool = False  # leave pairs with step 0 out, as the published rows do
+    kinds: Annotated[tuple[Kind, ...], Strict(False)] = selection(
+        ("consecutive", "methods", "seeds")
+    )
+    align: bool = selection(True)  # also the barriers after folding gains and after alignment
 
     @property
     def alphas(self) -> list[float]:
@@ -97,28 +119,72 @@ class Interpolation(Lens):
     Settings = InterpolationSettings
     presets = {
         "exact": {"main": {}},
-        "published": {"main": {"space": "trained", "loss_average": "batches", "skip_initial": True}},
+        "published": {
+            "main": {"space": "trained", "loss_average": "batches", "skip_initial": True}
+        },
     }
     metrics = (
-        MetricInfo("ccbh", "barrier between checkpoint t-1 and t: max over interior α of L minus the mean of the ends",
-                   "nats/token", "(-∞, ∞)", "arXiv:2605.13652", "lower"),
-        MetricInfo("ccbh_excess", "largest excess over the chord between checkpoint t-1 and t", "nats/token", "[0, ∞)",
-                   "arXiv:2110.06296", "lower"),
-        MetricInfo("imbh", "barrier between two runs at equal scale and step, as dense weights", "nats/token", "(-∞, ∞)",
-                   "arXiv:2605.13652", "lower"),
-        MetricInfo("imbh_excess", "largest excess over the chord between two runs", "nats/token", "[0, ∞)",
-                   "arXiv:2110.06296", "lower"),
-        MetricInfo("imbh_folded", "imbh after norm gains are folded into the next layers", "nats/token", "(-∞, ∞)",
-                   "arXiv:2209.04836", "lower"),
-        MetricInfo("imbh_aligned", "imbh_folded after permuting residual channels, heads and MLP units of the second run "
-                   "to match the reference", "nats/token", "(-∞, ∞)", "arXiv:2209.04836", "lower"),
+        MetricInfo(
+            "ccbh",
+            "barrier between checkpoint t-1 and t: max over interior α of L minus the mean of the ends",
+            "nats/token",
+            "(-∞, ∞)",
+            "arXiv:2605.13652",
+            "lower",
+        ),
+        MetricInfo(
+            "ccbh_excess",
+            "largest excess over the chord between checkpoint t-1 and t",
+            "nats/token",
+            "[0, ∞)",
+            "arXiv:2110.06296",
+            "lower",
+        ),
+        MetricInfo(
+            "imbh",
+            "barrier between two runs at equal scale and step, as dense weights",
+            "nats/token",
+            "(-∞, ∞)",
+            "arXiv:2605.13652",
+            "lower",
+        ),
+        MetricInfo(
+            "imbh_excess",
+            "largest excess over the chord between two runs",
+            "nats/token",
+            "[0, ∞)",
+            "arXiv:2110.06296",
+            "lower",
+        ),
+        MetricInfo(
+            "imbh_folded",
+            "imbh after norm gains are folded into the next layers",
+            "nats/token",
+            "(-∞, ∞)",
+            "arXiv:2209.04836",
+            "lower",
+        ),
+        MetricInfo(
+            "imbh_aligned",
+            "imbh_folded after permuting residual channels, heads and MLP units of the second run "
+            "to match the reference",
+            "nats/token",
+            "(-∞, ∞)",
+            "arXiv:2209.04836",
+            "lower",
+        ),
     )
 
     def units(self, panel: Panel, settings: InterpolationSettings) -> list[Unit]:
-        """Consecutive pairs of every run; at every step after 0, pairs of methods and pairs of seeds."""
+        """Consecutive pairs of every run; at every step after 0, pairs of methods and pairs of
+        seeds.
+        """
         units = []
         if "consecutive" in settings.kinds:
-            units += [Unit(p, before, frozenset({"consecutive"})) for p, before in consecutive(panel, settings.skip_initial)]
+            units += [
+                Unit(p, before, frozenset({"consecutive"}))
+                for p, before in consecutive(panel, settings.skip_initial)
+            ]
         cells: dict[tuple[str, int], list[Point]] = {}
         for point in panel.points:
             if point.step > 0:
@@ -132,16 +198,26 @@ class Interpolation(Lens):
         return units
 
     def expected(self, unit: Unit, settings: InterpolationSettings) -> Expected:
-        """Barriers and their curves; the curves of a pair only where both runs have dense weights."""
+        """Barriers and their curves; the curves of a pair only where both runs have
+        dense weights.
+        """
         names: tuple[str, ...] = CONSECUTIVE
         curves = ["ccbh"]
         if not unit.roles & {"consecutive"}:
             names = PAIR + (ALIGNED if settings.align else ())
-            curves = ["imbh", *(ALIGNED if settings.align else ())] if all(p.has_dense for p in unit.points) else []
+            curves = (
+                ["imbh", *(ALIGNED if settings.align else ())]
+                if all(p.has_dense for p in unit.points)
+                else []
+            )
         keys = frozenset((name, AGGREGATE_LAYER, ALL_MODULES) for name in names)
-        return Expected(keys, frozenset((c, -1, i) for c in curves for i in range(settings.points)), frozenset())
+        return Expected(
+            keys, frozenset((c, -1, i) for c in curves for i in range(settings.points)), frozenset()
+        )
 
-    def compute(self, unit: Unit, bench: Bench, settings: InterpolationSettings) -> Iterable[Result]:
+    def compute(
+        self, unit: Unit, bench: Bench, settings: InterpolationSettings
+    ) -> Iterable[Result]:
         """Walk the line, or the three lines of a pair."""
         assert unit.reference is not None
         if "consecutive" in unit.roles:
@@ -149,11 +225,17 @@ class Interpolation(Lens):
         elif not all(p.has_dense for p in unit.points):
             odd = next(p for p in unit.points if not p.has_dense)
             for name in PAIR + (ALIGNED if settings.align else ()):
-                yield Value(name, None, note=f"{odd.method} has no dense equivalent: no line leads to another method's weights")
+                yield Value(
+                    name,
+                    None,
+                    note=f"{odd.method} has no dense equivalent: no line leads to another method's weights",
+                )
         else:
             yield from self._pair(unit, bench, settings)
 
-    def _consecutive(self, unit: Unit, bench: Bench, settings: InterpolationSettings) -> Iterator[Result]:
+    def _consecutive(
+        self, unit: Unit, bench: Bench, settings: InterpolationSettings
+    ) -> Iterator[Result]:
         space = settings.space if all(p.has_dense for p in unit.points) else "trained"
         ends = [bench.network(p, space) for p in (unit.reference, unit.checkpoint) if p is not None]
         note = OWN_PARAMETERS if space != settings.space else ""
@@ -163,23 +245,33 @@ class Interpolation(Lens):
         yield from line.rows("ccbh", "ccbh_excess", losses, note)
 
     def _pair(self, unit: Unit, bench: Bench, settings: InterpolationSettings) -> Iterator[Result]:
-        ends = [bench.network(p, "dense") for p in (unit.reference, unit.checkpoint) if p is not None]
+        ends = [
+            bench.network(p, "dense") for p in (unit.reference, unit.checkpoint) if p is not None
+        ]
         note = SAME_INIT if len({p.init_hash or p.run_id for p in unit.points}) == 1 else OTHER_INIT
         line = _Line(unit, bench, settings, "dense")
         weights = [_parameters(network) for network in ends]
-        yield from line.rows("imbh", "imbh_excess", line.walk(ends[1], weights[0], weights[1]), note)
+        yield from line.rows(
+            "imbh", "imbh_excess", line.walk(ends[1], weights[0], weights[1]), note
+        )
         if settings.align:
             heads = int(ends[1].config.num_attention_heads)  # type: ignore[union-attr, arg-type]
             folded = [fold_gains(w) for w in weights]
-            yield from line.rows("imbh_folded", None, line.walk(ends[1], folded[0], folded[1]), note)
+            yield from line.rows(
+                "imbh_folded", None, line.walk(ends[1], folded[0], folded[1]), note
+            )
             aligned = align(folded[0], folded[1], heads)
             yield from line.rows("imbh_aligned", None, line.walk(ends[1], folded[0], aligned), note)
 
 
 class _Line:
-    """The losses along a line between two checkpoints; those of its ends are computed once for all lines."""
+    """The losses along a line between two checkpoints; those of its ends are computed once for all
+    lines.
+    """
 
-    def __init__(self, unit: Unit, bench: Bench, settings: InterpolationSettings, space: str) -> None:
+    def __init__(
+        self, unit: Unit, bench: Bench, settings: InterpolationSettings, space: str
+    ) -> None:
         self.unit, self.bench, self.settings, self.space = unit, bench, settings, space
         self.batches: list[Batch] = bench.batches(unit, settings.batch_rows)
 
@@ -190,7 +282,9 @@ class _Line:
             base_losses(p, self.bench.network(p, self.space), self.bench, self.batches)  # type: ignore[arg-type]
             for p in self.unit.points
         )
-        start, end = ({name: t.clone() for name, t in weights.items()} for weights in (start, end))  # one of them is lent below
+        start, end = (
+            {name: t.clone() for name, t in weights.items()} for weights in (start, end)
+        )  # one of them is lent below
         with lent(network) as (weights, _):
 
             def at(alpha: float) -> Losses:
@@ -201,20 +295,32 @@ class _Line:
             interior = self.bench.spread(at, self.settings.alphas[1:-1])
         return [first, *interior, last]
 
-    def rows(self, name: str, excess: str | None, losses: list[Losses], note: str) -> Iterator[Result]:
+    def rows(
+        self, name: str, excess: str | None, losses: list[Losses], note: str
+    ) -> Iterator[Result]:
         """Barrier, excess and curve of a walked line."""
         alphas, average = self.settings.alphas, self.settings.loss_average
         means = [one.mean(average) for one in losses]
         ends = 0.5 * (losses[0].nats + losses[-1].nats)
         top = 1 + int(np.argmax(means[1:-1]))
         rows, tokens = len(losses[0].nats), losses[0].tokens
-        yield Value(name, barrier(alphas, means), standard_error=standard_error(losses[top].nats - ends, tokens), n=rows, note=note)
+        yield Value(
+            name,
+            barrier(alphas, means),
+            standard_error=standard_error(losses[top].nats - ends, tokens),
+            n=rows,
+            note=note,
+        )
         if excess:
-            over = [m - ((1 - a) * means[0] + a * means[-1]) for a, m in zip(alphas, means, strict=True)]
+            over = [
+                m - ((1 - a) * means[0] + a * means[-1]) for a, m in zip(alphas, means, strict=True)
+            ]
             top = 1 + int(np.argmax(over[1:-1]))
             chord = (1 - alphas[top]) * losses[0].nats + alphas[top] * losses[-1].nats
             error = standard_error(losses[top].nats - chord, tokens)
-            yield Value(excess, barrier_excess(alphas, means), standard_error=error, n=rows, note=note)
+            yield Value(
+                excess, barrier_excess(alphas, means), standard_error=error, n=rows, note=note
+            )
         yield Curve(name, alphas, means, n=rows)
 
 

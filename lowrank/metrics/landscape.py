@@ -1,9 +1,11 @@
-"""The loss around a checkpoint: along random directions, singular components of the weights, and the training trajectory.
+"""The loss around a checkpoint: along random directions, singular components of the weights, and
+the training trajectory.
 
-Offsets are applied in float32 to a pristine copy, so that nothing accumulates, and the weights come back bit for bit.
-Directions come from recorded seeds. The published grid has 12 offsets on each side; the sharpness needs only a Gauss rule
-on them: S(a) = ½[L(θ+ad)+L(θ-ad)]-L(θ) is even with S(0) = 0, and a rule of q nodes reproduces the grid's mean exactly for
-S = c₁a² + … + c_{2q}a^{4q}. ``nodes: 0`` walks the whole grid.
+Offsets are applied in float32 to a pristine copy, so that nothing accumulates, and the weights come
+back bit for bit. Directions come from recorded seeds. The published grid has 12 offsets on each
+side; the sharpness needs only a Gauss rule on them: S(a) = ½[L(θ+ad)+L(θ-ad)]-L(θ) is even with
+S(0) = 0, and a rule of q nodes reproduces the grid's mean exactly for S = c₁a² + … + c_{2q}a^{4q}.
+``nodes: 0`` walks the whole grid.
 """
 
 from __future__ import annotations
@@ -18,7 +20,12 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, Strict
 from torch import nn
 
 from lowrank.config.schema import Config
-from lowrank.metrics._directions import Components, Normalization, random_direction, trajectory_directions
+from lowrank.metrics._directions import (
+    Components,
+    Normalization,
+    random_direction,
+    trajectory_directions,
+)
 from lowrank.metrics._offsets import Rule, Walk, mean_estimate, rule_for
 from lowrank.metrics._probe import Average, Floats, base_losses, require_same_shapes
 from lowrank.metrics.base import (
@@ -45,29 +52,33 @@ NO_DENSE = "the method has no dense equivalent; measure space: trained"
 
 
 def sharpness(offsets: Sequence[float], losses: Any) -> Estimate:
-    """Mean over directions d and offsets a > 0 of ½[L(θ+ad)+L(θ-ad)] - L(θ), with its standard error over directions.
+    """Mean over directions d and offsets a > 0 of ½[L(θ+ad)+L(θ-ad)] - L(θ), with its standard
+    error over directions.
 
-    ``losses`` (directions, offsets); ``offsets`` ascend symmetrically around a 0. One direction has no standard error.
-    Raises ValueError for an uneven grid.
+    ``losses`` (directions, offsets); ``offsets`` ascend symmetrically around a 0. One direction has
+    no standard error. Raises ValueError for an uneven grid.
     """
     position, table = _checked(offsets, losses)
     centre = len(position) // 2
-    sides = 0.5 * (table[:, centre + 1:] + table[:, :centre][:, ::-1])
+    sides = 0.5 * (table[:, centre + 1 :] + table[:, :centre][:, ::-1])
     return mean_estimate((sides - table[:, [centre]]).mean(axis=1))
 
 
 def direction_variance(offsets: Sequence[float], losses: Any) -> Estimate:
     """Population variance over directions of L(θ+ad), averaged over all offsets, 0 included.
 
-    Arguments and errors as :func:`sharpness`. The standard error is that of the mean over directions of the squared
-    deviations, averaged over offsets.
+    Arguments and errors as :func:`sharpness`. The standard error is that of the mean over
+    directions of the squared deviations, averaged over offsets.
     """
     _, table = _checked(offsets, losses)
     return mean_estimate(np.square(table - table.mean(axis=0)).mean(axis=1))
 
 
 def _checked(offsets: Sequence[float], losses: Any) -> tuple[Floats, Floats]:
-    position, table = np.asarray(offsets, dtype=np.float64), np.atleast_2d(np.asarray(losses, dtype=np.float64))
+    position, table = (
+        np.asarray(offsets, dtype=np.float64),
+        np.atleast_2d(np.asarray(losses, dtype=np.float64)),
+    )
     if table.shape[1] != len(position) or not len(table):
         raise ValueError(f"losses must be (directions, {len(position)} offsets), got {table.shape}")
     if len(position) < 3 or len(position) % 2 == 0 or (np.diff(position) <= 0).any():
@@ -102,27 +113,40 @@ class LandscapeSettings(TextSettings):
     space: Literal["dense", "trained"] = "dense"
     normalization: Normalization = "raw"
     direction_seed: NonNegativeInt = 0
-    directions: Directions = 100                 # random ones; auto: as many as ``relative_error`` needs
-    relative_error: PositiveFloat = 0.02         # of auto: standard error of the sharpness over its value
-    fewest: PositiveInt = 10                     # of auto
-    most: PositiveInt = 1000                     # of auto
+    directions: Directions = 100  # random ones; auto: as many as ``relative_error`` needs
+    relative_error: PositiveFloat = 0.02  # of auto: standard error of the sharpness over its value
+    fewest: PositiveInt = 10  # of auto
+    most: PositiveInt = 1000  # of auto
     grid: Grid = Grid(start=-0.003, step=0.00025, count=25)
-    nodes: NonNegativeInt = 2                    # of the Gauss rule, a side; 0: every offset of the grid
+    nodes: NonNegativeInt = 2  # of the Gauss rule, a side; 0: every offset of the grid
     components: Components_ = (1, 5, 10, 20, 100)
-    component_means: Components_ = ()            # K: also the mean over components 1 … K
+    component_means: Components_ = ()  # K: also the mean over components 1 … K
     component_grid: Grid = Grid(start=-0.048, step=0.004, count=25)
     beyond_rank: Literal["absent", "last"] = "absent"  # a component that a matrix does not have
-    trajectory: NonNegativeInt = 2               # principal directions of the run's trajectory, at its last checkpoint
+    trajectory: NonNegativeInt = (
+        2  # principal directions of the run's trajectory, at its last checkpoint
+    )
     trajectory_grid: Grid = Grid(start=-0.6, step=0.05, count=25)
     precision: Literal["float32", "bfloat16"] = "float32"  # type: ignore[assignment]  # of the weights that are moved
-    in_place: bool = False                       # add and subtract offsets in place, as published, instead of afresh
+    in_place: bool = False  # add and subtract offsets in place, as published, instead of afresh
     loss_average: Average = "tokens"
     skip_initial: bool = False
 
 
 RANDOM_FIELDS = {
-    "normalization", "direction_seed", "directions", "relative_error", "fewest", "most", "grid", "nodes", "precision",
-    "in_place", "loss_average", "examples", "batch_rows",
+    "normalization",
+    "direction_seed",
+    "directions",
+    "relative_error",
+    "fewest",
+    "most",
+    "grid",
+    "nodes",
+    "precision",
+    "in_place",
+    "loss_average",
+    "examples",
+    "batch_rows",
 }
 PAPER = "arXiv:2605.13652"
 COMPONENTS = (1, 5, 10, 20, 100)
@@ -138,39 +162,107 @@ class Landscape(Lens):
             "main": {},
             "trained": {"space": "trained", "components": (), "trajectory": 0},
             "filter": {
-                "normalization": "filter", "components": (), "trajectory": 0, "grid": {"start": -0.12, "step": 0.01, "count": 25},
+                "normalization": "filter",
+                "components": (),
+                "trajectory": 0,
+                "grid": {"start": -0.12, "step": 0.01, "count": 25},
             },
         },
-        "published": {"main": {
-            "space": "trained", "nodes": 0, "component_grid": {"start": -0.05, "step": 0.004, "count": 26}, "beyond_rank": "last",
-            "precision": "bfloat16", "in_place": True, "loss_average": "batches", "trajectory": 0, "skip_initial": True,
-        }},
+        "published": {
+            "main": {
+                "space": "trained",
+                "nodes": 0,
+                "component_grid": {"start": -0.05, "step": 0.004, "count": 26},
+                "beyond_rank": "last",
+                "precision": "bfloat16",
+                "in_place": True,
+                "loss_average": "batches",
+                "trajectory": 0,
+                "skip_initial": True,
+            }
+        },
     }
     metrics = (
-        MetricInfo("sharpness_random", "mean over random directions and offsets a > 0 of ½[L(θ+ad)+L(θ-ad)] - L(θ)", "nats/token",
-                   "(-∞, ∞)", PAPER, "lower"),
-        MetricInfo("direction_variance", "variance over random directions of L(θ+ad), mean over offsets", "(nats/token)²", "[0, ∞)",
-                   PAPER, "lower"),
-        *(MetricInfo(f"sharpness_pca_{k}", f"sharpness along σ_{k} u_{k} v_{k}ᵀ of every matrix", "nats/token", "(-∞, ∞)", PAPER,
-                     "lower") for k in COMPONENTS),
-        *(MetricInfo(f"sigma_pca_{k}", f"mean over matrices of σ_{k}, the size of the displacement at offset 1", "weight", "[0, ∞)",
-                     PAPER) for k in COMPONENTS),
-        MetricInfo("sharpness_pca_mean_5", "mean of the sharpnesses along components 1 to 5, on request", "nats/token", "(-∞, ∞)",
-                   PAPER, "lower"),
-        *(MetricInfo(f"sharpness_trajectory_{k}", f"sharpness along principal direction {k} of the run's checkpoints", "nats/token",
-                     "(-∞, ∞)", "arXiv:1712.09913", "lower") for k in (1, 2)),
-        *(MetricInfo(f"trajectory_share_{k}", f"share of the squared movement along principal direction {k}", "1", "[0, 1]",
-                     "arXiv:1712.09913") for k in (1, 2)),
+        MetricInfo(
+            "sharpness_random",
+            "mean over random directions and offsets a > 0 of ½[L(θ+ad)+L(θ-ad)] - L(θ)",
+            "nats/token",
+            "(-∞, ∞)",
+            PAPER,
+            "lower",
+        ),
+        MetricInfo(
+            "direction_variance",
+            "variance over random directions of L(θ+ad), mean over offsets",
+            "(nats/token)²",
+            "[0, ∞)",
+            PAPER,
+            "lower",
+        ),
+        *(
+            MetricInfo(
+                f"sharpness_pca_{k}",
+                f"sharpness along σ_{k} u_{k} v_{k}ᵀ of every matrix",
+                "nats/token",
+                "(-∞, ∞)",
+                PAPER,
+                "lower",
+            )
+            for k in COMPONENTS
+        ),
+        *(
+            MetricInfo(
+                f"sigma_pca_{k}",
+                f"mean over matrices of σ_{k}, the size of the displacement at offset 1",
+                "weight",
+                "[0, ∞)",
+                PAPER,
+            )
+            for k in COMPONENTS
+        ),
+        MetricInfo(
+            "sharpness_pca_mean_5",
+            "mean of the sharpnesses along components 1 to 5, on request",
+            "nats/token",
+            "(-∞, ∞)",
+            PAPER,
+            "lower",
+        ),
+        *(
+            MetricInfo(
+                f"sharpness_trajectory_{k}",
+                f"sharpness along principal direction {k} of the run's checkpoints",
+                "nats/token",
+                "(-∞, ∞)",
+                "arXiv:1712.09913",
+                "lower",
+            )
+            for k in (1, 2)
+        ),
+        *(
+            MetricInfo(
+                f"trajectory_share_{k}",
+                f"share of the squared movement along principal direction {k}",
+                "1",
+                "[0, 1]",
+                "arXiv:1712.09913",
+            )
+            for k in (1, 2)
+        ),
     )
 
     def units(self, panel: Panel, settings: LandscapeSettings) -> list[Unit]:
-        """Every checkpoint; the last one of a run also against its first, for the trajectory between them."""
+        """Every checkpoint; the last one of a run also against its first, for the trajectory
+        between them.
+        """
         units = []
         for run in panel.runs():
             kept = [p for p in run if p.step > 0 or not settings.skip_initial]
             units += [Unit(p, None, frozenset({"around"})) for p in kept]
             if settings.trajectory and len(kept) > settings.trajectory and kept[-1].last:
-                units.append(Unit(kept[-1], kept[0], frozenset({"trajectory"}), others=tuple(kept[1:-1])))
+                units.append(
+                    Unit(kept[-1], kept[0], frozenset({"trajectory"}), others=tuple(kept[1:-1]))
+                )
         return units
 
     def expected(self, unit: Unit, settings: LandscapeSettings) -> Expected:
@@ -186,10 +278,16 @@ class Landscape(Lens):
             curves += [] if absent else [("landscape_random", settings.grid)]
             for k in settings.components:
                 names += [f"sharpness_pca_{k}", f"sigma_pca_{k}"]
-                curves += [] if absent or self._beyond(unit, k, settings) else [(f"landscape_pca_{k}", settings.component_grid)]
+                curves += (
+                    []
+                    if absent or self._beyond(unit, k, settings)
+                    else [(f"landscape_pca_{k}", settings.component_grid)]
+                )
             names += [f"sharpness_pca_mean_{k}" for k in settings.component_means]
         points = frozenset(
-            (name, -1, i) for name, grid in curves for i in range(len(rule_for(grid.offsets(), settings.nodes).offsets))
+            (name, -1, i)
+            for name, grid in curves
+            for i in range(len(rule_for(grid.offsets(), settings.nodes).offsets))
         )
         return Expected(frozenset((name, AGGREGATE_LAYER, ALL_MODULES) for name in names), points)
 
@@ -218,29 +316,49 @@ class Landscape(Lens):
         batches = bench.batches(unit, settings.batch_rows)
         centre = None
         if settings.precision == "float32" and not settings.in_place:
-            centre = base_losses(unit.checkpoint, network, bench, batches).mean(settings.loss_average)
+            centre = base_losses(unit.checkpoint, network, bench, batches).mean(
+                settings.loss_average
+            )
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-        return Walk(network, batches, settings.loss_average, centre, dtype=dtype, in_place=settings.in_place)
+        return Walk(
+            network, batches, settings.loss_average, centre, dtype=dtype, in_place=settings.in_place
+        )
 
-    def _random(self, unit: Unit, walk: Walk, bench: Bench, settings: LandscapeSettings) -> Iterator[Result]:
+    def _random(
+        self, unit: Unit, walk: Walk, bench: Bench, settings: LandscapeSettings
+    ) -> Iterator[Result]:
         rule = rule_for(settings.grid.offsets(), settings.nodes)
-        # Without an architecture of its own a method's trained parameters are the dense ones: one walk serves both spaces.
+        # Without an architecture of its own a method's trained parameters are the dense ones: one
+        # walk serves both spaces.
         key = f"random/{id(walk.network)}/{settings.model_dump_json(include=RANDOM_FIELDS)}"
         table = bench.memo(unit.checkpoint, key, lambda: random_table(walk, rule, settings, bench))
         estimate, variance = rule.sharpness(table), rule.variance(table)
-        yield Value("sharpness_random", estimate.value, standard_error=estimate.standard_error, n=len(table))
-        yield Value("direction_variance", variance.value, standard_error=variance.standard_error, n=len(table))
+        yield Value(
+            "sharpness_random", estimate.value, standard_error=estimate.standard_error, n=len(table)
+        )
+        yield Value(
+            "direction_variance",
+            variance.value,
+            standard_error=variance.standard_error,
+            n=len(table),
+        )
         yield _curve("landscape_random", rule, table)
 
-    def _components(self, unit: Unit, walk: Walk, bench: Bench, settings: LandscapeSettings) -> Iterator[Result]:
-        wanted = sorted({*settings.components, *(k for K in settings.component_means for k in range(1, K + 1))})
+    def _components(
+        self, unit: Unit, walk: Walk, bench: Bench, settings: LandscapeSettings
+    ) -> Iterator[Result]:
+        wanted = sorted(
+            {*settings.components, *(k for K in settings.component_means for k in range(1, K + 1))}
+        )
         if not wanted:
             return
         rule = rule_for(settings.component_grid.offsets(), settings.nodes)
         key = f"components/{id(walk.network)}/{wanted[-1]}"
         found = bench.memo(unit.checkpoint, key, lambda: Components(walk.pristine, wanted[-1]))
         present = [k for k in wanted if not self._beyond(unit, k, settings)]
-        losses = _independent(walk, bench).spread(lambda k: walk.losses(found.direction(k), rule.offsets), present)
+        losses = _independent(walk, bench).spread(
+            lambda k: walk.losses(found.direction(k), rule.offsets), present
+        )
         tables = {k: np.array([row]) for k, row in zip(present, losses, strict=True)}
         for k in settings.components:
             if k not in tables:
@@ -255,11 +373,22 @@ class Landscape(Lens):
         for K in settings.component_means:
             parts = [tables[k] for k in range(1, K + 1) if k in tables]
             mean = rule.sharpness(np.concatenate(parts)) if len(parts) == K else None
-            note = "" if mean else f"component {K} does not exist: the smallest matrix has {found.sides()}"
-            yield Value(f"sharpness_pca_mean_{K}", mean.value if mean else None,
-                        standard_error=mean.standard_error if mean else None, n=len(parts), note=note)
+            note = (
+                ""
+                if mean
+                else f"component {K} does not exist: the smallest matrix has {found.sides()}"
+            )
+            yield Value(
+                f"sharpness_pca_mean_{K}",
+                mean.value if mean else None,
+                standard_error=mean.standard_error if mean else None,
+                n=len(parts),
+                note=note,
+            )
 
-    def _trajectory(self, unit: Unit, bench: Bench, settings: LandscapeSettings) -> Iterator[Result]:
+    def _trajectory(
+        self, unit: Unit, bench: Bench, settings: LandscapeSettings
+    ) -> Iterator[Result]:
         space = settings.space if all(p.has_dense for p in unit.points) else "trained"
         note = OWN_PARAMETERS if space != settings.space else ""
         assert unit.reference is not None
@@ -270,24 +399,33 @@ class Landscape(Lens):
         directions, shares = trajectory_directions(path, settings.trajectory)
         rule = rule_for(settings.trajectory_grid.offsets(), settings.nodes)
         with self._walk(unit, bench, settings, space) as walk:
-            losses = _independent(walk, bench).spread(lambda direction: walk.losses(direction, rule.offsets), directions)
+            losses = _independent(walk, bench).spread(
+                lambda direction: walk.losses(direction, rule.offsets), directions
+            )
             for k, (row, share) in enumerate(zip(losses, shares, strict=True), start=1):
                 table = np.array([row])
-                yield Value(f"sharpness_trajectory_{k}", rule.sharpness(table).value, n=1, note=note)
+                yield Value(
+                    f"sharpness_trajectory_{k}", rule.sharpness(table).value, n=1, note=note
+                )
                 yield Value(f"trajectory_share_{k}", share, n=len(ordered), note=note)
                 yield _curve(f"landscape_trajectory_{k}", rule, table)
 
 
-def random_table(walk: Walk, rule: Rule, settings: LandscapeSettings, spreader: Spreader = ALONE) -> Floats:
+def random_table(
+    walk: Walk, rule: Rule, settings: LandscapeSettings, spreader: Spreader = ALONE
+) -> Floats:
     """Losses (directions, offsets) along as many random directions as the settings ask for.
 
-    Directions are shared among processes; how many there are, and each of them, does not depend on the number of processes.
+    Directions are shared among processes; how many there are, and each of them, does not depend on
+    the number of processes.
     """
     spreader = _independent(walk, spreader)
     most = settings.most if settings.directions == "auto" else settings.directions
 
     def losses(index: int) -> list[float]:
-        direction = random_direction(walk.pristine, settings.direction_seed, index, settings.normalization)
+        direction = random_direction(
+            walk.pristine, settings.direction_seed, index, settings.normalization
+        )
         return walk.losses(direction, rule.offsets)
 
     rows: list[list[float]] = []
@@ -299,13 +437,17 @@ def random_table(walk: Walk, rule: Rule, settings: LandscapeSettings, spreader: 
             return np.array(rows)
         for n in range(fewest, len(rows) + 1):
             estimate = rule.sharpness(np.array(rows[:n]))
-            if n == most or (estimate.standard_error or 0.0) <= settings.relative_error * abs(estimate.value):
+            if n == most or (estimate.standard_error or 0.0) <= settings.relative_error * abs(
+                estimate.value
+            ):
                 return np.array(rows[:n])
         wanted = min(most, len(rows) + spreader.processes)
 
 
 def _independent(walk: Walk, spreader: Spreader) -> Spreader:
-    """One process alone where offsets pile up rounding errors: what one direction gives then depends on those before it."""
+    """One process alone where offsets pile up rounding errors: what one direction gives then
+    depends on those before it.
+    """
     return ALONE if walk.in_place else spreader
 
 

@@ -1,7 +1,7 @@
 """Loss of a checkpoint on a held-out split, with its error bar.
 
-Training stores the loss on the validation split; this lens gives it on any held-out split, so that a recipe can be
-chosen on rows that no report shows (``split: selection``).
+Training stores the loss on the validation split; this lens gives it on any held-out split, so that
+a recipe can be chosen on rows that no report shows (``split: selection``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,18 @@ from collections.abc import Iterable
 from typing import Literal
 
 from lowrank.metrics._probe import row_losses, standard_error
-from lowrank.metrics.base import Bench, Expected, Lens, MetricInfo, Panel, Result, TextSettings, Unit, Value, selection
+from lowrank.metrics.base import (
+    Bench,
+    Expected,
+    Lens,
+    MetricInfo,
+    Panel,
+    Result,
+    TextSettings,
+    Unit,
+    Value,
+    selection,
+)
 
 
 class LossSettings(TextSettings):
@@ -26,15 +37,24 @@ class Loss(Lens):
     title = "Held-out loss"
     metrics = (
         MetricInfo(
-            "held_out_loss", "mean next-token negative log-likelihood on the split that the protocol names, over all scored tokens",
-            "nats/token", "[0, ∞)", "metrics of the study: L(θ)", "lower",
+            "held_out_loss",
+            "mean next-token negative log-likelihood on the split that the protocol names, over all scored tokens",
+            "nats/token",
+            "[0, ∞)",
+            "metrics of the study: L(θ)",
+            "lower",
         ),
     )
     Settings = LossSettings
     presets = {"exact": {"main": {}}, "published": {"main": {}}}
 
     def units(self, panel: Panel, settings: LossSettings) -> list[Unit]:
-        return [Unit(point) for run in panel.runs() for point in run if point.last or not settings.final_only]
+        return [
+            Unit(point)
+            for run in panel.runs()
+            for point in run
+            if point.last or not settings.final_only
+        ]
 
     def expected(self, unit: Unit, settings: LossSettings) -> Expected:
         return Expected(values=frozenset({("held_out_loss", -2, "")}))

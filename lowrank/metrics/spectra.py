@@ -1,9 +1,10 @@
-"""Spectra of the weights and of their updates: metrics 6 to 13, per matrix, layer and projection type.
+"""Spectra of the weights and of their updates: metrics 6 to 13, per matrix, layer and projection
+type.
 
-The weight of a target layer is its effective dense W (``space: dense``) or each of the factors that are trained
-(``space: factor``, the published view: ReLoRA's W0, A and B as three matrices, SLTrain's sparse part not seen).
-Where a method has no dense equivalent, W is the product of its factors, a stated linearisation, and ΔW is taken of
-the factors; both carry a note.
+The weight of a target layer is its effective dense W (``space: dense``) or each of the factors that
+are trained (``space: factor``, the published view: ReLoRA's W0, A and B as three matrices,
+SLTrain's sparse part not seen). Where a method has no dense equivalent, W is the product of its
+factors, a stated linearisation, and ΔW is taken of the factors; both carry a note.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ FACTORS = "of the factors: the method has no dense equivalent"
 def singular_value_metrics(s: Tensor, threshold: float = 0.1) -> dict[str, float]:
     """The four shape metrics of singular values ``s`` (k,) in any order, computed in float64.
 
-    effective_rank = exp(-Σ p ln p) with p = σ/Σσ (Roy and Vetterli 2007); stable_rank = Σσ²/σ₁²; spectral_gap =
-    (σ₁-σ₂)/σ₁, 1 for a single value; threshold_rank = #{σ > threshold}, strictly. All zero: four zeros.
-    Raises ValueError where ``s`` is empty, negative or not finite.
+    effective_rank = exp(-Σ p ln p) with p = σ/Σσ (Roy and Vetterli 2007); stable_rank = Σσ²/σ₁²;
+    spectral_gap = (σ₁-σ₂)/σ₁, 1 for a single value; threshold_rank = #{σ > threshold}, strictly.
+    All zero: four zeros. Raises ValueError where ``s`` is empty, negative or not finite.
     """
     values = np.sort(np.asarray(s.detach().cpu().double()).ravel())[::-1]
     if values.size == 0 or not np.isfinite(values).all() or values[-1] < 0:
@@ -76,23 +77,28 @@ def singular_value_metrics(s: Tensor, threshold: float = 0.1) -> dict[str, float
 
 
 def singular_values(W: Tensor) -> Tensor:
-    """Singular values of W (m, n) in float64, largest first, from the eigenvalues of its smaller Gram matrix.
+    """Singular values of W (m, n) in float64, largest first, from the eigenvalues of its smaller
+    Gram matrix.
 
-    The Gram matrix is formed in float64: σ has an absolute error of about 1e-16 σ₁²/σ, at most 1e-8 σ₁, far below
-    what float32 weights carry, at less than the time of a float32 SVD.
+    The Gram matrix is formed in float64: σ has an absolute error of about 1e-16 σ₁²/σ, at most 1e-8
+    σ₁, far below what float32 weights carry, at less than the time of a float32 SVD.
     """
     largest = float(W.detach().abs().max())
     if largest == 0.0:
         return torch.zeros(min(W.shape), dtype=torch.float64)
     array = np.ascontiguousarray((W.detach().cpu().double() / largest).numpy())
-    # dsyrk works in column order, in which the row-major array is its transpose; it fills one triangle at half the cost.
+    # dsyrk works in column order, in which the row-major array is its transpose; it fills one
+    # triangle at half the cost.
     gram = dsyrk(1.0, array.T, trans=int(array.shape[0] < array.shape[1]), lower=1)
-    eigenvalues = eigh(gram, lower=True, eigvals_only=True, driver="evd", overwrite_a=True, check_finite=False)
+    eigenvalues = eigh(
+        gram, lower=True, eigvals_only=True, driver="evd", overwrite_a=True, check_finite=False
+    )
     return torch.from_numpy(largest * np.sqrt(np.clip(eigenvalues[::-1], 0.0, None)).copy())
 
 
 def product_singular_values(B: Tensor, A: Tensor) -> Tensor:
-    """Singular values of B·A, B (m, r) and A (r, n), min(m, n) of them, without forming the product.
+    """Singular values of B·A, B (m, r) and A (r, n), min(m, n) of them, without forming the
+    product.
 
     With B = Q₁R₁ and Aᵀ = Q₂R₂ they are those of R₁R₂ᵀ (r, r), and zeros.
     """
@@ -126,24 +132,45 @@ class SpectraSettings(LensSettings):
     precision: Literal["float64"] = "float64"
     space: Literal["dense", "factor"] = "dense"
     threshold: PositiveFloat = 0.1
-    skip_initial: bool = False           # published rows begin at the first checkpoint after step 0
-    distributions: bool = selection(True)  # store singular values: W of the last checkpoint and ΔW(last, first)
+    skip_initial: bool = False  # published rows begin at the first checkpoint after step 0
+    distributions: bool = selection(
+        True
+    )  # store singular values: W of the last checkpoint and ΔW(last, first)
 
 
 MATRICES = (("w", "the weights"), ("dw", "ΔW = W_t - W_(t-1) between consecutive checkpoints"))
 RANK_RANGE = "[1, min(m, n)]; 0 for a zero matrix"
 SHAPE_FACTS = (
-    ("effective_rank", "exp of the entropy of σ/Σσ", "dimensions", RANK_RANGE, "Roy and Vetterli 2007"),
+    (
+        "effective_rank",
+        "exp of the entropy of σ/Σσ",
+        "dimensions",
+        RANK_RANGE,
+        "Roy and Vetterli 2007",
+    ),
     ("stable_rank", "‖W‖_F²/σ₁²", "dimensions", RANK_RANGE, "Rudelson and Vershynin 2007"),
     ("spectral_gap", "(σ₁-σ₂)/σ₁", "1", "[0, 1]", "arXiv:2605.13652"),
     ("threshold_rank", "number of σ above 0.1", "count", "[0, min(m, n)]", "arXiv:2605.13652"),
 )
 METRICS = (
     *(
-        MetricInfo(f"{name}_{which}", f"{definition} of {matrix}; mean over attention and MLP matrices", unit, reach, source)
-        for which, matrix in MATRICES for name, definition, unit, reach, source in SHAPE_FACTS
+        MetricInfo(
+            f"{name}_{which}",
+            f"{definition} of {matrix}; mean over attention and MLP matrices",
+            unit,
+            reach,
+            source,
+        )
+        for which, matrix in MATRICES
+        for name, definition, unit, reach, source in SHAPE_FACTS
     ),
-    MetricInfo("delta_norm", "‖ΔW‖_F, ΔW as above; aggregates are root sums of squares", "weight", "[0, ∞)", "arXiv:2605.13652"),
+    MetricInfo(
+        "delta_norm",
+        "‖ΔW‖_F, ΔW as above; aggregates are root sums of squares",
+        "weight",
+        "[0, ∞)",
+        "arXiv:2605.13652",
+    ),
     MetricInfo("delta_norm_relative", "‖ΔW‖_F/‖W_t‖_F", "1", "[0, ∞)", "arXiv:2605.13652"),
 )
 
@@ -161,30 +188,54 @@ class Spectra(Lens):
     metrics = METRICS
 
     def units(self, panel: Panel, settings: SpectraSettings) -> list[Unit]:
-        """Every checkpoint for W, every consecutive pair for ΔW, (last, first) of a run for its distribution."""
+        """Every checkpoint for W, every consecutive pair for ΔW, (last, first) of a run for its
+        distribution.
+        """
         units = []
         for run in panel.runs():
             kept = [p for p in run if p.step > 0 or not settings.skip_initial]
-            units += [Unit(p, None, frozenset({"w", "final"} if p.last and settings.distributions else {"w"})) for p in kept]
+            units += [
+                Unit(
+                    p,
+                    None,
+                    frozenset({"w", "final"} if p.last and settings.distributions else {"w"}),
+                )
+                for p in kept
+            ]
             if settings.distributions and len(kept) > 1 and kept[-1].last:
                 units.append(Unit(kept[-1], kept[0], frozenset({"span"})))
-        units += [Unit(point, previous, frozenset({"dw"})) for point, previous in consecutive(panel, settings.skip_initial)]
+        units += [
+            Unit(point, previous, frozenset({"dw"}))
+            for point, previous in consecutive(panel, settings.skip_initial)
+        ]
         return merge_units(units)
 
     def expected(self, unit: Unit, settings: SpectraSettings) -> Expected:
-        """One row for each metric, layer and module and their aggregates; a spectrum for each layer and module."""
-        names = [f"{name}_{which}" for which in ("w", "dw") if which in unit.roles for name in SHAPES]
+        """One row for each metric, layer and module and their aggregates; a spectrum for each layer
+        and module.
+        """
+        names = [
+            f"{name}_{which}" for which in ("w", "dw") if which in unit.roles for name in SHAPES
+        ]
         names += NORMS if "dw" in unit.roles else ()
         layers, modules = (*range(unit.checkpoint.layers), AGGREGATE_LAYER), (*MODULES, ALL_MODULES)
         spectra = frozenset(
             (matrix, layer, module, factors if self._of_factors(unit, matrix, settings) else dense)
-            for matrix, role in (("w", "final"), ("dw", "span")) if role in unit.roles
-            for layer in range(unit.checkpoint.layers) for module, dense, factors in unit.checkpoint.lengths
+            for matrix, role in (("w", "final"), ("dw", "span"))
+            if role in unit.roles
+            for layer in range(unit.checkpoint.layers)
+            for module, dense, factors in unit.checkpoint.lengths
         )
-        return Expected(frozenset((n, layer, m) for n in names for layer in layers for m in modules), frozenset(), spectra)
+        return Expected(
+            frozenset((n, layer, m) for n in names for layer in layers for m in modules),
+            frozenset(),
+            spectra,
+        )
 
     def _of_factors(self, unit: Unit, matrix: str, settings: SpectraSettings) -> bool:
-        """Whether a spectrum pools those of the factors; W as a product has as many values as a dense one."""
+        """Whether a spectrum pools those of the factors; W as a product has as many values as a
+        dense one.
+        """
         return settings.space == "factor" or (matrix == "dw" and not unit.checkpoint.has_dense)
 
     def compute(self, unit: Unit, bench: Bench, settings: SpectraSettings) -> Iterable[Result]:
@@ -209,20 +260,33 @@ class Spectra(Lens):
 def matrices(point: Point, bench: Bench, space: str, linearise: bool) -> Matrices:
     """The matrices of a checkpoint in ``space``."""
     loaded = bench.loaded(point)
-    dense = bench.memo(point, "dense", lambda: loaded.method.dense(loaded.model)) if space == "dense" else None
+    dense = (
+        bench.memo(point, "dense", lambda: loaded.method.dense(loaded.model))
+        if space == "dense"
+        else None
+    )
     if dense is not None:
         parts = bench.memo(point, "parts", lambda: loaded.method.low_rank_parts(loaded.model))
         found = Matrices(
-            {(*place(path), ""): W for path, W in dense.items()}, parts={(*place(path), ""): p for path, p in parts.items()},
+            {(*place(path), ""): W for path, W in dense.items()},
+            parts={(*place(path), ""): p for path, p in parts.items()},
         )
     else:
         factors = bench.memo(point, "factors", lambda: loaded.method.factors(loaded.model))
         note = FACTORS if space == "dense" else ""
-        found = Matrices({(*place(path.rpartition(".")[0]), path.rpartition(".")[2]): W for path, W in factors.items()}, note)
+        found = Matrices(
+            {
+                (*place(path.rpartition(".")[0]), path.rpartition(".")[2]): W
+                for path, W in factors.items()
+            },
+            note,
+        )
         if space == "dense" and linearise:
             found = Matrices(products(found.entries, point), LINEARISED)
     if not found.entries:
-        raise MetricError(f"{point.label}: no matrix to take a spectrum of; the method '{point.method}' treats no layer")
+        raise MetricError(
+            f"{point.label}: no matrix to take a spectrum of; the method '{point.method}' treats no layer"
+        )
     return found
 
 
@@ -235,7 +299,9 @@ def products(factors: Mapping[Key, Any], point: Point) -> dict[Key, tuple[Tensor
     for (layer, module), found in grouped.items():
         if len(found) != 2:
             count = len(found)
-            raise MetricError(f"{point.label}: {count} factors in layer {layer} {module}, not two; measure space: factor")
+            raise MetricError(
+                f"{point.label}: {count} factors in layer {layer} {module}, not two; measure space: factor"
+            )
         first, second = found
         B, A = (second, first) if second.shape[1] == first.shape[0] else (first, second)
         pairs[layer, module, ""] = (B, A)
@@ -243,12 +309,16 @@ def products(factors: Mapping[Key, Any], point: Point) -> dict[Key, tuple[Tensor
 
 
 def all_singular_values(entries: Mapping[Key, Entry]) -> dict[Key, Tensor]:
-    """Singular values of many matrices, one thread a matrix, as many at once as PyTorch has threads.
+    """Singular values of many matrices, one thread a matrix, as many at once as PyTorch has
+    threads.
 
-    Threads inside the decomposition of a matrix of this size cost more than they give, and would make the last digits
-    depend on their number.
+    Threads inside the decomposition of a matrix of this size cost more than they give, and would
+    make the last digits depend on their number.
     """
-    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with (
+        _blas().limit(limits=1, user_api="blas"),
+        ThreadPoolExecutor(torch.get_num_threads()) as pool,
+    ):
         return dict(zip(entries, pool.map(_spectrum, entries.values()), strict=True))
 
 
@@ -269,7 +339,9 @@ def differences(now: Matrices, before: Matrices, unit: Unit) -> dict[Key, Entry]
         V = before.entries.get(key)
         if not isinstance(W, Tensor) or not isinstance(V, Tensor) or W.shape != V.shape:
             odd = f"layer {key[0]} {key[1]}"
-            raise MetricError(f"{unit.label}: the checkpoints have different shapes ({odd}); ΔW needs two of the same model")
+            raise MetricError(
+                f"{unit.label}: the checkpoints have different shapes ({odd}); ΔW needs two of the same model"
+            )
         if key in now.parts and key in before.parts:
             deltas[key] = _moved_parts(now.parts[key], before.parts[key])
         else:
@@ -277,25 +349,41 @@ def differences(now: Matrices, before: Matrices, unit: Unit) -> dict[Key, Entry]
     return deltas
 
 
-def _moved_parts(now: tuple[Tensor, Tensor, Tensor], before: tuple[Tensor, Tensor, Tensor]) -> Entry:
+def _moved_parts(
+    now: tuple[Tensor, Tensor, Tensor], before: tuple[Tensor, Tensor, Tensor]
+) -> Entry:
     """ΔW of W = base + B·A, without the rounding errors of two dense float32 sums.
 
-    With the same base, bit for bit, it stays a product of rank 2r at most: BA - B'A' = [B-B', B'] [A; A-A'], which cancels
-    nothing where the factors moved little. A merge between the two checkpoints changes the base: then it is dense.
+    With the same base, bit for bit, it stays a product of rank 2r at most: BA - B'A' = [B-B', B']
+    [A; A-A'], which cancels nothing where the factors moved little. A merge between the two
+    checkpoints changes the base: then it is dense.
     """
     base, base_before = now[0], before[0]
     B, A, B_before, A_before = (part.double() for part in (*now[1:], *before[1:]))
     left, right = torch.cat((B - B_before, B_before), 1), torch.cat((A, A - A_before), 0)
-    return (left, right) if torch.equal(base, base_before) else base.double() - base_before.double() + left @ right
+    return (
+        (left, right)
+        if torch.equal(base, base_before)
+        else base.double() - base_before.double() + left @ right
+    )
 
 
 def cells(key: Key) -> tuple[tuple[int, str], ...]:
-    """The cell of a matrix and the aggregates that it belongs to: over layers, over modules, over both."""
+    """The cell of a matrix and the aggregates that it belongs to: over layers, over modules, over
+    both.
+    """
     layer, module, _ = key
-    return (layer, module), (AGGREGATE_LAYER, module), (layer, ALL_MODULES), (AGGREGATE_LAYER, ALL_MODULES)
+    return (
+        (layer, module),
+        (AGGREGATE_LAYER, module),
+        (layer, ALL_MODULES),
+        (AGGREGATE_LAYER, ALL_MODULES),
+    )
 
 
-def shape_rows(spectra: Mapping[Key, Tensor], which: str, threshold: float, note: str) -> Iterator[Value]:
+def shape_rows(
+    spectra: Mapping[Key, Tensor], which: str, threshold: float, note: str
+) -> Iterator[Value]:
     """The four metrics of every cell: the mean over its matrices."""
     found: dict[tuple[int, str], list[dict[str, float]]] = {}
     for key, values in spectra.items():
@@ -309,7 +397,8 @@ def shape_rows(spectra: Mapping[Key, Tensor], which: str, threshold: float, note
 
 
 def norm_rows(spectra: Mapping[Key, Tensor], now: Matrices) -> Iterator[Value]:
-    """‖ΔW‖_F and ‖ΔW‖_F/‖W‖_F of every cell; a cell of several matrices has the norm of all their entries together.
+    """‖ΔW‖_F and ‖ΔW‖_F/‖W‖_F of every cell; a cell of several matrices has the norm of all their
+    entries together.
 
     ‖ΔW‖_F² is the sum of the squared singular values: those of a Gram matrix add up to its trace.
     """
@@ -332,7 +421,9 @@ def distributions(spectra: Mapping[Key, Tensor], matrix: str) -> Iterator[Spectr
     for (layer, module, _), values in spectra.items():
         pooled.setdefault((layer, module), []).append(values)
     for (layer, module), parts in pooled.items():
-        yield Spectrum(matrix, layer, module, torch.cat(parts).sort(descending=True).values.tolist())
+        yield Spectrum(
+            matrix, layer, module, torch.cat(parts).sort(descending=True).values.tolist()
+        )
 
 
 LENS = Spectra

@@ -1,6 +1,8 @@
-"""Cross-validation that leaves out whole groups: every prediction is made by a fit that has not seen its group.
+"""Cross-validation that leaves out whole groups: every prediction is made by a fit that has not
+seen its group.
 
-Figures of merit are pooled: computed once over the out-of-fold predictions of all rows, not averaged over folds.
+Figures of merit are pooled: computed once over the out-of-fold predictions of all rows, not
+averaged over folds.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ FEWEST = 3  # rows of a fold whose correlation means anything; that of two point
 INNER_FOLDS = 5  # at most, of the search for the penalty
 Floats = NDArray[np.float64]
 Selection = Callable[[pd.DataFrame, Floats, NDArray[np.intp]], list[str]]
-"""``select(features of the training rows, their target, their positions)`` → names of the columns to use."""
+"""``select(features of the training rows, their target, their positions)`` → names of the columns
+to use.
+"""
 
 
 class PredictError(LowrankError):
@@ -36,12 +40,14 @@ class PredictError(LowrankError):
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """Out-of-fold predictions of all rows and what they are worth; figures are nan where they do not exist.
+    """Out-of-fold predictions of all rows and what they are worth; figures are nan where they do
+    not exist.
 
     ``predicted`` and ``fold`` (the group that was left out) are in the order of the rows. ``r2`` is
-    1 - Σ(y - ŷ)²/Σ(y - ȳ)² of the out-of-fold predictions, ``r2_in_sample`` that of one fit to all rows.
-    ``ranking_accuracy`` is the share of pairs of rows whose order is predicted, ties counting a half.
-    ``per_fold`` holds for each group: rows, pearson (nan below three rows), rmse and, where they were selected, the features.
+    1 - Σ(y - ŷ)²/Σ(y - ȳ)² of the out-of-fold predictions, ``r2_in_sample`` that of one fit to all
+    rows. ``ranking_accuracy`` is the share of pairs of rows whose order is predicted, ties counting
+    a half. ``per_fold`` holds for each group: rows, pearson (nan below three rows), rmse and, where
+    they were selected, the features.
     """
 
     predicted: Floats
@@ -65,12 +71,13 @@ def cross_validate(
 ) -> CrossValidation:
     """Leave one group out, fit on the others, predict it; for each group.
 
-    ``features`` (rows, columns) are standardised with the mean and deviation of each training fold. ``model`` is
-    ``linear`` (least squares) or ``ridge``, whose penalty is chosen inside each training fold by a grouped
-    cross-validation over its own ``inner_groups`` (runs, say; else ``groups``). ``select`` chooses columns
-    inside each training fold.
+    ``features`` (rows, columns) are standardised with the mean and deviation of each training fold.
+    ``model`` is ``linear`` (least squares) or ``ridge``, whose penalty is chosen inside each
+    training fold by a grouped cross-validation over its own ``inner_groups`` (runs, say; else
+    ``groups``). ``select`` chooses columns inside each training fold.
 
-    Raises PredictError for fewer than two groups, a constant column, values that are not finite, or no column.
+    Raises PredictError for fewer than two groups, a constant column, values that are not finite, or
+    no column.
     """
     frame, y, labels = checked(features, target, groups)
     inner = np.asarray(inner_groups if inner_groups is not None else labels, dtype=object)
@@ -82,7 +89,9 @@ def cross_validate(
         predicted[test] = fitted.predict(frame.iloc[test][columns].to_numpy())
         per_fold[str(labels[test[0]])] = {
             "rows": len(test),
-            "pearson": correlation(y[test], predicted[test]) if len(test) >= FEWEST else float("nan"),
+            "pearson": correlation(y[test], predicted[test])
+            if len(test) >= FEWEST
+            else float("nan"),
             "rmse": float(np.sqrt(np.mean((y[test] - predicted[test]) ** 2))),
             **({"features": columns} if select else {}),
         }
@@ -103,20 +112,34 @@ def checked(
     features: ArrayLike | pd.DataFrame, target: ArrayLike, groups: ArrayLike
 ) -> tuple[pd.DataFrame, Floats, NDArray[np.object_]]:
     """The inputs as frame and arrays, or one sentence about what is wrong with them."""
-    frame = features.reset_index(drop=True) if isinstance(features, pd.DataFrame) else pd.DataFrame(two_dimensional(features))
+    frame = (
+        features.reset_index(drop=True)
+        if isinstance(features, pd.DataFrame)
+        else pd.DataFrame(two_dimensional(features))
+    )
     frame.columns = [str(c) for c in frame.columns]
     y, labels = np.asarray(target, dtype=float), np.asarray(groups, dtype=object)
     if not len(frame) == len(y) == len(labels):
-        raise PredictError(f"features, target and groups must have the same rows, not {len(frame)}, {len(y)} and {len(labels)}")
+        raise PredictError(
+            f"features, target and groups must have the same rows, not {len(frame)}, {len(y)} and {len(labels)}"
+        )
     if not frame.shape[1]:
         raise PredictError("there is no feature to predict from")
     found = list(dict.fromkeys(labels))
     if len(found) < 2:
-        raise PredictError(f"leaving one group out needs at least two groups; there is {f'only {found[0]!r}' if found else 'none'}")
+        raise PredictError(
+            f"leaving one group out needs at least two groups; there is {f'only {found[0]!r}' if found else 'none'}"
+        )
     broken = [name for name in frame.columns if not np.isfinite(frame[name].astype(float)).all()]
     if broken or not np.isfinite(y).all():
-        what, values = (f"the feature '{broken[0]}'", frame[broken[0]].astype(float)) if broken else ("the target", pd.Series(y))
-        raise PredictError(f"{what} is not finite in {int((~np.isfinite(values)).sum())} of {len(y)} rows; exclude them first")
+        what, values = (
+            (f"the feature '{broken[0]}'", frame[broken[0]].astype(float))
+            if broken
+            else ("the target", pd.Series(y))
+        )
+        raise PredictError(
+            f"{what} is not finite in {int((~np.isfinite(values)).sum())} of {len(y)} rows; exclude them first"
+        )
     constant = [name for name in frame.columns if frame[name].nunique() == 1]
     if constant:
         raise PredictError(
@@ -132,7 +155,12 @@ def two_dimensional(features: ArrayLike) -> Floats:
 
 
 def fit(
-    frame: pd.DataFrame, y: Floats, inner: NDArray[np.object_], model: str, select: Selection | None, rows: NDArray[np.intp]
+    frame: pd.DataFrame,
+    y: Floats,
+    inner: NDArray[np.object_],
+    model: str,
+    select: Selection | None,
+    rows: NDArray[np.intp],
 ) -> tuple[list[str], Any]:
     """(columns used, fitted estimator) on training rows alone."""
     columns = select(frame, y, rows) if select else list(frame.columns)
@@ -142,7 +170,9 @@ def fit(
 
 
 def estimator_for(model: str, inner: NDArray[np.object_]) -> tuple[BaseEstimator, dict[str, Any]]:
-    """A fresh estimator with what its ``fit`` needs. A ridge whose rows are all of one inner group leaves out single rows."""
+    """A fresh estimator with what its ``fit`` needs. A ridge whose rows are all of one inner group
+    leaves out single rows.
+    """
     if model == "linear":
         return make_pipeline(StandardScaler(), LinearRegression()), {}
     if len(set(inner)) < 2:
@@ -153,16 +183,21 @@ def estimator_for(model: str, inner: NDArray[np.object_]) -> tuple[BaseEstimator
 class GroupedRidge(RegressorMixin, BaseEstimator):
     """Ridge regression whose penalty is chosen by cross-validation over groups of rows.
 
-    All penalties of a fold come from one eigendecomposition, which makes the search a hundred times cheaper than a
-    grid of fits. ``alpha_`` is the chosen penalty and ``estimator_`` scikit-learn's ridge with it.
+    All penalties of a fold come from one eigendecomposition, which makes the search a hundred times
+    cheaper than a grid of fits. ``alpha_`` is the chosen penalty and ``estimator_`` scikit-learn's
+    ridge with it.
     """
 
     def __init__(self, penalties: tuple[float, ...] = PENALTIES) -> None:
         self.penalties = penalties
 
     def fit(self, X: Floats, y: Floats, groups: ArrayLike) -> GroupedRidge:
-        """Choose the penalty with the least squared error on left-out groups, then fit to all rows."""
-        splits = GroupKFold(min(INNER_FOLDS, len(set(np.asarray(groups).tolist())))).split(X, y, groups)
+        """Choose the penalty with the least squared error on left-out groups, then
+        fit to all rows.
+        """
+        splits = GroupKFold(min(INNER_FOLDS, len(set(np.asarray(groups).tolist())))).split(
+            X, y, groups
+        )
         errors = sum(self._errors(X[train], y[train], X[test], y[test]) for train, test in splits)
         self.alpha_ = self.penalties[int(np.argmin(errors))]
         self.estimator_ = Ridge(self.alpha_).fit(X, y)
@@ -178,7 +213,9 @@ class GroupedRidge(RegressorMixin, BaseEstimator):
         centre, mean = X.mean(axis=0), y.mean()
         values, vectors = np.linalg.eigh((X - centre).T @ (X - centre))
         moments = vectors.T @ ((X - centre).T @ (y - mean))
-        weights = vectors @ (moments[:, None] / (np.clip(values, 0, None)[:, None] + np.asarray(self.penalties)))
+        weights = vectors @ (
+            moments[:, None] / (np.clip(values, 0, None)[:, None] + np.asarray(self.penalties))
+        )
         errors: Floats = ((mean + (X_left - centre) @ weights - y_left[:, None]) ** 2).sum(axis=0)
         return errors
 
@@ -202,7 +239,9 @@ def r2(y: Floats, predicted: Floats) -> float:
 
 
 def ranking_accuracy(y: Floats, predicted: Floats) -> float:
-    """Share of pairs with different targets whose order is predicted; a tie of predictions counts a half."""
+    """Share of pairs with different targets whose order is predicted; a tie of predictions counts a
+    half.
+    """
     upper = np.triu_indices(len(y), 1)
     truth = np.sign(y[:, None] - y[None, :])[upper]
     guess = np.sign(predicted[:, None] - predicted[None, :])[upper]

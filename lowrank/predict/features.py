@@ -28,7 +28,9 @@ PUBLISHED_GEOMETRY = (
     "spectral_gap_dw",
     "stable_rank_w",
 )
-"""The eight features of the published predictor (arXiv:2605.13652, table 6), chosen there on all rows."""
+"""The eight features of the published predictor (arXiv:2605.13652, table 6), chosen there on all
+rows.
+"""
 SETS: dict[str, tuple[str, ...]] = {
     "loss_only": (LOSS,),
     "geometry_only": PUBLISHED_GEOMETRY,
@@ -40,8 +42,10 @@ IDENTITY = ["scale", "method", "variant", "seed", "step"]
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Checkpoints by names: ``frame`` has :data:`KEYS`, the target, ``run`` and ``own_reference`` (the row is what its
-    activations are compared with), and one column for each of ``features`` (nan where there is no finite value)."""
+    """Checkpoints by names: ``frame`` has :data:`KEYS`, the target, ``run`` and ``own_reference``
+    (the row is what its activations are compared with), and one column for each of ``features``
+    (nan where there is no finite value).
+    """
 
     frame: pd.DataFrame
     features: tuple[str, ...]
@@ -57,9 +61,21 @@ class FeatureTable:
         return [label(row) for row in self.frame[IDENTITY].itertuples(index=False, name=None)]
 
     def content_hash(self, names: Sequence[str], *settings: int) -> str:
-        """SHA-256 over what a fit of ``names`` sees: keys, features and target in the order of the keys, and ``settings``."""
-        rows = self.frame.sort_values(IDENTITY)[[*IDENTITY, *names, TARGET]].to_numpy(dtype=object).tolist()
-        text = json.dumps([list(names), settings, [[v if isinstance(v, str) else repr(float(v)) for v in row] for row in rows]])
+        """SHA-256 over what a fit of ``names`` sees: keys, features and target in the order of the
+        keys, and ``settings``.
+        """
+        rows = (
+            self.frame.sort_values(IDENTITY)[[*IDENTITY, *names, TARGET]]
+            .to_numpy(dtype=object)
+            .tolist()
+        )
+        text = json.dumps(
+            [
+                list(names),
+                settings,
+                [[v if isinstance(v, str) else repr(float(v)) for v in row] for row in rows],
+            ]
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -74,12 +90,15 @@ def run_label(identity: tuple[str, str, str, int]) -> str:
     return "-".join(part for part in (method, variant, scale, f"s{seed}") if part)
 
 
-def feature_table(store: Store, study: str, protocol: str = "exact", every: int = 1) -> FeatureTable:
-    """All checkpoints of a study after step 0 that have a downstream score, with every aggregate metric as a feature.
+def feature_table(
+    store: Store, study: str, protocol: str = "exact", every: int = 1
+) -> FeatureTable:
+    """All checkpoints of a study after step 0 that have a downstream score, with every aggregate
+    metric as a feature.
 
-    ``every`` keeps each run's every second, third … of these, the last one among them. Of several protocols of one
-    name the newest counts for each metric, of several runs of one method, variant, scale and seed the newest. Raises
-    PredictError where nothing has been evaluated downstream.
+    ``every`` keeps each run's every second, third … of these, the last one among them. Of several
+    protocols of one name the newest counts for each metric, of several runs of one method, variant,
+    scale and seed the newest. Raises PredictError where nothing has been evaluated downstream.
     """
     columns, rows = queries.get("feature_values").run(store, {"study": study, "protocol": protocol})
     values = pd.DataFrame(rows, columns=columns)
@@ -89,43 +108,69 @@ def feature_table(store: Store, study: str, protocol: str = "exact", every: int 
     values.loc[values["value_kind"] != "finite", "value"] = np.nan
     scores = values[values["role"].isin(["score", "primary"])]
     if scores.empty:
-        raise PredictError(f"no checkpoint of the study '{study}' has a downstream score; run: lowrank evaluate FILE")
+        raise PredictError(
+            f"no checkpoint of the study '{study}' has a downstream score; run: lowrank evaluate FILE"
+        )
     target = primary_scores(scores)
     features = values[values["role"].isin(["loss", "feature"])].copy()
     features["name"] = features["name"].map(feature_name)
-    wide = features.pivot_table(index="checkpoint_id", columns="name", values="value", aggfunc="mean", dropna=False)
+    wide = features.pivot_table(
+        index="checkpoint_id", columns="name", values="value", aggfunc="mean", dropna=False
+    )
     own = features.groupby("checkpoint_id")["own_reference"].max()
     keys = values[KEYS].drop_duplicates("checkpoint_id").set_index("checkpoint_id")
     frame = keys.join(target, how="inner").join(wide).join(own)
-    frame["run"] = [run_label(row) for row in frame[IDENTITY[:-1]].itertuples(index=False, name=None)]
-    frame = thinned(frame.reset_index().sort_values(IDENTITY), every)  # ids differ between stores: neither order nor name is theirs
-    return FeatureTable(frame.reset_index(drop=True), tuple(str(c) for c in wide.columns), tuple(sorted(set(scores["name"]))))
+    frame["run"] = [
+        run_label(row) for row in frame[IDENTITY[:-1]].itertuples(index=False, name=None)
+    ]
+    frame = thinned(
+        frame.reset_index().sort_values(IDENTITY), every
+    )  # ids differ between stores: neither order nor name is theirs
+    return FeatureTable(
+        frame.reset_index(drop=True),
+        tuple(str(c) for c in wide.columns),
+        tuple(sorted(set(scores["name"]))),
+    )
 
 
 def feature_name(metric: str) -> str:
-    """The feature that a metric's aggregate is: the metric, and for activations their mean over layers by that name."""
-    return f"{metric}_mean" if metric.startswith("activation_") and not metric.endswith("_mean") else metric
+    """The feature that a metric's aggregate is: the metric, and for activations their mean over
+    layers by that name.
+    """
+    return (
+        f"{metric}_mean"
+        if metric.startswith("activation_") and not metric.endswith("_mean")
+        else metric
+    )
 
 
 def newest(values: pd.DataFrame) -> pd.DataFrame:
     """Of each name the rows of its newest protocol."""
-    return values[values["protocol_id"] == values.groupby("name")["protocol_id"].transform("max")].copy()
+    return values[
+        values["protocol_id"] == values.groupby("name")["protocol_id"].transform("max")
+    ].copy()
 
 
 def primary_scores(scores: pd.DataFrame) -> pd.Series[float]:
-    """The unweighted mean over tasks of each task's primary metric, for checkpoints that have every task."""
+    """The unweighted mean over tasks of each task's primary metric, for checkpoints that have every
+    task.
+    """
     parts = scores["name"].str.rsplit(":", n=1, expand=True)
-    scores = scores.assign(task=parts[0], metric=parts[1], is_primary=(scores["role"] == "primary").astype(int))
+    scores = scores.assign(
+        task=parts[0], metric=parts[1], is_primary=(scores["role"] == "primary").astype(int)
+    )
     rows = primary_rows(scores)
-    by_task = rows.pivot_table(index="checkpoint_id", columns="task", values="value", aggfunc="mean", dropna=False)
+    by_task = rows.pivot_table(
+        index="checkpoint_id", columns="task", values="value", aggfunc="mean", dropna=False
+    )
     return by_task.mean(axis=1, skipna=False).rename(TARGET)
 
 
 def primary_rows(scores: pd.DataFrame) -> pd.DataFrame:
     """The rows of each task's primary metric: the one that their protocol names (``is_primary``).
 
-    Where a protocol names none for a task, as for scores that were put into the store by other means, it is accuracy
-    or else the first metric by name.
+    Where a protocol names none for a task, as for scores that were put into the store by other
+    means, it is accuracy or else the first metric by name.
     """
     named = scores.groupby(["protocol_id", "task"])["is_primary"].transform("max").astype(bool)
     rank = scores["metric"].where(scores["metric"] != "acc", "")

@@ -17,20 +17,40 @@ ROUNDING = 1e-12  # gains closer than this are equal: another order of the same 
 
 
 def bootstrap_pearson(
-    target: ArrayLike, predicted: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    target: ArrayLike,
+    predicted: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of the pooled Pearson correlation, whole clusters (runs) drawn with replacement.
+    """Percentile interval of the pooled Pearson correlation, whole clusters (runs) drawn with
+    replacement.
 
-    Rows of one run are not independent, so runs are the unit that is resampled. The fits themselves are not
-    repeated: the interval is about the rows that were predicted. nan for fewer than three clusters.
+    Rows of one run are not independent, so runs are the unit that is resampled. The fits themselves
+    are not repeated: the interval is about the rows that were predicted. nan for fewer than three
+    clusters.
     """
-    y, p, labels = np.asarray(target, dtype=float), np.asarray(predicted, dtype=float), np.asarray(clusters, dtype=object)
+    y, p, labels = (
+        np.asarray(target, dtype=float),
+        np.asarray(predicted, dtype=float),
+        np.asarray(clusters, dtype=object),
+    )
     members = [np.flatnonzero(labels == cluster) for cluster in dict.fromkeys(labels)]
     if len(members) < 3:
         return float("nan"), float("nan")
     y, p = y - y.mean(), p - p.mean()
     moments = np.array(
-        [[len(rows), y[rows].sum(), p[rows].sum(), *(y[rows] @ y[rows], p[rows] @ p[rows], y[rows] @ p[rows])] for rows in members]
+        [
+            [
+                len(rows),
+                y[rows].sum(),
+                p[rows].sum(),
+                *(y[rows] @ y[rows], p[rows] @ p[rows], y[rows] @ p[rows]),
+            ]
+            for rows in members
+        ]
     )
     drawn = np.random.default_rng(seed).integers(len(members), size=(resamples, len(members)))
     counts = np.stack([np.bincount(row, minlength=len(members)) for row in drawn])
@@ -55,11 +75,12 @@ def permutation_p(
 ) -> float:
     """P value of: the features ``added`` say nothing about the target that ``base`` does not.
 
-    Statistic: by how much ``added`` raises the pooled out-of-fold R² of ``base``, linear model. What the target holds
-    beyond its linear regression on ``base`` is exchanged between runs (Freedman and Lane 1983): all features stay
-    where they are, with their dependence on one another and on the groups. Whole runs are exchanged, row k of one for row
-    k of the other, so that the dependence within a run stays, and only runs of equally many rows, so that every
-    exchange is a permutation. (1 + how many permutations gain at least as much) / (1 + permutations).
+    Statistic: by how much ``added`` raises the pooled out-of-fold R² of ``base``, linear model.
+    What the target holds beyond its linear regression on ``base`` is exchanged between runs
+    (Freedman and Lane 1983): all features stay where they are, with their dependence on one another
+    and on the groups. Whole runs are exchanged, row k of one for row k of the other, so that the
+    dependence within a run stays, and only runs of equally many rows, so that every exchange is a
+    permutation. (1 + how many permutations gain at least as much) / (1 + permutations).
     """
     labels, runs = np.asarray(groups, dtype=object), np.asarray(clusters, dtype=object)
     known, y = base.to_numpy(dtype=float), np.asarray(target, dtype=float)
@@ -73,7 +94,8 @@ def permutation_p(
 
 
 def out_of_fold_r2(features: Floats, targets: Floats, groups: NDArray[np.object_]) -> Floats:
-    """Pooled out-of-fold R² of least squares for many targets (rows, targets) on the same features (rows, columns).
+    """Pooled out-of-fold R² of least squares for many targets (rows, targets) on the same features
+    (rows, columns).
 
     The same figure as :func:`~lowrank.predict.crossval.cross_validate`'s for each of them.
     """
@@ -82,12 +104,16 @@ def out_of_fold_r2(features: Floats, targets: Floats, groups: NDArray[np.object_
         scaler = StandardScaler().fit(features[train])
         model = LinearRegression().fit(scaler.transform(features[train]), targets[train])
         residual[test] = targets[test] - model.predict(scaler.transform(features[test]))
-    total: Floats = 1.0 - (residual**2).sum(axis=0) / ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
+    total: Floats = 1.0 - (residual**2).sum(axis=0) / ((targets - targets.mean(axis=0)) ** 2).sum(
+        axis=0
+    )
     return total
 
 
 def exchange(runs: NDArray[np.object_], generator: np.random.Generator) -> NDArray[np.intp]:
-    """For each row, the row whose residual it gets: runs of equally many rows permuted, positions within them kept."""
+    """For each row, the row whose residual it gets: runs of equally many rows permuted, positions
+    within them kept.
+    """
     members = [np.flatnonzero(runs == run) for run in dict.fromkeys(runs)]
     source = np.empty(len(runs), dtype=np.intp)
     for length in sorted({len(rows) for rows in members}):

@@ -1,4 +1,6 @@
-"""All fits of a study: feature sets, selections, schemes and models, stored with their out-of-fold predictions."""
+"""All fits of a study: feature sets, selections, schemes and models, stored with their out-of-fold
+predictions.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,33 @@ import numpy as np
 from tqdm import tqdm
 
 from lowrank.errors import UnknownNameError, UsageError
-from lowrank.predict.crossval import MODELS, CrossValidation, PredictError, Selection, cross_validate
-from lowrank.predict.features import LOSS, OTHER_LOSSES, SETS, TARGET, FeatureTable, feature_table, resolve_set
+from lowrank.predict.crossval import (
+    MODELS,
+    CrossValidation,
+    PredictError,
+    Selection,
+    cross_validate,
+)
+from lowrank.predict.features import (
+    LOSS,
+    OTHER_LOSSES,
+    SETS,
+    TARGET,
+    FeatureTable,
+    feature_table,
+    resolve_set,
+)
 from lowrank.predict.inference import PERMUTATIONS, bootstrap_pearson, permutation_p
 from lowrank.predict.selection import KEPT, consistent, nested
 from lowrank.store import Store
 from lowrank.store.records import Prediction, PredictorFit, Record, Study
 
-SCHEMES = {"loso": ("size", "scale"), "lomo": ("method", "method"), "loro": ("run", "run"), "loseo": ("seed", "seed")}
+SCHEMES = {
+    "loso": ("size", "scale"),
+    "lomo": ("method", "method"),
+    "loro": ("run", "run"),
+    "loseo": ("seed", "seed"),
+}
 """Scheme → (what is left out, in words; column that names it)."""
 SELECTIONS = {
     "fixed": "the features of the set",
@@ -26,9 +47,13 @@ SELECTIONS = {
     "nested": "chosen inside each training fold",
 }
 REVISION = 2
-"""Of what a fit computes from its rows; 2: the permutation test exchanges what the target holds beyond the loss."""
+"""Of what a fit computes from its rows; 2: the permutation test exchanges what the target holds
+beyond the loss.
+"""
 WITHOUT_REFERENCE = "/without_reference"
-"""Suffix of a feature set whose rows leave out those that activations are compared with (CKA 1, L2 0 by definition)."""
+"""Suffix of a feature set whose rows leave out those that activations are compared with (CKA 1, L2
+0 by definition).
+"""
 
 
 FIGURES = {
@@ -68,7 +93,9 @@ class Spec:
 
 @dataclass
 class Summary:
-    """What :func:`predict` did: all fits that the present rows give, how many of them are new, and what to know."""
+    """What :func:`predict` did: all fits that the present rows give, how many of them are new, and
+    what to know.
+    """
 
     fits: list[PredictorFit] = field(default_factory=list)
     added: int = 0
@@ -88,40 +115,59 @@ def predict(
     permutations: int = PERMUTATIONS,
     progress: bool = True,
 ) -> Summary:
-    """Fit and cross-validate predictors of the mean downstream score of a study's checkpoints, and store them.
+    """Fit and cross-validate predictors of the mean downstream score of a study's checkpoints, and
+    store them.
 
-    All fits see the same rows: checkpoints after step 0 with a target and every feature of the sets, so that sets
-    can be compared; what is left out is counted in each fit and told in the notes. ``schemes`` None: those that the
-    study has groups for. ``protocol`` None: the study's preset. A fit of rows that have not changed is not repeated.
+    All fits see the same rows: checkpoints after step 0 with a target and every feature of the
+    sets, so that sets can be compared; what is left out is counted in each fit and told in the
+    notes. ``schemes`` None: those that the study has groups for. ``protocol`` None: the study's
+    preset. A fit of rows that have not changed is not repeated.
 
-    Raises PredictError where there are no downstream scores, no complete row, or too few groups for a scheme asked for.
+    Raises PredictError where there are no downstream scores, no complete row, or too few groups for
+    a scheme asked for.
     """
     study = store.first(Study, name=study_name)
     if study is None or study.id is None:
-        raise UsageError(f"the store {store.url_masked} has no study '{study_name}'; run it first: lowrank study run FILE")
-    table = feature_table(store, study_name, protocol or str(study.config.get("preset", "exact")), every)
+        raise UsageError(
+            f"the store {store.url_masked} has no study '{study_name}'; run it first: lowrank study run FILE"
+        )
+    table = feature_table(
+        store, study_name, protocol or str(study.config.get("preset", "exact")), every
+    )
     summary = Summary()
     sets, table, excluded = prepared(table, feature_sets, summary.notes)
     specs = [
-        s for s in planned(sets, usable_schemes(table, schemes, summary.notes), models, selections, table) if s.feature_set in sets
+        s
+        for s in planned(
+            sets, usable_schemes(table, schemes, summary.notes), models, selections, table
+        )
+        if s.feature_set in sets
     ]
     for spec in tqdm(specs, desc="predict", unit="fit", disable=None if progress else True):
-        add_fit(store, study.id, spec, sets[spec.feature_set], table, excluded, permutations, summary)
+        add_fit(
+            store, study.id, spec, sets[spec.feature_set], table, excluded, permutations, summary
+        )
     return summary
 
 
 def prepared(
     table: FeatureTable, feature_sets: Sequence[str], notes: list[str]
 ) -> tuple[dict[str, tuple[str, ...]], FeatureTable, int]:
-    """(sets that can be fitted, their common complete rows, rows left out), with a note on whatever is not used."""
+    """(sets that can be fitted, their common complete rows, rows left out), with a note on whatever
+    is not used.
+    """
     sets = {}
     for name in feature_sets:
         wanted = resolve_set(name, table.features)
         missing = [f for f in wanted if f not in table.features or table.frame[f].isna().all()]
         if missing and name not in SETS:
-            raise PredictError(f"no checkpoint has a finite value of '{missing[0]}'; run: lowrank measure FILE")
+            raise PredictError(
+                f"no checkpoint has a finite value of '{missing[0]}'; run: lowrank measure FILE"
+            )
         if missing:
-            notes.append(f"{name} cannot be fitted: no checkpoint has {', '.join(missing)}; run: lowrank measure FILE")
+            notes.append(
+                f"{name} cannot be fitted: no checkpoint has {', '.join(missing)}; run: lowrank measure FILE"
+            )
         else:
             sets[name] = wanted
     union = list(dict.fromkeys(f for features in sets.values() for f in features))
@@ -133,7 +179,9 @@ def prepared(
         )
     if excluded:
         notes.append(lacking(table, union, excluded))
-    partial = {f: int(rows.frame[f].isna().sum()) for f in rows.features if rows.frame[f].isna().any()}
+    partial = {
+        f: int(rows.frame[f].isna().sum()) for f in rows.features if rows.frame[f].isna().any()
+    }
     if partial and any(name in SETS and sets[name] != (LOSS,) for name in sets):
         listed = ", ".join(f"{f} ({n} of {len(rows.frame)})" for f, n in partial.items())
         notes.append(
@@ -157,7 +205,11 @@ def prepared(
 def lacking(table: FeatureTable, names: Sequence[str], excluded: int) -> str:
     """Which checkpoints lack what, in a sentence."""
     broken = ~np.isfinite(table.frame[[TARGET, *names]].to_numpy(dtype=float))
-    by_name = {name: int(broken[:, i].sum()) for i, name in enumerate([TARGET, *names]) if broken[:, i].any()}
+    by_name = {
+        name: int(broken[:, i].sum())
+        for i, name in enumerate([TARGET, *names])
+        if broken[:, i].any()
+    }
     rows = [label for label, bad in zip(table.labels(), broken.any(axis=1), strict=True) if bad]
     shown = ", ".join(rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
     what = ", ".join(f"{name} ({n})" for name, n in by_name.items())
@@ -184,13 +236,22 @@ def usable_schemes(table: FeatureTable, asked: Sequence[str] | None, notes: list
 
 
 def planned(
-    sets: dict[str, tuple[str, ...]], schemes: Sequence[str], models: Sequence[str], selections: Sequence[str], table: FeatureTable
+    sets: dict[str, tuple[str, ...]],
+    schemes: Sequence[str],
+    models: Sequence[str],
+    selections: Sequence[str],
+    table: FeatureTable,
 ) -> list[Spec]:
-    """Every sensible combination: a set without geometry has nothing to select, and a single feature no penalty to tune."""
+    """Every sensible combination: a set without geometry has nothing to select, and a single
+    feature no penalty to tune.
+    """
     for name in selections:
         if name not in SELECTIONS:
             raise UnknownNameError("selection", name, SELECTIONS)
-    has_reference = bool(table.frame["own_reference"].fillna(0).any()) and not table.frame["own_reference"].fillna(0).all()
+    has_reference = (
+        bool(table.frame["own_reference"].fillna(0).any())
+        and not table.frame["own_reference"].fillna(0).all()
+    )
     specs = []
     for scheme in schemes:
         for feature_set, features in sets.items():
@@ -198,7 +259,11 @@ def planned(
             chosen = [s for s in selections if s == "fixed" or (geometry and feature_set in SETS)]
             fits = [(s, m) for s in chosen for m in models if len(features) > 1 or m == models[0]]
             specs += [Spec(feature_set, s, scheme, m) for s, m in fits]
-            if has_reference and "fixed" in selections and any(f.startswith("activation_") for f in features):
+            if (
+                has_reference
+                and "fixed" in selections
+                and any(f.startswith("activation_") for f in features)
+            ):
                 specs.append(Spec(feature_set, "fixed", scheme, models[0], without_reference=True))
     return specs
 
@@ -226,7 +291,9 @@ def add_fit(
         "scheme": spec.scheme,
         "model": spec.model,
         "target": TARGET,
-        "input_hash": rows.content_hash(candidates, REVISION, tested(spec, candidates, permutations)),
+        "input_hash": rows.content_hash(
+            candidates, REVISION, tested(spec, candidates, permutations)
+        ),
     }
     known = store.first(PredictorFit, **key)
     if known is not None:
@@ -235,7 +302,9 @@ def add_fit(
     try:
         record, predictions = fitted(spec, key, candidates, rows, excluded, permutations)
     except PredictError as error:
-        summary.notes.append(f"{spec.stored_set}, {spec.selection}, {spec.scheme}, {spec.model}: {error}")
+        summary.notes.append(
+            f"{spec.stored_set}, {spec.selection}, {spec.scheme}, {spec.model}: {error}"
+        )
         return
     with store.transaction():
         stored = store.add(record)
@@ -245,20 +314,38 @@ def add_fit(
 
 
 def tested(spec: Spec, candidates: tuple[str, ...], permutations: int) -> int:
-    """How many permutations test what a fit's geometry adds to the loss; 0 where there is nothing to test."""
-    wanted = LOSS in candidates and len(candidates) > 1 and spec.selection == "fixed" and spec.model == "linear"
+    """How many permutations test what a fit's geometry adds to the loss; 0 where there is nothing
+    to test.
+    """
+    wanted = (
+        LOSS in candidates
+        and len(candidates) > 1
+        and spec.selection == "fixed"
+        and spec.model == "linear"
+    )
     return permutations if wanted else 0
 
 
 def selectable(rows: FeatureTable, features: tuple[str, ...]) -> tuple[str, ...]:
-    """What a selection may choose from: geometry that is finite in all rows and not constant, and the loss where the set has it."""
+    """What a selection may choose from: geometry that is finite in all rows and not constant, and
+    the loss where the set has it.
+    """
     frame = rows.frame
-    full = [f for f in rows.features if np.isfinite(frame[f].to_numpy(dtype=float)).all() and frame[f].nunique() > 1]
+    full = [
+        f
+        for f in rows.features
+        if np.isfinite(frame[f].to_numpy(dtype=float)).all() and frame[f].nunique() > 1
+    ]
     return tuple(f for f in full if f not in OTHER_LOSSES and (f != LOSS or LOSS in features))
 
 
 def fitted(
-    spec: Spec, key: dict[str, Any], candidates: tuple[str, ...], rows: FeatureTable, excluded: int, permutations: int
+    spec: Spec,
+    key: dict[str, Any],
+    candidates: tuple[str, ...],
+    rows: FeatureTable,
+    excluded: int,
+    permutations: int,
 ) -> tuple[PredictorFit, tuple[FeatureTable, CrossValidation]]:
     """The record of a fit and what its predictions are made of."""
     frame, column = rows.frame, SCHEMES[spec.scheme][1]
@@ -267,16 +354,31 @@ def fitted(
     select: Selection | None = None
     if spec.selection == "all_rows":
         rivals = [f for f in candidates if f not in fixed]
-        names = (*fixed, *consistent(frame[rivals], frame[TARGET].to_numpy(dtype=float), frame["scale"]))
+        names = (
+            *fixed,
+            *consistent(frame[rivals], frame[TARGET].to_numpy(dtype=float), frame["scale"]),
+        )
     elif spec.selection == "nested":
         select = nested(frame["scale"], fixed)
-    X, y, groups, runs = frame[list(names)], frame[TARGET].to_numpy(dtype=float), frame[column].astype(str), frame["run"]
+    X, y, groups, runs = (
+        frame[list(names)],
+        frame[TARGET].to_numpy(dtype=float),
+        frame[column].astype(str),
+        frame["run"],
+    )
     result = cross_validate(X, y, groups, spec.model, select=select, inner_groups=runs)
     low, high = bootstrap_pearson(y, result.predicted, runs)
     draws, added = tested(spec, candidates, permutations), [f for f in names if f not in fixed]
-    p = permutation_p(X[list(fixed)], X[added], y, groups, runs, permutations=draws) if draws else None
+    p = (
+        permutation_p(X[list(fixed)], X[added], y, groups, runs, permutations=draws)
+        if draws
+        else None
+    )
     details = {
-        "per_fold": {fold: {k: plain(v) for k, v in values.items()} for fold, values in result.per_fold.items()},
+        "per_fold": {
+            fold: {k: plain(v) for k, v in values.items()}
+            for fold, values in result.per_fold.items()
+        },
         "clusters": int(runs.nunique()),
         "interval": "percentile bootstrap over runs, 95%",
         "permutations": draws,
@@ -305,7 +407,14 @@ def predictions_of(fit: PredictorFit, made: tuple[FeatureTable, CrossValidation]
     """One row a checkpoint."""
     rows, result = made
     assert fit.id is not None
-    columns = zip(rows.labels(), rows.frame["checkpoint_id"], result.fold, rows.frame[TARGET], result.predicted, strict=True)
+    columns = zip(
+        rows.labels(),
+        rows.frame["checkpoint_id"],
+        result.fold,
+        rows.frame[TARGET],
+        result.predicted,
+        strict=True,
+    )
     return [
         Prediction(
             fit_id=fit.id,

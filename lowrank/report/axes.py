@@ -22,16 +22,30 @@ class Axis:
 
     def __call__(self, value: float) -> float:
         """The pixel of ``value``."""
-        low, high, value = (math.log(v) for v in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        low, high, value = (
+            (math.log(v) for v in (self.low, self.high, value))
+            if self.log
+            else (self.low, self.high, value)
+        )
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
     def ticks(self, count: int) -> list[float]:
         """About ``count`` round values inside the axis."""
-        return log_ticks(self.low, self.high, count) if self.log else linear_ticks(self.low, self.high, count)
+        return (
+            log_ticks(self.low, self.high, count)
+            if self.log
+            else linear_ticks(self.low, self.high, count)
+        )
 
 
 def fit(
-    values: Iterable[float], start: float, end: float, *, log: bool = False, pad: float = 0.05, include: Sequence[float] = ()
+    values: Iterable[float],
+    start: float,
+    end: float,
+    *,
+    log: bool = False,
+    pad: float = 0.05,
+    include: Sequence[float] = (),
 ) -> Axis:
     """An axis that holds the finite ``values`` (positive ones, if logarithmic) with a margin."""
     kept = [v for v in (*values, *include) if math.isfinite(v) and (v > 0 or not log)]
@@ -71,7 +85,9 @@ def log_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def tick_text(value: float, ticks: Sequence[float]) -> str:
-    """A tick's label with the digits that tell the ticks apart; small ones of one axis are all written as powers of ten."""
+    """A tick's label with the digits that tell the ticks apart; small ones of one axis are all
+    written as powers of ten.
+    """
     if value == 0:
         return "0"
     size, smallest = abs(value), min((abs(t) for t in ticks if t), default=abs(value))
@@ -88,7 +104,9 @@ def tick_text(value: float, ticks: Sequence[float]) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A value for people: ``digits`` significant digits, non-finite values by name, absent ones as a dash."""
+    """A value for people: ``digits`` significant digits, non-finite values by name, absent ones as
+    a dash.
+    """
     if value is None:
         return "–"
     if math.isnan(value):

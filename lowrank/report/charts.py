@@ -1,5 +1,6 @@
-"""Three kinds of panel, each data in, scene out: curves and points (:class:`XY`), a matrix of colours (:class:`Heat`),
-and estimates with intervals in rows (:class:`Forest`)."""
+"""Three kinds of panel, each data in, scene out: curves and points (:class:`XY`), a matrix of
+colours (:class:`Heat`), and estimates with intervals in rows (:class:`Forest`).
+"""
 
 from __future__ import annotations
 
@@ -42,12 +43,18 @@ class Series:
 
     def finite(self) -> list[int]:
         """Indices of points that can be drawn."""
-        return [i for i, (x, y) in enumerate(zip(self.x, self.y, strict=True)) if math.isfinite(x) and math.isfinite(y)]
+        return [
+            i
+            for i, (x, y) in enumerate(zip(self.x, self.y, strict=True))
+            if math.isfinite(x) and math.isfinite(y)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class XY:
-    """Curves or points over two axes. ``level`` draws a dashed horizontal, ``diagonal`` the line y = x."""
+    """Curves or points over two axes. ``level`` draws a dashed horizontal, ``diagonal`` the line y
+    = x.
+    """
 
     title: str
     series: Sequence[Series]
@@ -61,14 +68,22 @@ class XY:
 
     def scene(self) -> Scene:
         """The panel."""
-        scene = titled(self.title, WIDTH, self.height, f"{self.title}: {self.y_label} over {self.x_label}")
+        scene = titled(
+            self.title, WIDTH, self.height, f"{self.title}: {self.y_label} over {self.x_label}"
+        )
         y_values = [v for s in self.series for part in (s.y, s.low, s.high) for v in part]
         x_values = [v for s in self.series for v in s.x]
         if self.diagonal:
             x_values = y_values = [*x_values, *y_values]
         log_y = self.log_y and any(v > 0 for v in y_values)
         bottom = self.height - 40.0
-        y = fit(y_values, bottom, TITLE_HEIGHT + 8, log=log_y, include=() if self.level is None else (self.level,))
+        y = fit(
+            y_values,
+            bottom,
+            TITLE_HEIGHT + 8,
+            log=log_y,
+            include=() if self.level is None else (self.level,),
+        )
         ticks = y.ticks(5)
         left = 24.0 + max((text_width(tick_text(t, ticks)) for t in ticks), default=20.0)
         x = fit(x_values, left, WIDTH - 12, log=self.log_x, pad=0.03)
@@ -108,7 +123,11 @@ def draw_axes(scene: Scene, x: Axis, y: Axis, x_label: str, y_label: str) -> Non
         scene.line((x(tick), y.start), (x(tick), y.start + 4), "axis")
         scene.add(Label(x=x(tick), y=y.start + 13, text=tick_text(tick, ticks), anchor="middle"))
     scene.line((x.start, y.start), (x.end, y.start), "axis")
-    scene.add(Label(x=within((x.start + x.end) / 2, x_label), y=y.start + 29, text=x_label, anchor="middle"))
+    scene.add(
+        Label(
+            x=within((x.start + x.end) / 2, x_label), y=y.start + 29, text=x_label, anchor="middle"
+        )
+    )
     scene.add(Label(x=8, y=(y.start + y.end) / 2, text=y_label, anchor="middle", rotate=True))
 
 
@@ -119,37 +138,68 @@ def drawable(series: Series, y: Axis) -> list[int]:
 
 def draw_band(scene: Scene, series: Series, x: Axis, y: Axis) -> None:
     """The band between ``low`` and ``high``."""
-    kept = [i for i in drawable(series, y) if series.low and math.isfinite(series.low[i]) and math.isfinite(series.high[i])]
+    kept = [
+        i
+        for i in drawable(series, y)
+        if series.low and math.isfinite(series.low[i]) and math.isfinite(series.high[i])
+    ]
     kept = [i for i in kept if series.low[i] > 0 or not y.log]
     if len(kept) < 2 or all(series.low[i] == series.high[i] for i in kept):
         return
     upper = [(x(series.x[i]), y(series.high[i])) for i in kept]
     lower = [(x(series.x[i]), y(series.low[i])) for i in reversed(kept)]
-    scene.add(Shape(points=(*upper, *lower), closed=True, fill=series.style.color, opacity=0.16, series=series.style.key))
+    scene.add(
+        Shape(
+            points=(*upper, *lower),
+            closed=True,
+            fill=series.style.color,
+            opacity=0.16,
+            series=series.style.key,
+        )
+    )
 
 
 def draw_series(scene: Scene, series: Series, x: Axis, y: Axis) -> None:
-    """Line and markers; a gap stays a gap only at the ends, since rows without a value are not in the series."""
+    """Line and markers; a gap stays a gap only at the ends, since rows without a value are not in
+    the series.
+    """
     style, kept = series.style, drawable(series, y)
     points = tuple((x(series.x[i]), y(series.y[i])) for i in kept)
     if series.line and len(points) > 1:
-        scene.add(Shape(points=points, stroke=style.color, width=1.8, dash=style.dash, series=style.key))
+        scene.add(
+            Shape(points=points, stroke=style.color, width=1.8, dash=style.dash, series=style.key)
+        )
     if not series.markers or len(points) > MANY_POINTS:
         return
     size = 6.5 if len(points) <= 25 else 4.5
     for i, (px, py) in zip(kept, points, strict=True):
         if not series.line and series.low:
             spread = Shape(
-                points=((px, y(series.low[i])), (px, y(series.high[i]))), stroke=style.color, width=1.2, series=style.key
+                points=((px, y(series.low[i])), (px, y(series.high[i]))),
+                stroke=style.color,
+                width=1.2,
+                series=style.key,
             )
             scene.add(spread)
         tip = series.tips[i] if series.tips else f"{style.label}: {number(series.y[i])}"
-        scene.add(Mark(x=px, y=py, shape=style.marker, color=style.color, size=size, title=tip, series=style.key))
+        scene.add(
+            Mark(
+                x=px,
+                y=py,
+                shape=style.marker,
+                color=style.color,
+                size=size,
+                title=tip,
+                series=style.key,
+            )
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heat:
-    """A matrix of colours: ``values[row][column]``, None where absent. ``diverging`` centres the ramp on zero."""
+    """A matrix of colours: ``values[row][column]``, None where absent. ``diverging`` centres the
+    ramp on zero.
+    """
 
     title: str
     rows: Sequence[str]
@@ -172,31 +222,59 @@ class Heat:
             if len(self.rows) < 8
             else max(9.0, min(self.cell_height, 190.0 / len(self.rows)))
         )
-        left = 12.0 + (14.0 if self.y_label else 0.0) + max((text_width(r) for r in self.rows), default=0.0)
+        left = (
+            12.0
+            + (14.0 if self.y_label else 0.0)
+            + max((text_width(r) for r in self.rows), default=0.0)
+        )
         top, height = TITLE_HEIGHT + 2.0, cell * len(self.rows)
-        scene = titled(self.title, WIDTH, top + height + (72.0 if self.x_label else 58.0), f"{self.title}: heat map")
+        scene = titled(
+            self.title,
+            WIDTH,
+            top + height + (72.0 if self.x_label else 58.0),
+            f"{self.title}: heat map",
+        )
         width = (WIDTH - 8 - left) / max(1, len(self.columns))
         ramp = self.ramp()
         for r, row in enumerate(self.values):
             for c, value in enumerate(row):
-                self.cell(scene, (left + c * width, top + r * cell, width, cell), value, self.tips[r][c], ramp)
+                self.cell(
+                    scene,
+                    (left + c * width, top + r * cell, width, cell),
+                    value,
+                    self.tips[r][c],
+                    ramp,
+                )
         self.names(scene, left, top, width, cell)
         self.key(scene, ramp, left, top + height + (46.0 if self.x_label else 32.0))
         return scene
 
     def ramp(self) -> theme.Ramp:
         """The colour scale over the finite values."""
-        finite = [v for row in self.values for v in row if v is not None and math.isfinite(v)] or [0.0]
+        finite = [v for row in self.values for v in row if v is not None and math.isfinite(v)] or [
+            0.0
+        ]
         low, high = self.limits or (min(finite), max(finite))
         if self.log:
             positive = [v for v in (*finite, low) if v > 0]
-            return theme.Ramp(theme.CIVIDIS, min(positive), high, log=True) if positive else theme.Ramp(theme.CIVIDIS, low, high)
+            return (
+                theme.Ramp(theme.CIVIDIS, min(positive), high, log=True)
+                if positive
+                else theme.Ramp(theme.CIVIDIS, low, high)
+            )
         if self.diverging:
             reach = max(abs(low), abs(high)) or 1.0
             return theme.Ramp(theme.DIVERGING, -reach, reach)
         return theme.Ramp(theme.CIVIDIS, low, high)
 
-    def cell(self, scene: Scene, box: tuple[float, float, float, float], value: float | None, tip: str, ramp: theme.Ramp) -> None:
+    def cell(
+        self,
+        scene: Scene,
+        box: tuple[float, float, float, float],
+        value: float | None,
+        tip: str,
+        ramp: theme.Ramp,
+    ) -> None:
         """One cell; an absent value is an empty one, a non-finite one is named."""
         x, y, w, h = box
         absent = value is None
@@ -206,7 +284,9 @@ class Heat:
         text = "" if absent else number(value, 3 if w > 34 else 2)
         if self.figures and text and h >= 13 and text_width(text, 9.5) < w - 2:
             color = theme.text_on(fill) if fill.startswith("#") else "muted"
-            scene.add(Label(x=x + w / 2, y=y + h / 2, text=text, anchor="middle", size=9.5, color=color))
+            scene.add(
+                Label(x=x + w / 2, y=y + h / 2, text=text, anchor="middle", size=9.5, color=color)
+            )
 
     def names(self, scene: Scene, left: float, top: float, width: float, cell: float) -> None:
         """Row and column names, thinned where they would collide."""
@@ -219,22 +299,47 @@ class Heat:
         every = max(1, math.ceil(need / width)) if width else 1
         for c, style in enumerate(self.column_styles):
             scene.add(
-                Mark(x=left + (c + 0.5) * width, y=bottom + 12, shape=style.marker, color=style.color, size=8, title=style.label)
+                Mark(
+                    x=left + (c + 0.5) * width,
+                    y=bottom + 12,
+                    shape=style.marker,
+                    color=style.color,
+                    size=8,
+                    title=style.label,
+                )
             )
         for c, name in enumerate(self.columns if not self.column_styles else ()):
             if c % every == 0:
-                scene.add(Label(x=left + (c + 0.5) * width, y=bottom + 12, text=name, anchor="middle", size=10.5))
+                scene.add(
+                    Label(
+                        x=left + (c + 0.5) * width,
+                        y=bottom + 12,
+                        text=name,
+                        anchor="middle",
+                        size=10.5,
+                    )
+                )
         if self.x_label:
-            scene.add(Label(x=(left + WIDTH - 8) / 2, y=bottom + 28, text=self.x_label, anchor="middle"))
+            scene.add(
+                Label(x=(left + WIDTH - 8) / 2, y=bottom + 28, text=self.x_label, anchor="middle")
+            )
         if self.y_label:
-            scene.add(Label(x=8, y=(top + bottom) / 2, text=self.y_label, anchor="middle", rotate=True))
+            scene.add(
+                Label(x=8, y=(top + bottom) / 2, text=self.y_label, anchor="middle", rotate=True)
+            )
 
     def key(self, scene: Scene, ramp: theme.Ramp, left: float, y: float) -> None:
         """The colour scale with its ends."""
         span, pieces = min(150.0, WIDTH - 8 - left - 110.0), 40
         start = left + 52
         for i in range(pieces):
-            scene.rect(start + span * i / pieces, y, span / pieces + 0.3, 7, fill=ramp.shade((i + 0.5) / pieces))
+            scene.rect(
+                start + span * i / pieces,
+                y,
+                span / pieces + 0.3,
+                7,
+                fill=ramp.shade((i + 0.5) / pieces),
+            )
         scene.add(Label(x=start - 6, y=y + 3.5, text=number(ramp.low, 3), anchor="end", size=10))
         scene.add(Label(x=start + span + 6, y=y + 3.5, text=number(ramp.high, 3), size=10))
 
@@ -252,7 +357,9 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Forest:
-    """Estimates in rows over one axis, several a row where they share its name; ``level`` is a dashed vertical."""
+    """Estimates in rows over one axis, several a row where they share its name; ``level`` is a
+    dashed vertical.
+    """
 
     title: str
     rows: Sequence[tuple[str, Sequence[Estimate]]]
@@ -269,7 +376,9 @@ class Forest:
         bottom = top + sum(pitch)
         scene = titled(self.title, WIDTH, bottom + 42.0, f"{self.title}: {self.x_label}")
         left = 10.0 + max((text_width(name) for name, _ in self.rows), default=0.0)
-        drawn = [v for _, estimates in self.rows for e in estimates for v in (e.value, e.low, e.high)]
+        drawn = [
+            v for _, estimates in self.rows for e in estimates for v in (e.value, e.low, e.high)
+        ]
         include = tuple(self.limits or ()) + (() if self.level is None else (self.level,))
         x = fit(drawn, left, WIDTH - 14, log=self.log_x, include=include)
         ticks = x.ticks(5)
@@ -277,11 +386,22 @@ class Forest:
             scene.line((x(tick), top), (x(tick), bottom), "grid")
             scene.add(Label(x=x(tick), y=bottom + 12, text=tick_text(tick, ticks), anchor="middle"))
         if self.level is not None and (self.level > 0 or not self.log_x):
-            scene.line((x(self.level), top - 2), (x(self.level), bottom), "axis", width=1.3, dash="4 3")
+            scene.line(
+                (x(self.level), top - 2), (x(self.level), bottom), "axis", width=1.3, dash="4 3"
+            )
             if self.level_label:
                 end = "end" if x(self.level) > (left + WIDTH) / 2 else "start"
-                scene.add(Label(x=x(self.level), y=top - 8, text=self.level_label, anchor=end, size=9.5))
-        scene.add(Label(x=within((left + WIDTH - 14) / 2, self.x_label), y=bottom + 29, text=self.x_label, anchor="middle"))
+                scene.add(
+                    Label(x=x(self.level), y=top - 8, text=self.level_label, anchor=end, size=9.5)
+                )
+        scene.add(
+            Label(
+                x=within((left + WIDTH - 14) / 2, self.x_label),
+                y=bottom + 29,
+                text=self.x_label,
+                anchor="middle",
+            )
+        )
         y = top
         for (name, estimates), height in zip(self.rows, pitch, strict=True):
             scene.add(Label(x=left - 8, y=y + height / 2, text=name, anchor="end", color="ink"))
@@ -301,7 +421,28 @@ def draw_estimate(scene: Scene, estimate: Estimate, x: Axis, y: float) -> None:
     style = estimate.style
     if not math.isfinite(estimate.value) or (x.log and estimate.value <= 0):
         return
-    if estimate.high > estimate.low and math.isfinite(estimate.low) and math.isfinite(estimate.high):
+    if (
+        estimate.high > estimate.low
+        and math.isfinite(estimate.low)
+        and math.isfinite(estimate.high)
+    ):
         low = max(estimate.low, x.low)
-        scene.add(Shape(points=((x(low), y), (x(estimate.high), y)), stroke=style.color, width=1.6, series=style.key))
-    scene.add(Mark(x=x(estimate.value), y=y, shape=style.marker, color=style.color, size=7, title=estimate.tip, series=style.key))
+        scene.add(
+            Shape(
+                points=((x(low), y), (x(estimate.high), y)),
+                stroke=style.color,
+                width=1.6,
+                series=style.key,
+            )
+        )
+    scene.add(
+        Mark(
+            x=x(estimate.value),
+            y=y,
+            shape=style.marker,
+            color=style.color,
+            size=7,
+            title=estimate.tip,
+            series=style.key,
+        )
+    )

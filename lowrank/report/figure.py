@@ -18,7 +18,9 @@ COLUMNS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """Panels under one title; ``protocol`` and ``query`` are printed beneath, ``table`` holds the numbers."""
+    """Panels under one title; ``protocol`` and ``query`` are printed beneath, ``table`` holds the
+    numbers.
+    """
 
     name: str
     title: str
@@ -31,7 +33,9 @@ class Figure:
     notes: Sequence[str] = ()
     folded: bool = False  # shown on request: another protocol of the figure before
     columns: int = 0  # panels side by side where the page is wide; 0: as many as look well
-    rows: Sequence[int] = ()  # how many panels each group has, where every group begins a row of its own
+    rows: Sequence[
+        int
+    ] = ()  # how many panels each group has, where every group begins a row of its own
 
     @property
     def across(self) -> int:
@@ -57,7 +61,9 @@ class Figure:
         sheet.add(Label(x=2, y=14, text=self.title, size=15, color="ink", bold=True))
         x = 4.0
         for style in self.legend:
-            sheet.add(*key_items(style, x, 38.0), Label(x=x + 32, y=38, text=style.label, color="ink"))
+            sheet.add(
+                *key_items(style, x, 38.0), Label(x=x + 32, y=38, text=style.label, color="ink")
+            )
             x += 44 + text_width(style.label)
         sheet.width = max(sheet.width, x)
         return sheet

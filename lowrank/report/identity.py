@@ -1,7 +1,8 @@
 """One look for each method in every figure of every report.
 
-The order is a fact of the data: methods of the literature in the order in which it lists them, then the others as they
-first appeared in the store. A seventh method takes the eighth slot's neighbour without moving the six.
+The order is a fact of the data: methods of the literature in the order in which it lists them, then
+the others as they first appeared in the store. A seventh method takes the eighth slot's neighbour
+without moving the six.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from lowrank.report.charts import Style
 
 @dataclass(frozen=True)
 class Identities:
-    """Styles by (method, variant); a variant of a method shares colour and marker and takes another dash."""
+    """Styles by (method, variant); a variant of a method shares colour and marker and takes another
+    dash.
+    """
 
     methods: tuple[str, ...]
     variants: tuple[str, ...] = ("",)
@@ -39,11 +42,15 @@ class Identities:
 
 
 def series_key(method: str, variant: str = "") -> str:
-    """The name of a series: the method and, where the study has several recipes of it, the variant."""
+    """The name of a series: the method and, where the study has several recipes of
+    it, the variant.
+    """
     return f"{method} · {variant}" if variant else method
 
 
 def assign(published: Iterable[str], stored: Iterable[str], variants: Iterable[str]) -> Identities:
-    """Identities from the methods of the literature and those of the store, each in its order of appearance."""
+    """Identities from the methods of the literature and those of the store, each in its order of
+    appearance.
+    """
     methods = tuple(dict.fromkeys((*published, *stored)))
     return Identities(methods, tuple(dict.fromkeys(("", *sorted(variants)))))

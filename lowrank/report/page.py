@@ -18,10 +18,20 @@ from lowrank.report.tables import Table
 
 
 def html(
-    *, title: str, lead: str, facts: Sequence[tuple[str, str]], styles: Sequence[Style], sections: Sequence[Section], footer: str
+    *,
+    title: str,
+    lead: str,
+    facts: Sequence[tuple[str, str]],
+    styles: Sequence[Style],
+    sections: Sequence[Section],
+    footer: str,
 ) -> str:
-    """The report as one HTML document; every text is escaped, only drawings, style and script are not."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=False, lstrip_blocks=True)
+    """The report as one HTML document; every text is escaped, only drawings, style and script are
+    not.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=False, lstrip_blocks=True
+    )
     template = environment.from_string(resource("page.html"))
     return template.render(
         title=f"{title} · lowrank",
@@ -53,7 +63,8 @@ def stylesheet() -> str:
     return (
         f":root{{--font:{theme.FONT};{light}color-scheme:light}}"
         f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{dark}color-scheme:dark}}}}"
-        f"@media screen{{:root[data-theme=dark]{{{dark}color-scheme:dark}}}}\n" + resource("page.css")
+        f"@media screen{{:root[data-theme=dark]{{{dark}color-scheme:dark}}}}\n"
+        + resource("page.css")
     )
 
 

@@ -17,12 +17,16 @@ def png(scene: Scene) -> bytes:
     from matplotlib.figure import Figure
 
     dpi = 72.0 * SCALE  # a scene pixel is a point
-    figure = Figure(figsize=(scene.width / 72.0, scene.height / 72.0), dpi=dpi, facecolor=theme.LIGHT["paper"])
+    figure = Figure(
+        figsize=(scene.width / 72.0, scene.height / 72.0), dpi=dpi, facecolor=theme.LIGHT["paper"]
+    )
     FigureCanvasAgg(figure)
     for order, item in enumerate(scene.items):
         figure.add_artist(artist(item, scene, order), clip=False)
     out = BytesIO()
-    figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs={"compress_level": 4})
+    figure.savefig(
+        out, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs={"compress_level": 4}
+    )
     return out.getvalue()
 
 
@@ -53,13 +57,23 @@ def artist(item: Shape | Mark | Label, scene: Scene, order: int) -> Any:
     if isinstance(item, Mark):
         if item.shape == "circle":
             path = Path.circle((item.x, item.y), item.size / 2)
-            return PathPatch(path, facecolor=color(item.color), edgecolor="none", transform=place, zorder=order)
+            return PathPatch(
+                path, facecolor=color(item.color), edgecolor="none", transform=place, zorder=order
+            )
         points, filled = outline(item)
         item = Shape(
-            points=points, closed=filled, fill=item.color if filled else "", stroke="" if filled else item.color, width=1.6
+            points=points,
+            closed=filled,
+            fill=item.color if filled else "",
+            stroke="" if filled else item.color,
+            width=1.6,
         )
     vertices = [*item.points, item.points[0]] if item.closed else list(item.points)
-    dashes = (0, [float(part) / max(item.width, 1.0) for part in item.dash.split()]) if item.dash else "-"
+    dashes = (
+        (0, [float(part) / max(item.width, 1.0) for part in item.dash.split()])
+        if item.dash
+        else "-"
+    )
     return PathPatch(
         Path(vertices, closed=item.closed),
         facecolor=color(item.fill),

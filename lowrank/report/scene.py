@@ -1,8 +1,9 @@
 """A drawing as a list of primitives in pixels (y downwards), and its SVG.
 
-The report draws with its own small renderer rather than with matplotlib's SVG: panels stay separate, so that they
-reflow on a phone; colours are CSS variables, so that both themes work; every mark carries its numbers as a tooltip;
-and a page of forty panels weighs some hundred kilobytes. PNG files come from the same scene (:mod:`.raster`).
+The report draws with its own small renderer rather than with matplotlib's SVG: panels stay
+separate, so that they reflow on a phone; colours are CSS variables, so that both themes work; every
+mark carries its numbers as a tooltip; and a page of forty panels weighs some hundred kilobytes. PNG
+files come from the same scene (:mod:`.raster`).
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """One line of text; ``anchor`` start, middle or end; ``y`` is the vertical middle of the line."""
+    """One line of text; ``anchor`` start, middle or end; ``y`` is the vertical
+    middle of the line.
+    """
 
     x: float
     y: float
@@ -65,7 +68,9 @@ Item = Shape | Mark | Label
 
 @dataclass
 class Scene:
-    """Items on a canvas of ``width`` by ``height`` pixels; ``label`` is read to those who cannot see it."""
+    """Items on a canvas of ``width`` by ``height`` pixels; ``label`` is read to those who cannot
+    see it.
+    """
 
     width: float
     height: float
@@ -76,19 +81,33 @@ class Scene:
         """Paint ``items`` over what is there."""
         self.items.extend(items)
 
-    def rect(self, x: float, y: float, w: float, h: float, *, fill: str, title: str = "", stroke: str = "") -> None:
+    def rect(
+        self,
+        x: float,
+        y: float,
+        w: float,
+        h: float,
+        *,
+        fill: str,
+        title: str = "",
+        stroke: str = "",
+    ) -> None:
         """A rectangle."""
         corners = ((x, y), (x + w, y), (x + w, y + h), (x, y + h))
         self.add(Shape(points=corners, closed=True, fill=fill, stroke=stroke, title=title))
 
-    def line(self, start: Point, end: Point, color: str, width: float = 1.0, dash: str = "") -> None:
+    def line(
+        self, start: Point, end: Point, color: str, width: float = 1.0, dash: str = ""
+    ) -> None:
         """A straight line."""
         self.add(Shape(points=(start, end), stroke=color, width=width, dash=dash))
 
     def svg(self) -> str:
         """The scene as an ``<svg>`` element for a page that defines the theme's variables."""
         box = f"0 0 {number(self.width)} {number(self.height)}"
-        return f'<svg viewBox="{box}" role="img" aria-label="{escape(self.label)}">{self.body()}</svg>'
+        return (
+            f'<svg viewBox="{box}" role="img" aria-label="{escape(self.label)}">{self.body()}</svg>'
+        )
 
     def body(self) -> str:
         """The items as SVG, those of one series in a group."""
@@ -135,9 +154,7 @@ def element(item: Item) -> str:
         return text_element(item)
     if isinstance(item, Mark):
         if item.shape == "circle":
-            shape = (
-                f'<circle cx="{number(item.x)}" cy="{number(item.y)}" r="{number(item.size / 2)}" style="fill:{paint(item.color)}"'
-            )
+            shape = f'<circle cx="{number(item.x)}" cy="{number(item.y)}" r="{number(item.size / 2)}" style="fill:{paint(item.color)}"'
             return close(shape, "circle", item.title)
         points, filled = outline(item)
         color = {"fill": item.color} if filled else {"stroke": item.color, "width": 1.6}
@@ -155,7 +172,9 @@ def shape_element(item: Shape) -> str:
         style += f";stroke-dasharray:{item.dash}"
     if item.opacity < 1:
         style += f";opacity:{number(item.opacity)}"
-    return close(f'<path d="M{steps}{"Z" if item.closed else ""}" style="{style}"', "path", item.title)
+    return close(
+        f'<path d="M{steps}{"Z" if item.closed else ""}" style="{style}"', "path", item.title
+    )
 
 
 def text_element(item: Label) -> str:
@@ -166,9 +185,7 @@ def text_element(item: Label) -> str:
     place = f'x="{x}" y="{y}"'
     if item.rotate:
         place = f'transform="translate({number(item.x + 0.35 * item.size)} {number(item.y)}) rotate(-90)"'
-    return (
-        f'<text {place} font-size="{number(item.size)}"{anchor}{weight} style="fill:{paint(item.color)}">{escape(item.text)}</text>'
-    )
+    return f'<text {place} font-size="{number(item.size)}"{anchor}{weight} style="fill:{paint(item.color)}">{escape(item.text)}</text>'
 
 
 def close(opened: str, tag: str, title: str) -> str:
@@ -185,23 +202,29 @@ def paint(color: str) -> str:
 
 def number(value: float) -> str:
     """A coordinate, to a tenth of a pixel or what small widths need."""
-    return f"{value:.2f}".rstrip("0").rstrip(".") if abs(value) < 3 else f"{value:.1f}".rstrip("0").rstrip(".")
+    return (
+        f"{value:.2f}".rstrip("0").rstrip(".")
+        if abs(value) < 3
+        else f"{value:.1f}".rstrip("0").rstrip(".")
+    )
 
 
 def standalone(scene: Scene) -> str:
     """The scene as an SVG file of its own, in the light theme."""
     style = f":root{{{theme.css_variables(theme.LIGHT)}}}text{{font-family:{theme.FONT}}}path,polyline{{stroke-linejoin:round}}"
-    size = (
-        f'width="{number(scene.width)}" height="{number(scene.height)}" viewBox="0 0 {number(scene.width)} {number(scene.height)}"'
-    )
+    size = f'width="{number(scene.width)}" height="{number(scene.height)}" viewBox="0 0 {number(scene.width)} {number(scene.height)}"'
     paper = f'<rect width="100%" height="100%" style="fill:{paint("paper")}"/>'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
     label = f"<title>{escape(scene.label)}</title><style>{escape(style, quote=False)}</style>"
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{head}{label}{paper}{scene.body()}</svg>\n'
 
 
-def stack(groups: Iterable[Sequence[Scene]], columns: int, gap: float, top: float, label: str) -> Scene:
-    """Panels side by side and below one another on one canvas, each group from a new row, ``top`` pixels left free above."""
+def stack(
+    groups: Iterable[Sequence[Scene]], columns: int, gap: float, top: float, label: str
+) -> Scene:
+    """Panels side by side and below one another on one canvas, each group from a new row, ``top``
+    pixels left free above.
+    """
     rows = [group[i : i + columns] for group in groups for i in range(0, len(group), columns)]
     width = max((sum(p.width for p in row) + gap * (len(row) - 1) for row in rows), default=0.0)
     sheet, y = Scene(width, 0.0, label), top

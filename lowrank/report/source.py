@@ -1,4 +1,6 @@
-"""The rows behind a report: named queries of ``sql/`` with bound parameters, as frames, each asked once."""
+"""The rows behind a report: named queries of ``sql/`` with bound parameters, as frames, each asked
+once.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,20 @@ NOT_FINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
 @dataclass
 class Source:
-    """One study of a store. Frames have a column ``series`` (method and variant) wherever they have a method."""
+    """One study of a store. Frames have a column ``series`` (method and variant) wherever they have
+    a method.
+    """
 
     store: Store
     name: str
-    frames: dict[tuple[str, tuple[tuple[str, Any], ...]], pd.DataFrame] = field(default_factory=dict)
+    frames: dict[tuple[str, tuple[tuple[str, Any], ...]], pd.DataFrame] = field(
+        default_factory=dict
+    )
 
     def query(self, query: str, **params: Any) -> pd.DataFrame:
-        """The rows of a named query; the study's name is bound by itself where the query asks for it."""
+        """The rows of a named query; the study's name is bound by itself where the query asks for
+        it.
+        """
         key = (query, tuple(sorted(params.items())))
         if key not in self.frames:
             named = queries.get(query)
@@ -39,17 +47,26 @@ class Source:
         return self.frames[key]
 
     def current(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Without the runs that a newer run of the same method, variant, scale and seed has superseded, as either end of a pair."""
+        """Without the runs that a newer run of the same method, variant, scale and seed has
+        superseded, as either end of a pair.
+        """
         for column in {"run_id", "reference_run_id"} & set(frame.columns):
             frame = frame[~frame[column].isin(self.superseded)]
         return frame.reset_index(drop=True)
 
     @cached_property
     def superseded(self) -> frozenset[int]:
-        """Runs of the study that ``current_run_view`` does not have: the study file has changed their recipe since."""
-        _, rows = self.store.select("SELECT run_id FROM current_run_view WHERE study_id = :study_id", {"study_id": self.study.id})
+        """Runs of the study that ``current_run_view`` does not have: the study file has changed
+        their recipe since.
+        """
+        _, rows = self.store.select(
+            "SELECT run_id FROM current_run_view WHERE study_id = :study_id",
+            {"study_id": self.study.id},
+        )
         kept = {int(row[0]) for row in rows}
-        return frozenset({run.id or 0 for run in self.store.find(Run, study_id=self.study.id)} - kept)
+        return frozenset(
+            {run.id or 0 for run in self.store.find(Run, study_id=self.study.id)} - kept
+        )
 
     def command(self, query: str, **params: Any) -> str:
         """The command that shows the rows of :meth:`query`."""
@@ -98,18 +115,29 @@ class Source:
     @cached_property
     def scales(self) -> list[str]:
         """Scales from small to large, by the parameters of their runs."""
-        sizes = self.runs.assign(size=pd.to_numeric(self.runs["parameters_total"])).groupby("scale")["size"].max()
-        return sorted((str(s) for s in sizes.index), key=lambda s: (not sizes[s] > 0, sizes[s] if sizes[s] > 0 else 0, s))
+        sizes = (
+            self.runs.assign(size=pd.to_numeric(self.runs["parameters_total"]))
+            .groupby("scale")["size"]
+            .max()
+        )
+        return sorted(
+            (str(s) for s in sizes.index),
+            key=lambda s: (not sizes[s] > 0, sizes[s] if sizes[s] > 0 else 0, s),
+        )
 
     @cached_property
     def arms(self) -> list[tuple[str, str]]:
         """(method, variant) pairs in the order of their identities."""
-        pairs = {(str(m), str(v)) for m, v in zip(self.runs["method"], self.runs["variant"], strict=True)}
+        pairs = {
+            (str(m), str(v)) for m, v in zip(self.runs["method"], self.runs["variant"], strict=True)
+        }
         return sorted(pairs, key=lambda pair: (self.identities.rank(pair[0]), pair[0], pair[1]))
 
     @cached_property
     def baseline(self) -> str:
-        """The series that others are compared with: the first of the literature's methods that the study has."""
+        """The series that others are compared with: the first of the literature's methods that the
+        study has.
+        """
         return series_key(*self.arms[0]) if self.arms else ""
 
     def styles(self, series: Iterable[str] | None = None) -> list[Style]:
@@ -119,14 +147,25 @@ class Source:
         return [s for s in found if wanted is None or s.key in wanted]
 
     def ways(self, frame: pd.DataFrame, key: str) -> list[tuple[str, pd.DataFrame]]:
-        """(protocol name, rows) of each way in which the frame's values were made, the study's main one first.
+        """(protocol name, rows) of each way in which the frame's values were made, the study's main
+        one first.
 
-        Of several protocols of one name only the newest is shown for each value of ``key`` (metric, curve, task): the
-        older ones are what the study file said before.
+        Of several protocols of one name only the newest is shown for each value of ``key`` (metric,
+        curve, task): the older ones are what the study file said before.
         """
         latest = frame.groupby(["protocol", key])["protocol_id"].transform("max")
-        parts = {str(name): part for name, part in frame[frame["protocol_id"] == latest].groupby("protocol", sort=True)}
-        return sorted(parts.items(), key=lambda pair: (pair[0] != self.preset, not pair[0].startswith(self.preset + "/"), pair[0]))
+        parts = {
+            str(name): part
+            for name, part in frame[frame["protocol_id"] == latest].groupby("protocol", sort=True)
+        }
+        return sorted(
+            parts.items(),
+            key=lambda pair: (
+                pair[0] != self.preset,
+                not pair[0].startswith(self.preset + "/"),
+                pair[0],
+            ),
+        )
 
     def describe(self, frame: pd.DataFrame) -> str:
         """The protocols of the frame's rows in one line."""
@@ -140,8 +179,12 @@ def described(row: dict[Hashable, Any]) -> str:
     parts = [f"{row['name']} (revision {row['metric_revision']})"]
     parts += [f"{row['space']} weights"] if row["space"] else []
     parts += [f"{row['normalization']} normalisation"] if row["normalization"] else []
-    if row["evaluation_sha256"] and not pd.isna(row["evaluation_sha256"]):  # a lens that needs no text has none
-        parts.append(f"{int(row['examples'])} rows of {row['evaluation_set']} ({str(row['evaluation_sha256'])[:8]})")
+    if row["evaluation_sha256"] and not pd.isna(
+        row["evaluation_sha256"]
+    ):  # a lens that needs no text has none
+        parts.append(
+            f"{int(row['examples'])} rows of {row['evaluation_set']} ({str(row['evaluation_sha256'])[:8]})"
+        )
     seed = row["direction_seed"]
     parts += [f"direction seed {int(seed)}"] if seed is not None and not pd.isna(seed) else []
     parts += [row["precision"]] if row["precision"] else []
@@ -149,14 +192,19 @@ def described(row: dict[Hashable, Any]) -> str:
 
 
 def restore(frame: pd.DataFrame) -> pd.DataFrame:
-    """Floats again where the store keeps value and kind apart (absent stays nan, its kind says so); series named."""
+    """Floats again where the store keeps value and kind apart (absent stays nan, its kind says so);
+    series named.
+    """
     for kind in [c for c in frame.columns if c.endswith("_kind")]:
         value = kind.removesuffix("_kind")
         if value in frame.columns:
             numbers = pd.to_numeric(frame[value], errors="coerce").astype(float)
             frame[value] = numbers.where(~frame[kind].isin(NOT_FINITE), frame[kind].map(NOT_FINITE))
     if {"method", "variant"} <= set(frame.columns):
-        names = [series_key(str(m or ""), str(v or "")) for m, v in zip(frame["method"], frame["variant"], strict=True)]
+        names = [
+            series_key(str(m or ""), str(v or ""))
+            for m, v in zip(frame["method"], frame["variant"], strict=True)
+        ]
         frame["series"] = pd.Series(names, index=frame.index, dtype=object)
     return frame
 

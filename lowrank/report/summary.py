@@ -36,19 +36,26 @@ def spread(values: Sequence[float] | pd.Series[float]) -> Spread:
     if not kept.size:
         return Spread(math.nan, math.nan, math.nan, math.nan, 0)
     deviation = float(kept.std(ddof=1)) if kept.size > 1 else math.nan
-    return Spread(float(kept.mean()), deviation, float(kept.min()), float(kept.max()), int(kept.size))
+    return Spread(
+        float(kept.mean()), deviation, float(kept.min()), float(kept.max()), int(kept.size)
+    )
 
 
 def spreads(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
-    """:class:`Spread` for each group of rows, as columns; rows whose ``value`` is not finite do not count."""
+    """:class:`Spread` for each group of rows, as columns; rows whose ``value`` is not finite do not
+    count.
+    """
     rows = frame[np.isfinite(frame[value].to_numpy(dtype=float))]
     grouped = rows.assign(**{value: rows[value].astype(float)}).groupby(list(by), sort=True)[value]
-    found: pd.DataFrame = grouped.agg(mean="mean", deviation="std", low="min", high="max", n="size").reset_index()
+    found: pd.DataFrame = grouped.agg(
+        mean="mean", deviation="std", low="min", high="max", n="size"
+    ).reset_index()
     return found
 
 
 def over_seeds(frame: pd.DataFrame, style: Style, x: str, y: str, error: str = "") -> Series | None:
-    """One series of a frame's rows: the mean over seeds at each ``x`` with the band of lowest to highest.
+    """One series of a frame's rows: the mean over seeds at each ``x`` with the band of lowest to
+    highest.
 
     With a single seed and an ``error`` column, the band is one standard error on both sides.
     """
@@ -57,20 +64,33 @@ def over_seeds(frame: pd.DataFrame, style: Style, x: str, y: str, error: str = "
         return None
     margins = dict(zip(frame[x], frame[error].astype(float), strict=True)) if error else {}
     lows, highs, tips = [], [], []
-    for at, mean, low, high, n in found[[x, "mean", "low", "high", "n"]].itertuples(index=False, name=None):
+    for at, mean, low, high, n in found[[x, "mean", "low", "high", "n"]].itertuples(
+        index=False, name=None
+    ):
         margin = margins.get(at, math.nan) if n == 1 else math.nan
         lows.append(mean - margin if math.isfinite(margin) else low)
         highs.append(mean + margin if math.isfinite(margin) else high)
         spread_text = f" (seeds {number(low)} … {number(high)}, n={n})" if n > 1 else ""
         error_text = f" ± {number(margin, 2)}" if math.isfinite(margin) else ""
-        tips.append(f"{style.label}, {x.replace('_', ' ')} {number(at)}: {number(mean, 5)}{error_text}{spread_text}")
-    return Series(style=style, x=[float(v) for v in found[x]], y=list(found["mean"]), low=lows, high=highs, tips=tips)
+        tips.append(
+            f"{style.label}, {x.replace('_', ' ')} {number(at)}: {number(mean, 5)}{error_text}{spread_text}"
+        )
+    return Series(
+        style=style,
+        x=[float(v) for v in found[x]],
+        y=list(found["mean"]),
+        low=lows,
+        high=highs,
+        tips=tips,
+    )
 
 
 def quantile(total: float, variances: ArrayLike, freedoms: ArrayLike, level: float = 0.95) -> float:
-    """Student's t quantile of a sum ``total`` of variances, of which ``variances`` are estimated with few degrees of freedom.
+    """Student's t quantile of a sum ``total`` of variances, of which ``variances`` are estimated
+    with few degrees of freedom.
 
-    Welch and Satterthwaite's effective degrees of freedom; what else is in ``total``, or has no degree, counts as known.
+    Welch and Satterthwaite's effective degrees of freedom; what else is in ``total``, or has no
+    degree, counts as known.
     """
     few, own = np.asarray(variances, dtype=float), np.asarray(freedoms, dtype=float)
     kept = (few > 0) & (own > 0)
@@ -80,7 +100,9 @@ def quantile(total: float, variances: ArrayLike, freedoms: ArrayLike, level: flo
 
 
 def welch(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
-    """(difference of means second - first, low, high) by Welch's t; nan ends where a side has fewer than two values."""
+    """(difference of means second - first, low, high) by Welch's t; nan ends where a side has fewer
+    than two values.
+    """
     a, b = (np.asarray(v, dtype=float) for v in (first, second))
     difference = float(b.mean() - a.mean())
     if min(a.size, b.size) < 2:

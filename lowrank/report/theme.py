@@ -1,8 +1,10 @@
-"""Colours, markers and type of the report, as tokens: the page maps a token to a CSS variable, a picture to a hex value.
+"""Colours, markers and type of the report, as tokens: the page maps a token to a CSS variable, a
+picture to a hex value.
 
-Line colours are those of Okabe and Ito's palette for colour-blind readers, lightened for the dark theme where the
-contrast asks for it; the first slot is the ink of the page. Every slot also has a marker of its own, so that nothing
-rests on colour alone. Heat maps use cividis (Nuñez, Anderton, Renslow 2018) and, around zero, a blue-to-orange ramp.
+Line colours are those of Okabe and Ito's palette for colour-blind readers, lightened for the dark
+theme where the contrast asks for it; the first slot is the ink of the page. Every slot also has a
+marker of its own, so that nothing rests on colour alone. Heat maps use cividis (Nuñez, Anderton,
+Renslow 2018) and, around zero, a blue-to-orange ramp.
 """
 
 from __future__ import annotations
@@ -64,8 +66,29 @@ MARKERS = ("circle", "square", "triangle", "diamond", "wedge", "cross", "plus", 
 DASHES = ("", "5 3", "1.5 2.5", "7 2 1.5 2")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 
-CIVIDIS = ("#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838")
-DIVERGING = ("#08519c", "#3f83bd", "#85b4d6", "#c6dcea", "#f2f1ee", "#f7d9b9", "#ecb070", "#d07c2a", "#8f4a06")
+CIVIDIS = (
+    "#00224e",
+    "#123570",
+    "#3b496c",
+    "#575d6d",
+    "#707173",
+    "#8a8678",
+    "#a59c74",
+    "#c3b369",
+    "#e1cc55",
+    "#fee838",
+)
+DIVERGING = (
+    "#08519c",
+    "#3f83bd",
+    "#85b4d6",
+    "#c6dcea",
+    "#f2f1ee",
+    "#f7d9b9",
+    "#ecb070",
+    "#d07c2a",
+    "#8f4a06",
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +104,11 @@ class Ramp:
         """Hex colour of ``value``; values outside take the end colours."""
         if self.log and value <= 0:
             return self.stops[0]
-        low, high, value = (math.log(v) for v in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        low, high, value = (
+            (math.log(v) for v in (self.low, self.high, value))
+            if self.log
+            else (self.low, self.high, value)
+        )
         return self.shade(0.5 if high <= low else min(1.0, max(0.0, (value - low) / (high - low))))
 
     def shade(self, share: float) -> str:
@@ -104,7 +131,9 @@ def channels(color: str) -> tuple[int, int, int]:
 
 def luminance(color: str) -> float:
     """Relative luminance of WCAG 2, 0 (black) … 1 (white)."""
-    linear = [c / 3294.6 if c <= 10.31 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels(color)]
+    linear = [
+        c / 3294.6 if c <= 10.31 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels(color)
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 

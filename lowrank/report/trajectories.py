@@ -1,4 +1,6 @@
-"""Figures of metrics over training: one panel for each metric and scale, one figure for each protocol."""
+"""Figures of metrics over training: one panel for each metric and scale, one figure for each
+protocol.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,17 @@ class Quantity:
 
 
 def trajectory_figures(
-    source: Source, rows: pd.DataFrame, quantities: Sequence[Quantity], *, name: str, title: str, caption: str = ""
+    source: Source,
+    rows: pd.DataFrame,
+    quantities: Sequence[Quantity],
+    *,
+    name: str,
+    title: str,
+    caption: str = "",
 ) -> list[Figure]:
-    """The figures of ``quantities`` among aggregate ``rows``: the main protocol open, the others folded."""
+    """The figures of ``quantities`` among aggregate ``rows``: the main protocol open, the others
+    folded.
+    """
     rows = rows[rows["metric"].isin([q.metric for q in quantities])]
     figures: list[Figure] = []
     shown: set[str] = set()
@@ -52,8 +62,11 @@ def trajectory_figures(
                 query=source.command("aggregates"),
                 table=trajectory_table(source, part, name + suffix, title),
                 notes=notes(part),
-                folded=bool(figures) and drawn <= shown,  # one that shows a method for the first time stands open
-                columns=len(source.scales) if 1 < len(source.scales) <= 3 and len(panels) > len(source.scales) else 0,
+                folded=bool(figures)
+                and drawn <= shown,  # one that shows a method for the first time stands open
+                columns=len(source.scales)
+                if 1 < len(source.scales) <= 3 and len(panels) > len(source.scales)
+                else 0,
             )
         )
         shown |= drawn
@@ -61,7 +74,9 @@ def trajectory_figures(
 
 
 def quantity_panels(source: Source, rows: pd.DataFrame, quantity: Quantity) -> list[XY | Forest]:
-    """One panel for each scale that has finite values: curves over the steps, or rows where there is but one step."""
+    """One panel for each scale that has finite values: curves over the steps, or rows where there
+    is but one step.
+    """
     panels: list[XY | Forest] = []
     for scale in source.scales:
         part = finite(rows[(rows["metric"] == quantity.metric) & (rows["scale"] == scale)])
@@ -84,20 +99,36 @@ def quantity_panels(source: Source, rows: pd.DataFrame, quantity: Quantity) -> l
 
 
 def at_one_step(source: Source, rows: pd.DataFrame, title: str, quantity: Quantity) -> Forest:
-    """A row for each method with the mean over seeds and their range, or the stored standard error of one seed."""
+    """A row for each method with the mean over seeds and their range, or the stored standard error
+    of one seed.
+    """
     lines = []
     for style in source.styles(rows["series"]):
-        found = over_seeds(rows[rows["series"] == style.key], style, "step", "value", "standard_error")
+        found = over_seeds(
+            rows[rows["series"] == style.key], style, "step", "value", "standard_error"
+        )
         if found is not None:
-            lines.append((style.label, [Estimate(style, found.y[0], found.low[0], found.high[0], found.tips[0])]))
+            lines.append(
+                (
+                    style.label,
+                    [Estimate(style, found.y[0], found.low[0], found.high[0], found.tips[0])],
+                )
+            )
     log = quantity.log and bool((rows["value"] > 0).all())
     label = f"{quantity.label}, step {int(rows['step'].iloc[0])}"
-    return Forest(title=title, rows=lines, x_label=label, level=None if log else quantity.level, log_x=log)
+    return Forest(
+        title=title, rows=lines, x_label=label, level=None if log else quantity.level, log_x=log
+    )
 
 
-def seed_series(source: Source, rows: pd.DataFrame, x: str, y: str, error: str = "") -> list[Series]:
+def seed_series(
+    source: Source, rows: pd.DataFrame, x: str, y: str, error: str = ""
+) -> list[Series]:
     """Mean over seeds of each method's rows, in the order of identities."""
-    found = (over_seeds(rows[rows["series"] == style.key], style, x, y, error) for style in source.styles(rows["series"]))
+    found = (
+        over_seeds(rows[rows["series"] == style.key], style, x, y, error)
+        for style in source.styles(rows["series"])
+    )
     return [series for series in found if series is not None]
 
 
@@ -106,24 +137,47 @@ def trajectory_table(source: Source, rows: pd.DataFrame, name: str, title: str) 
     order = {style.key: place for place, style in enumerate(source.styles())}
     by = ["metric", "scale", "series", "step"]
     found = spreads(rows, by, "value").merge(
-        spreads(rows, by, "standard_error")[[*by, "mean", "n"]], on=by, how="left", suffixes=("", "_of_error")
+        spreads(rows, by, "standard_error")[[*by, "mean", "n"]],
+        on=by,
+        how="left",
+        suffixes=("", "_of_error"),
     )
     # the stored standard error is that of one value, not of a mean over seeds
     found["error"] = found["mean_of_error"].where((found["n"] == 1) & (found["n_of_error"] == 1))
     found["place"] = [
-        (m, source.scales.index(s), order.get(a, 99), t) for m, s, a, t in found[by].itertuples(index=False, name=None)
+        (m, source.scales.index(s), order.get(a, 99), t)
+        for m, s, a, t in found[by].itertuples(index=False, name=None)
     ]
     frame = found.sort_values("place")[[*by, "mean", "deviation", "error", "n"]].astype(object)
     frame = frame.where(frame.notna(), None)
-    frame.columns = pd.Index(["metric", "scale", "method", "step", "mean", "standard_deviation", "standard_error", "seeds"])
-    return Table(name=name, title=title, frame=frame, query=source.command("aggregates"), method_column="method")
+    frame.columns = pd.Index(
+        [
+            "metric",
+            "scale",
+            "method",
+            "step",
+            "mean",
+            "standard_deviation",
+            "standard_error",
+            "seeds",
+        ]
+    )
+    return Table(
+        name=name,
+        title=title,
+        frame=frame,
+        query=source.command("aggregates"),
+        method_column="method",
+    )
 
 
 def notes(rows: pd.DataFrame) -> list[str]:
-    """Reasons and remarks that came with the values, who they are about, and how many values are not finite.
+    """Reasons and remarks that came with the values, who they are about, and how many values are
+    not finite.
 
-    A reason why there is no value is told of those who have none at all, if there are such: of pairs, the other one has. Remarks
-    that differ in their numbers alone are told once, with the range of the numbers.
+    A reason why there is no value is told of those who have none at all, if there are such: of
+    pairs, the other one has. Remarks that differ in their numbers alone are told once, with the
+    range of the numbers.
     """
     found: list[str] = []
     with_value = rows[rows["value_kind"] != "absent"]
@@ -134,7 +188,9 @@ def notes(rows: pd.DataFrame) -> list[str]:
         note = merged(list(dict.fromkeys(group["note"])))
         pairs = list(dict.fromkeys(zip(group["series"], group["metric"], strict=True)))
         without = [pair for pair in pairs if pair not in valued]
-        who = ", ".join(dict.fromkeys(series for series, _ in (without if absent and without else pairs)))
+        who = ", ".join(
+            dict.fromkeys(series for series, _ in (without if absent and without else pairs))
+        )
         what = ", ".join(dict.fromkeys(map(words, sorted(set(group["metric"])))))
         found.append(f"{who}: no {what}; {note}" if absent else f"{who} ({what}): {note}")
     broken = rows[~rows["value_kind"].isin(["finite", "absent"])]
@@ -145,9 +201,16 @@ def notes(rows: pd.DataFrame) -> list[str]:
 
 
 def merged(texts: Sequence[str]) -> str:
-    """Texts that differ in numbers alone as one, ``low to high`` in the place of numbers that differ."""
-    numbers = [sorted(set(column), key=float) for column in zip(*(NUMBER.findall(text) for text in texts), strict=True)]
-    spans = iter(column[0] if len(column) == 1 else f"{column[0]} to {column[-1]}" for column in numbers)
+    """Texts that differ in numbers alone as one, ``low to high`` in the place of numbers that
+    differ.
+    """
+    numbers = [
+        sorted(set(column), key=float)
+        for column in zip(*(NUMBER.findall(text) for text in texts), strict=True)
+    ]
+    spans = iter(
+        column[0] if len(column) == 1 else f"{column[0]} to {column[-1]}" for column in numbers
+    )
     return NUMBER.sub(lambda _: next(spans), texts[0])
 
 

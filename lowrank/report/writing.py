@@ -55,12 +55,20 @@ CHAPTERS: tuple[Callable[[Source], Section | None], ...] = (
 )
 
 
-def write(store: Store, study_name: str, out: Path, *, against: tuple[Store, str] | None = None, progress: bool = True) -> Path:
+def write(
+    store: Store,
+    study_name: str,
+    out: Path,
+    *,
+    against: tuple[Store, str] | None = None,
+    progress: bool = True,
+) -> Path:
     """Write the report of a study into the folder ``out``; the path of its index.html.
 
-    ``out`` then holds index.html (self-contained), tables/ (CSV and Markdown of every table) and figures/ (SVG and
-    PNG of every figure). It replaces a report that stands there, in one step; a folder with anything else in it is
-    refused. ``against`` adds a comparison with another study, given by its store and name.
+    ``out`` then holds index.html (self-contained), tables/ (CSV and Markdown of every table) and
+    figures/ (SVG and PNG of every figure). It replaces a report that stands there, in one step; a
+    folder with anything else in it is refused. ``against`` adds a comparison with another study,
+    given by its store and name.
 
     Raises UsageError for a study that the store does not have.
     """
@@ -72,7 +80,9 @@ def write(store: Store, study_name: str, out: Path, *, against: tuple[Store, str
         _write(out, lambda folder: fill(folder, source, sections, progress))
     except OSError as error:
         mend = "free the disk, mend the permissions, or name another folder: lowrank report FILE --out DIR"
-        raise LowrankError(f"the report cannot be written to {out} ({error.strerror or error}); {mend}") from error
+        raise LowrankError(
+            f"the report cannot be written to {out} ({error.strerror or error}); {mend}"
+        ) from error
     return out / "index.html"
 
 
@@ -91,7 +101,9 @@ def _write(out: Path, fill: Callable[[Path], None]) -> None:
 def build(source: Source, other: Source | None, progress: bool) -> list[Section]:
     """All chapters, and last what would fill the empty ones."""
     found = []
-    for chapter in tqdm(CHAPTERS, desc="report", unit="chapter", disable=None if progress else True):
+    for chapter in tqdm(
+        CHAPTERS, desc="report", unit="chapter", disable=None if progress else True
+    ):
         section = chapter(source)
         if section is not None:
             found.append(section)
@@ -109,9 +121,14 @@ def remaining(source: Source, sections: list[Section]) -> Section:
     )
     unfinished = source.runs[~source.runs["status"].isin(["done", "failed"])]
     if len(unfinished):
-        section.blocks.append(Missing(reason=f"{len(unfinished)} runs are not done", command="lowrank study run FILE"))
+        section.blocks.append(
+            Missing(reason=f"{len(unfinished)} runs are not done", command="lowrank study run FILE")
+        )
     for part in sections:
-        section.blocks += [Missing(reason=f"{part.title}: {item.reason}", command=item.command) for item in part.missing]
+        section.blocks += [
+            Missing(reason=f"{part.title}: {item.reason}", command=item.command)
+            for item in part.missing
+        ]
     if not section.blocks:
         section.blocks.append(Note(text="Nothing is missing."))
     return section
@@ -149,14 +166,16 @@ def check_target(out: Path) -> None:
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"{out} is not a folder; give another one with --out")
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists():
-        raise UsageError(f"the folder {out} holds other files, which a report would replace; give another one with --out")
+        raise UsageError(
+            f"the folder {out} holds other files, which a report would replace; give another one with --out"
+        )
 
 
 def exchange(new: Path, out: Path) -> None:
     """Put ``new`` in the place of ``out``; what stood there is at ``new`` afterwards.
 
-    Where Linux can swap two names in one step it does, so that a report stands there at every moment. Elsewhere the
-    old one is moved aside first.
+    Where Linux can swap two names in one step it does, so that a report stands there at every
+    moment. Elsewhere the old one is moved aside first.
     """
     if not out.exists():
         os.replace(new, out)
@@ -171,4 +190,10 @@ def swapped(first: Path, second: Path) -> bool:
     """Whether the system exchanged the two names at once (renameat2 with RENAME_EXCHANGE)."""
     call = getattr(ctypes.CDLL(None), "renameat2", None)
     current_folder, exchange_flag = -100, 2
-    return call is not None and call(current_folder, os.fsencode(first), current_folder, os.fsencode(second), exchange_flag) == 0
+    return (
+        call is not None
+        and call(
+            current_folder, os.fsencode(first), current_folder, os.fsencode(second), exchange_flag
+        )
+        == 0
+    )

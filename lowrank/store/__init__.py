@@ -1,6 +1,7 @@
 """Every run, checkpoint and number as rows of SQLite or PostgreSQL.
 
-The records that go in and come out are in :mod:`lowrank.store.records`, named queries in :mod:`lowrank.store.queries`.
+The records that go in and come out are in :mod:`lowrank.store.records`, named queries in
+:mod:`lowrank.store.queries`.
 """
 
 from lowrank.store.api import Store

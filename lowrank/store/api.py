@@ -22,21 +22,26 @@ from lowrank.store.records import EvaluationSet, Protocol, Record, TrainingLog, 
 from lowrank.store.rows import Codec, codec
 
 R = TypeVar("R", bound=Record)
-_PARAMETER_TYPES: dict[type, sa.types.TypeEngine[Any]] = {str: sa.String(), int: sa.BigInteger(), float: sa.Double()}
-BATCH = 10_000     # rows of one INSERT
+_PARAMETER_TYPES: dict[type, sa.types.TypeEngine[Any]] = {
+    str: sa.String(),
+    int: sa.BigInteger(),
+    float: sa.Double(),
+}
+BATCH = 10_000  # rows of one INSERT
 IN_CHUNK = 10_000  # values of one IN list; SQLite takes 32,766 parameters a statement
 
 
 class Store:
     """One database of lowrank.
 
-    A record is written under its natural key (``Record.key``). Writing a row again is fine when nothing but its
-    ``volatile`` and ``mutable`` fields differ, and a ConflictError otherwise: nothing is ever overwritten, except
-    mutable fields through :meth:`update` and :meth:`put`. Every call is one transaction, unless it stands inside
-    ``with store.transaction():``, which makes one of all calls of that thread. Objects may be shared by threads.
+    A record is written under its natural key (``Record.key``). Writing a row again is fine when
+    nothing but its ``volatile`` and ``mutable`` fields differ, and a ConflictError otherwise:
+    nothing is ever overwritten, except mutable fields through :meth:`update` and :meth:`put`. Every
+    call is one transaction, unless it stands inside ``with store.transaction():``, which makes one
+    of all calls of that thread. Objects may be shared by threads.
 
-    Errors: StoreError for a database that cannot be reached, is of another schema, or refuses a row, always as one
-    sentence and with the password masked.
+    Errors: StoreError for a database that cannot be reached, is of another schema, or refuses a
+    row, always as one sentence and with the password masked.
     """
 
     def __init__(self, url: sa.URL, *, read_only: bool) -> None:
@@ -47,12 +52,14 @@ class Store:
         self._local = threading.local()
 
     @classmethod
-    def open(cls, url: str | os.PathLike[str], *, create: bool = False, read_only: bool = False) -> Self:
+    def open(
+        cls, url: str | os.PathLike[str], *, create: bool = False, read_only: bool = False
+    ) -> Self:
         """The store at a SQLAlchemy URL or in an SQLite file.
 
-        ``create`` makes the tables (and the folder of the file) where there are none; a database of an older or newer
-        schema is an error that names the command, never upgraded here. ``read_only`` opens SQLite files on media that
-        cannot be written, too.
+        ``create`` makes the tables (and the folder of the file) where there are none; a database of
+        an older or newer schema is an error that names the command, never upgraded here.
+        ``read_only`` opens SQLite files on media that cannot be written, too.
         """
         parsed = parse_url(url)
         migrate.require_file(parsed, create and not read_only)
@@ -90,52 +97,79 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
         return f"Store({self.url_masked!r})"
 
-    # -- writing ---------------------------------------------------------------------------------------------------
+    # -- writing
+    # ----------------------------------------------------------------------------------------------
 
     def add(self, record: R) -> R:
-        """The stored record with its id: inserted, or found under its key and equal in every fixed field."""
+        """The stored record with its id: inserted, or found under its key and equal in every fixed
+        field.
+        """
         with self._writing() as connection:
             found = codec(type(record))
             return write.add(connection, found, self._completed(connection, record))
 
     def add_all(self, records: Iterable[Record]) -> int:
-        """Add many records of any types in one transaction; the number that were not there before."""
+        """Add many records of any types in one transaction; the number that were
+        not there before.
+        """
         added = 0
         with self._writing() as connection:
             for record_type, group in groupby(records, type):
-                while batch := [self._completed(connection, record) for record in islice(group, BATCH)]:
+                while batch := [
+                    self._completed(connection, record) for record in islice(group, BATCH)
+                ]:
                     added += write.add_many(connection, codec(record_type), batch)
         return added
 
     def put(self, record: R) -> R:
-        """Add ``record``, or set the mutable fields of the row that has its key to those of ``record``."""
+        """Add ``record``, or set the mutable fields of the row that has its key to those of
+        ``record``.
+        """
         with self._writing() as connection:
             found = codec(type(record))
             stored = write.add(connection, found, self._completed(connection, record))
-            return write.update(connection, found, stored.id, {name: getattr(record, name) for name in record.mutable})
+            return write.update(
+                connection,
+                found,
+                stored.id,
+                {name: getattr(record, name) for name in record.mutable},
+            )
 
     def update(self, record_type: type[R], record_id: int | None, **changes: Any) -> R:
         """Set mutable fields of one row; the record as it is now."""
         fixed = sorted(changes.keys() - record_type.mutable)
         if fixed:
-            raise StoreError(f"{codec(record_type).name}.{fixed[0]} does not change once it is written")
+            raise StoreError(
+                f"{codec(record_type).name}.{fixed[0]} does not change once it is written"
+            )
         with self._writing() as connection:
             return write.update(connection, codec(record_type), record_id, changes)
 
     def forget_training_log(self, run_id: int | None, after_step: int) -> int:
-        """Delete the training curve after ``after_step``, which a resumed run writes again; the number of points."""
+        """Delete the training curve after ``after_step``, which a resumed run writes again; the
+        number of points.
+        """
         log = codec(TrainingLog).table
         with self._writing() as connection:
-            return connection.execute(sa.delete(log).where(log.c.run_id == run_id, log.c.step > after_step)).rowcount
+            return connection.execute(
+                sa.delete(log).where(log.c.run_id == run_id, log.c.step > after_step)
+            ).rowcount
 
     def forget_unit(self, unit_key: str) -> int:
-        """Delete the row of a unit of work that is done, which leaves only its results; the number of rows."""
+        """Delete the row of a unit of work that is done, which leaves only its results; the number
+        of rows.
+        """
         units = codec(WorkUnit).table
         with self._writing() as connection:
             return connection.execute(sa.delete(units).where(units.c.unit_key == unit_key)).rowcount
@@ -146,17 +180,28 @@ class Store:
         with self._writing():
             yield self
 
-    # -- reading ---------------------------------------------------------------------------------------------------
+    # -- reading
+    # ----------------------------------------------------------------------------------------------
 
     def find(self, record_type: type[R], **where: Any) -> list[R]:
-        """Records whose columns equal ``where``, by id; None means NULL, a list, tuple or set means one of them."""
+        """Records whose columns equal ``where``, by id; None means NULL, a list, tuple or set means
+        one of them.
+        """
         return sorted(self.iterate(record_type, **where), key=lambda record: record.id or 0)
 
     def iterate(self, record_type: type[R], *, batch: int = 5_000, **where: Any) -> Iterator[R]:
-        """As :meth:`find`, holding ``batch`` records at a time (by id within each 10,000 values of a list)."""
+        """As :meth:`find`, holding ``batch`` records at a time (by id within each 10,000 values of
+        a list).
+        """
         return self._select(record_type, where, batch)
 
-    def _select(self, record_type: type[R], where: Mapping[str, Any], batch: int = 0, limit: int | None = None) -> Iterator[R]:
+    def _select(
+        self,
+        record_type: type[R],
+        where: Mapping[str, Any],
+        batch: int = 0,
+        limit: int | None = None,
+    ) -> Iterator[R]:
         found = codec(record_type)
         query = sa.select(*found.columns).order_by(found.table.c.id).limit(limit)
         if limit is None:
@@ -183,16 +228,27 @@ class Store:
         found = codec(record_type)
         query = sa.select(sa.func.count()).select_from(found.table)
         with self._reading(single=True) as connection:
-            return sum(connection.execute(query.where(*part)).scalar_one() for part in _conditions(found, where))
+            return sum(
+                connection.execute(query.where(*part)).scalar_one()
+                for part in _conditions(found, where)
+            )
 
     def stored(self, records: Sequence[R]) -> list[R]:
-        """The stored records that have the keys of ``records``, in their order; a StoreError where one is not there."""
+        """The stored records that have the keys of ``records``, in their order; a StoreError where
+        one is not there.
+        """
         if not records:
             return []
         found = codec(type(records[0]))
         with self._reading() as connection:
-            keys = [found.key_of(found.encode(self._completed(connection, record))) for record in records]
-            by_key = {found.key_of(found.encode(record)): record for record in write.lookup(connection, found, keys)}
+            keys = [
+                found.key_of(found.encode(self._completed(connection, record)))
+                for record in records
+            ]
+            by_key = {
+                found.key_of(found.encode(record)): record
+                for record in write.lookup(connection, found, keys)
+            }
         missing = [key for key in keys if key not in by_key]
         if missing:
             raise StoreError(f"the table '{found.name}' has no row with the key {missing[0]}")
@@ -200,7 +256,9 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[Self]:
-        """All reads of this thread inside see one moment of the database; nothing can be written inside."""
+        """All reads of this thread inside see one moment of the database; nothing can be written
+        inside.
+        """
         if getattr(self._local, "connection", None) is not None:
             yield self  # a transaction or a snapshot is open: it sees one moment as it is
             return
@@ -214,11 +272,16 @@ class Store:
                 self._local.connection, self._local.snapshot = None, False
 
     def select(
-        self, sql: str, params: Mapping[str, Any] | None = None, types: Mapping[str, type] | None = None,
+        self,
+        sql: str,
+        params: Mapping[str, Any] | None = None,
+        types: Mapping[str, type] | None = None,
     ) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Column names and rows of one statement with ``:name`` parameters; the database refuses it if it writes.
+        """Column names and rows of one statement with ``:name`` parameters; the database refuses it
+        if it writes.
 
-        JSON comes as text and truth as 1 and 0, on both databases. ``types`` gives the Python type of parameters that may be None.
+        JSON comes as text and truth as 1 and 0, on both databases. ``types`` gives the Python type
+        of parameters that may be None.
         """
         statement = sa.text(sql if params else sql.replace(":", "\\:"))
         for name, kind in (types or {}).items():
@@ -229,14 +292,23 @@ class Store:
                 raise StoreError("the statement gives no rows; only SELECT does")
             return list(result.keys()), list(map(tuple, result.fetchall()))
 
-    # -- inside ----------------------------------------------------------------------------------------------------
+    # -- inside
+    # ----------------------------------------------------------------------------------------------
 
-    def connection(self, *, writes: bool = False, statements: int | None = None) -> AbstractContextManager[Connection]:
-        """The connection of this thread's transaction, or a new one: for the modules of this package alone.
+    def connection(
+        self, *, writes: bool = False, statements: int | None = None
+    ) -> AbstractContextManager[Connection]:
+        """The connection of this thread's transaction, or a new one: for the modules of this
+        package alone.
 
-        ``statements=1`` promises that there is no more than one to a transaction, which saves PostgreSQL two round trips.
+        ``statements=1`` promises that there is no more than one to a transaction, which saves
+        PostgreSQL two round trips.
         """
-        return self._writing(single=statements == 1) if writes else self._reading(single=statements == 1)
+        return (
+            self._writing(single=statements == 1)
+            if writes
+            else self._reading(single=statements == 1)
+        )
 
     @contextmanager
     def _writing(self, *, single: bool = False) -> Iterator[Connection]:
@@ -248,7 +320,10 @@ class Store:
                 raise StoreError("a snapshot is for reading; write before or after it")
             yield open_one
             return
-        with translated(self._url), writing(self._single if single else self._engine).begin() as connection:
+        with (
+            translated(self._url),
+            writing(self._single if single else self._engine).begin() as connection,
+        ):
             self._local.connection = connection
             try:
                 yield connection
@@ -261,7 +336,10 @@ class Store:
         if open_one is not None:
             yield open_one
             return
-        with translated(self._url), (self._single if single else self._engine).connect() as connection:
+        with (
+            translated(self._url),
+            (self._single if single else self._engine).connect() as connection,
+        ):
             yield connection
 
     def _completed(self, connection: Connection, record: R) -> R:
@@ -271,15 +349,23 @@ class Store:
         sets = codec(EvaluationSet).table
         content = None
         if record.evaluation_set_id is not None:
-            content = connection.execute(sa.select(sets.c.sha256).where(sets.c.id == record.evaluation_set_id)).scalar()
+            content = connection.execute(
+                sa.select(sets.c.sha256).where(sets.c.id == record.evaluation_set_id)
+            ).scalar()
         found = write.protocol_hash(record, content)
         if record.parameters_hash not in ("", found):
-            raise StoreError(f"the protocol '{record.name}' of lens '{record.lens}' comes with a hash that is not its own")
+            raise StoreError(
+                f"the protocol '{record.name}' of lens '{record.lens}' comes with a hash that is not its own"
+            )
         return replace(record, parameters_hash=found)
 
 
-def _conditions(found: Codec[R], where: Mapping[str, Any]) -> Iterator[list[sa.ColumnElement[bool]]]:
-    """WHERE clauses, several where a list of values is too long for one statement (ids stay in order within one)."""
+def _conditions(
+    found: Codec[R], where: Mapping[str, Any]
+) -> Iterator[list[sa.ColumnElement[bool]]]:
+    """WHERE clauses, several where a list of values is too long for one statement (ids stay in
+    order within one).
+    """
     plain: list[sa.ColumnElement[bool]] = []
     chunked: list[sa.ColumnElement[bool]] = []
     for name, value in where.items():
@@ -288,13 +374,17 @@ def _conditions(found: Codec[R], where: Mapping[str, Any]) -> Iterator[list[sa.C
         column = found.table.c[name]
         if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str):
             values = sorted(set(value)) if None not in value else _refuse_null(found.name, name)
-            parts: list[sa.ColumnElement[bool]] = [column.in_(values[i:i + IN_CHUNK]) for i in range(0, len(values), IN_CHUNK)]
+            parts: list[sa.ColumnElement[bool]] = [
+                column.in_(values[i : i + IN_CHUNK]) for i in range(0, len(values), IN_CHUNK)
+            ]
             if len(parts) == 1:
                 plain.append(parts[0])
             elif not parts:
                 plain.append(sa.false())
             elif chunked:
-                raise StoreError(f"'{found.name}' cannot be searched by two lists of more than {IN_CHUNK} values")
+                raise StoreError(
+                    f"'{found.name}' cannot be searched by two lists of more than {IN_CHUNK} values"
+                )
             else:
                 chunked = parts
         else:
@@ -303,4 +393,6 @@ def _conditions(found: Codec[R], where: Mapping[str, Any]) -> Iterator[list[sa.C
 
 
 def _refuse_null(table: str, column: str) -> list[Any]:
-    raise StoreError(f"'{table}.{column}' cannot be searched by a list with None in it; search for None by itself")
+    raise StoreError(
+        f"'{table}.{column}' cannot be searched by a list with None in it; search for None by itself"
+    )

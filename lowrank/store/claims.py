@@ -1,12 +1,13 @@
 """Claiming units of work, so that any number of processes on any number of machines share them.
 
-There is no queue: the plan is what is missing, and a unit is claimed by one atomic statement that inserts its row, or
-takes over a row whose lease is over by the database's own clock. A heartbeat renews the lease while the work goes on.
-The row goes when the work is done; it stays, with error and attempts, when the work failed. A claim says that nobody
-else *is doing* a unit, not that nobody *has done* it: look after claiming whether the work is still missing.
+There is no queue: the plan is what is missing, and a unit is claimed by one atomic statement that
+inserts its row, or takes over a row whose lease is over by the database's own clock. A heartbeat
+renews the lease while the work goes on. The row goes when the work is done; it stays, with error
+and attempts, when the work failed. A claim says that nobody else *is doing* a unit, not that nobody
+*has done* it: look after claiming whether the work is still missing.
 
-A lease outlives a dead process by up to ``lease`` seconds. On the machine of the dead its successor need not wait:
-the owner's name says which process it was.
+A lease outlives a dead process by up to ``lease`` seconds. On the machine of the dead its successor
+need not wait: the owner's name says which process it was.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from lowrank.store.owner import describe, is_dead, new_owner
 from lowrank.store.schema import WorkUnit
 
 T = TypeVar("T")
-LEASE = 120.0            # seconds; longer than a store may be away from a training run
+LEASE = 120.0  # seconds; longer than a store may be away from a training run
 HEARTBEATS_A_LEASE = 4
 UNITS: Any = WorkUnit.__table__
-_abandoned: set[str] = set()  # owners of this process whose rows may be there though nobody works for them
+_abandoned: set[str] = (
+    set()
+)  # owners of this process whose rows may be there though nobody works for them
 
 
 class database_now(FunctionElement[float]):  # noqa: N801  (a function of SQL)
@@ -55,7 +58,9 @@ _TAKE = {
             attempts = work_unit.attempts + 1, error = ''
         WHERE work_unit.status = 'claimed' AND (work_unit.lease_until <= {now} OR work_unit.owner = :dead)
         RETURNING attempts
-    """).bindparams(sa.bindparam("study", type_=sa.Integer()), sa.bindparam("lease", type_=sa.Double()))
+    """).bindparams(
+        sa.bindparam("study", type_=sa.Integer()), sa.bindparam("lease", type_=sa.Double())
+    )
     for dialect, now in _NOW.items()
 }
 
@@ -83,22 +88,28 @@ class Claim:
         return self._lost.is_set()
 
     def check(self) -> None:
-        """Raise :class:`ClaimLostError` where the claim is known to be lost; costs nothing, asks nobody."""
+        """Raise :class:`ClaimLostError` where the claim is known to be lost; costs nothing, asks
+        nobody.
+        """
         if self.lost:
-            raise ClaimLostError(f"the claim on '{self.unit_key}' was lost: its lease lapsed and another process took it over")
+            raise ClaimLostError(
+                f"the claim on '{self.unit_key}' was lost: its lease lapsed and another process took it over"
+            )
 
     def confirm(self) -> None:
         """Renew the lease, or raise :class:`ClaimLostError`.
 
-        In a transaction with the results it makes storing them and holding the claim one: until the transaction ends,
-        nobody can take the unit over.
+        In a transaction with the results it makes storing them and holding the claim one: until the
+        transaction ends, nobody can take the unit over.
         """
         if not self._claims.renew(self):
             self._lost.set()
         self.check()
 
     def give_up(self) -> None:
-        """Somebody is at the unit after all (a process that slept through its lease): it is looked at again later."""
+        """Somebody is at the unit after all (a process that slept through its lease): it is looked
+        at again later.
+        """
         self._lost.set()
 
     def fail(self, error: str) -> None:
@@ -107,7 +118,9 @@ class Claim:
         self._over = True
 
     def finish(self) -> None:
-        """As :meth:`confirm`, for the last results: the row goes in their transaction, so that no moment has both or neither."""
+        """As :meth:`confirm`, for the last results: the row goes in their transaction, so that no
+        moment has both or neither.
+        """
         self._over = self._claims.release(self)
         if not self._over:
             self._lost.set()
@@ -117,12 +130,16 @@ class Claim:
 class Claims:
     """Claims of one kind of work in one store; may be shared by threads."""
 
-    def __init__(self, store: Store, kind: str, *, study_id: int | None = None, lease: float = LEASE) -> None:
+    def __init__(
+        self, store: Store, kind: str, *, study_id: int | None = None, lease: float = LEASE
+    ) -> None:
         self.store, self.kind, self.study_id, self.lease = store, kind, study_id, lease
         self._heart = _Heart(self)
 
     def claim(self, unit_key: str) -> Claim | None:
-        """The unit, claimed for this process; None where another process has it or where it has failed."""
+        """The unit, claimed for this process; None where another process has it or where it has
+        failed.
+        """
         claim = self.take(unit_key)
         if claim is None:
             holder = self.holder(unit_key)
@@ -131,15 +148,23 @@ class Claims:
         return claim
 
     def take(self, unit_key: str, from_dead: str = "") -> Claim | None:
-        """One statement: insert the row, or take over one whose lease is over or whose owner is ``from_dead``."""
+        """One statement: insert the row, or take over one whose lease is over or whose owner is
+        ``from_dead``.
+        """
         owner = new_owner()
         values = {
-            "key": unit_key, "kind": self.kind, "study": self.study_id, "owner": owner, "lease": self.lease,
+            "key": unit_key,
+            "kind": self.kind,
+            "study": self.study_id,
+            "owner": owner,
+            "lease": self.lease,
             "dead": from_dead or "nobody",
         }
         try:
             with self.store.connection(writes=True, statements=1) as connection:
-                attempts = connection.execute(_TAKE[self.store.dialect], values).scalar_one_or_none()
+                attempts = connection.execute(
+                    _TAKE[self.store.dialect], values
+                ).scalar_one_or_none()
         except StoreError:
             _abandoned.add(owner)  # the connection broke: the row may be there all the same
             raise
@@ -148,24 +173,38 @@ class Claims:
     def holder(self, unit_key: str) -> str:
         """The owner of a unit's row, '' where there is none."""
         with self.store.connection(statements=1) as connection:
-            found = connection.execute(sa.select(UNITS.c.owner).where(UNITS.c.unit_key == unit_key)).scalar_one_or_none()
+            found = connection.execute(
+                sa.select(UNITS.c.owner).where(UNITS.c.unit_key == unit_key)
+            ).scalar_one_or_none()
         return found or ""
 
     def taken(self) -> set[str]:
-        """Keys of the units of this kind whose lease runs, of owners not known to be dead, in one look."""
+        """Keys of the units of this kind whose lease runs, of owners not known to be dead, in one
+        look.
+        """
         return {key for key, dead in self.looked().items() if not dead}
 
     def looked(self) -> dict[str, str]:
-        """The units of this kind whose lease runs: key -> its owner where that is known to be dead, else ''."""
-        running = (UNITS.c.kind == self.kind, UNITS.c.status == "claimed", UNITS.c.lease_until > database_now())
+        """The units of this kind whose lease runs: key -> its owner where that is known to be dead,
+        else ''.
+        """
+        running = (
+            UNITS.c.kind == self.kind,
+            UNITS.c.status == "claimed",
+            UNITS.c.lease_until > database_now(),
+        )
         with self.store.connection(statements=1) as connection:
-            rows = connection.execute(sa.select(UNITS.c.unit_key, UNITS.c.owner).where(*running)).all()
+            rows = connection.execute(
+                sa.select(UNITS.c.unit_key, UNITS.c.owner).where(*running)
+            ).all()
         return {key: owner if owner in _abandoned or is_dead(owner) else "" for key, owner in rows}
 
     def renew(self, claim: Claim) -> bool:
         """Begin the lease anew; False where the claim is not this one's any more."""
         now = database_now()
-        return self._change(claim, sa.update(UNITS).values(lease_until=now + self.lease, heartbeat_at=now))
+        return self._change(
+            claim, sa.update(UNITS).values(lease_until=now + self.lease, heartbeat_at=now)
+        )
 
     def release(self, claim: Claim) -> bool:
         """Take the row away: the work is done, or somebody else may do it."""
@@ -173,15 +212,23 @@ class Claims:
 
     def fail(self, claim: Claim, error: str) -> bool:
         """Leave the row with the error; the unit is not claimed again until :meth:`reopen`."""
-        return self._change(claim, sa.update(UNITS).values(status="failed", owner="", lease_until=None, error=error))
+        return self._change(
+            claim, sa.update(UNITS).values(status="failed", owner="", lease_until=None, error=error)
+        )
 
     def _change(self, claim: Claim, statement: Any) -> bool:
-        own = (UNITS.c.unit_key == claim.unit_key, UNITS.c.owner == claim.owner, UNITS.c.status == "claimed")
+        own = (
+            UNITS.c.unit_key == claim.unit_key,
+            UNITS.c.owner == claim.owner,
+            UNITS.c.status == "claimed",
+        )
         with self.store.connection(writes=True, statements=1) as connection:
             return bool(connection.execute(statement.where(*own)).rowcount)
 
     def reopen(self) -> int:
-        """Let the failed units of this kind (and study) be claimed again, their attempts kept; their number."""
+        """Let the failed units of this kind (and study) be claimed again, their attempts kept;
+        their number.
+        """
         failed = [UNITS.c.kind == self.kind, UNITS.c.status == "failed"]
         if self.study_id is not None:
             failed.append(UNITS.c.study_id == self.study_id)
@@ -192,25 +239,35 @@ class Claims:
     def sweep(self) -> int:
         """Take away the rows that nobody works for (of this kind and study); their number.
 
-        For when nothing is missing: a process that dies between storing its last result and releasing its claim leaves one,
-        and so does a connection that breaks at either end of a claim.
+        For when nothing is missing: a process that dies between storing its last result and
+        releasing its claim leaves one, and so does a connection that breaks at either end of a
+        claim.
         """
         own = [UNITS.c.kind == self.kind, UNITS.c.status == "claimed"]
         if self.study_id is not None:
             own.append(UNITS.c.study_id == self.study_id)
         with self.store.connection() as connection:
             over = UNITS.c.lease_until <= database_now()
-            rows = connection.execute(sa.select(UNITS.c.unit_key, UNITS.c.owner, over).where(*own)).all()
-        dead = [(key, owner) for key, owner, lapsed in rows if lapsed or owner in _abandoned or is_dead(owner)]
+            rows = connection.execute(
+                sa.select(UNITS.c.unit_key, UNITS.c.owner, over).where(*own)
+            ).all()
+        dead = [
+            (key, owner)
+            for key, owner, lapsed in rows
+            if lapsed or owner in _abandoned or is_dead(owner)
+        ]
         if not dead:
             return 0
-        gone = sa.delete(UNITS).where(sa.tuple_(UNITS.c.unit_key, UNITS.c.owner).in_(dead), UNITS.c.status == "claimed")
+        gone = sa.delete(UNITS).where(
+            sa.tuple_(UNITS.c.unit_key, UNITS.c.owner).in_(dead), UNITS.c.status == "claimed"
+        )
         with self.store.connection(writes=True) as connection:
             return int(connection.execute(gone).rowcount)
 
     @contextmanager
     def hold(self, unit_key: str, from_dead: str | None = None) -> Iterator[Claim | None]:
-        """The unit with a heartbeat while the block runs, None where it cannot be had; released at the end of the block.
+        """The unit with a heartbeat while the block runs, None where it cannot be had; released at
+        the end of the block.
 
         ``from_dead``: its owner as :meth:`looked` has found it; None looks now.
         """
@@ -236,12 +293,16 @@ class Claims:
         """As :meth:`hold`; raises :class:`BusyError` where another process has the unit."""
         with self.hold(unit_key) as claim:
             if claim is None:
-                raise BusyError(f"{what}: {describe(self.holder(unit_key))} is at it; wait for it or stop it")
+                raise BusyError(
+                    f"{what}: {describe(self.holder(unit_key))} is at it; wait for it or stop it"
+                )
             yield claim
 
 
 class _Heart:
-    """One thread that renews the leases of all claims held through a :class:`Claims`; it ends when none is held."""
+    """One thread that renews the leases of all claims held through a :class:`Claims`; it ends when
+    none is held.
+    """
 
     def __init__(self, claims: Claims) -> None:
         self._claims, self._held, self._lock = claims, set[Claim](), threading.Lock()
@@ -251,7 +312,9 @@ class _Heart:
         with self._lock:
             self._held.add(claim)
             if self._thread is None or not self._thread.is_alive():  # a forked process has none
-                self._thread = threading.Thread(target=self._beat, name=f"heartbeat {self._claims.kind}", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._beat, name=f"heartbeat {self._claims.kind}", daemon=True
+                )
                 self._thread.start()
 
     def remove(self, claim: Claim) -> None:
@@ -267,27 +330,39 @@ class _Heart:
                     self._thread = None
                     return
                 for claim in list(self._held):
-                    with suppress(StoreError):  # away for now: the next beat may reach it, and whoever stores results asks again
+                    with suppress(
+                        StoreError
+                        # away for now: the next beat may reach it, and whoever stores results asks
+                        # again
+                    ):
                         if not self._claims.renew(claim):
                             claim._lost.set()
                             self._held.discard(claim)
 
 
 def share(
-    claims: Claims, missing: Callable[[], Sequence[T]], key: Callable[[T], str], work: Callable[[T, Claim], bool], *,
-    poll: float = 2.0, waiting: Callable[[int], None] = lambda units: None,
+    claims: Claims,
+    missing: Callable[[], Sequence[T]],
+    key: Callable[[T], str],
+    work: Callable[[T, Claim], bool],
+    *,
+    poll: float = 2.0,
+    waiting: Callable[[int], None] = lambda units: None,
 ) -> int:
-    """Do what is missing together with every other process that calls this; returns when nothing is missing.
+    """Do what is missing together with every other process that calls this; returns when nothing is
+    missing.
 
-    ``missing()`` gives the units that nobody has done or failed, best order first. ``work(unit, claim)`` does one and returns
-    True, or finds it done by another since then and returns False. A unit that others hold is waited for (asking every ``poll``
-    seconds) and taken over if they die; ``waiting`` is told how many they are, 0 when it is over. Returns the number of units
-    done here.
+    ``missing()`` gives the units that nobody has done or failed, best order first. ``work(unit,
+    claim)`` does one and returns True, or finds it done by another since then and returns False. A
+    unit that others hold is waited for (asking every ``poll`` seconds) and taken over if they die;
+    ``waiting`` is told how many they are, 0 when it is over. Returns the number of units done here.
     """
     done: set[str] = set()
     settled: set[str] = set()  # done here, or found done: never looked at again
     while True:
-        begun = time.thread_time()  # its own time: on a crowded machine, waiting for a processor is no reason to look less often
+        # its own time: on a crowded machine, waiting for a processor is no reason to look less
+        # often
+        begun = time.thread_time()
         todo = [unit for unit in missing() if key(unit) not in settled]
         if not todo:
             waiting(0)
@@ -297,17 +372,30 @@ def share(
         free = [unit for unit in todo if not (key(unit) in looked and not looked[key(unit)])]
         cost = time.thread_time() - begun
         keyed = [(key(unit), unit) for unit in free]
-        worked = _round(claims, _from_random(keyed) if looked else keyed, looked, work, (done, settled), 20 * cost)
+        worked = _round(
+            claims,
+            _from_random(keyed) if looked else keyed,
+            looked,
+            work,
+            (done, settled),
+            20 * cost,
+        )
         waiting(0 if worked else len(todo))
         if not worked:
             time.sleep(max(poll, 10 * cost) * random.uniform(0.75, 1.25))
 
 
 def _round(
-    claims: Claims, units: list[tuple[str, T]], looked: dict[str, str], work: Callable[[T, Claim], bool],
-    kept: tuple[set[str], set[str]], patience: float,
+    claims: Claims,
+    units: list[tuple[str, T]],
+    looked: dict[str, str],
+    work: Callable[[T, Claim], bool],
+    kept: tuple[set[str], set[str]],
+    patience: float,
 ) -> bool:
-    """Work through ``units``; whether any was had. It ends early where others are quicker and ``units`` is too old."""
+    """Work through ``units``; whether any was had. It ends early where others are quicker and
+    ``units`` is too old.
+    """
     begun, had = time.monotonic(), False
     done, settled = kept
     while units:
@@ -327,6 +415,8 @@ def _round(
 
 
 def _from_random(units: list[T]) -> list[T]:
-    """The same units in the same cyclic order from a random one on: among others, all would want the first."""
+    """The same units in the same cyclic order from a random one on: among others, all would want
+    the first.
+    """
     start = random.randrange(len(units)) if units else 0
     return units[start:] + units[:start]

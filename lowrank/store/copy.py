@@ -1,6 +1,7 @@
 """Moving and merging stores by natural keys, and telling whether two are the same.
 
-Ids are a database's own affair: what a row refers to is found again in the other store by its natural key.
+Ids are a database's own affair: what a row refers to is found again in the other store by its
+natural key.
 """
 
 from __future__ import annotations
@@ -19,20 +20,24 @@ from lowrank.store.records import Record
 from lowrank.store.rows import Codec, codec, record_types, same_value, shown
 
 R = TypeVar("R", bound=Record)
-Ids = dict[str, dict[int, int]]             # table -> id in the source -> id in the target
+Ids = dict[str, dict[int, int]]  # table -> id in the source -> id in the target
 Keys = dict[str, dict[int, tuple[Any, ...]]]  # table -> id -> natural key
 Preference = Literal["source", "target"] | None
 BATCH = 2_000
 
 
 def copy_store(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], *, prefer: Preference = None,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    prefer: Preference = None,
 ) -> list[dict[str, Any]]:
-    """Copy every row of ``source`` into ``target``, which is made where it is empty; one row of counts a table.
+    """Copy every row of ``source`` into ``target``, which is made where it is empty; one row of
+    counts a table.
 
-    All of it is one transaction of the target. Rows that are there already must be the same, else ConflictError.
-    Fields that change with time (a study's file, a run's status) may differ only with ``prefer``, which says whose
-    state stays.
+    All of it is one transaction of the target. Rows that are there already must be the same, else
+    ConflictError. Fields that change with time (a study's file, a run's status) may differ only
+    with ``prefer``, which says whose state stays.
     """
     with Store.open(source, read_only=True) as here, Store.open(target, create=True) as there:
         if here.url_masked == there.url_masked:
@@ -42,10 +47,14 @@ def copy_store(
             total = sum(here.count(record_type) for record_type in types)
             ids: Ids = {}
             with tqdm(total=total, unit="rows", desc="copy", disable=None) as bar:
-                return [_copy_table(here, there, record_type, ids, prefer, bar) for record_type in types]
+                return [
+                    _copy_table(here, there, record_type, ids, prefer, bar) for record_type in types
+                ]
 
 
-def _copy_table(here: Store, there: Store, record_type: type[R], ids: Ids, prefer: Preference, bar: Any) -> dict[str, Any]:
+def _copy_table(
+    here: Store, there: Store, record_type: type[R], ids: Ids, prefer: Preference, bar: Any
+) -> dict[str, Any]:
     found = codec(record_type)
     rows = here.iterate(record_type, batch=BATCH)
     mapping = ids.setdefault(found.name, {})
@@ -64,16 +73,22 @@ def _copy_table(here: Store, there: Store, record_type: type[R], ids: Ids, prefe
 
 def _moved(found: Codec[R], record: R, ids: Ids) -> R:
     """``record`` with the ids that its references have in the target."""
-    references = {field: ids[table].get(getattr(record, field)) for field, table in found.parents.items()}
+    references = {
+        field: ids[table].get(getattr(record, field)) for field, table in found.parents.items()
+    }
     return replace(record, id=None, **references)
 
 
 def _settle(there: Store, found: Codec[R], record: R, stored: R, prefer: Preference) -> None:
     """Fields that change with time: the same, or those of the preferred side."""
     mutable = found.record_type.mutable
-    differing = sorted(name for name in mutable if not same_value(getattr(record, name), getattr(stored, name)))
+    differing = sorted(
+        name for name in mutable if not same_value(getattr(record, name), getattr(stored, name))
+    )
     if prefer == "source" and differing:
-        there.update(found.record_type, stored.id or 0, **{name: getattr(record, name) for name in differing})
+        there.update(
+            found.record_type, stored.id or 0, **{name: getattr(record, name) for name in differing}
+        )
     telling = [name for name in differing if name not in found.record_type.volatile]
     if prefer is None and telling:
         key = ", ".join(f"{name}={getattr(record, name)}" for name in found.record_type.key)
@@ -85,7 +100,8 @@ def _settle(there: Store, found: Codec[R], record: R, stored: R, prefer: Prefere
 
 
 def differences(one: Store, other: Store, ignore_volatile: bool = True) -> list[str]:
-    """What keeps two stores from being the same, a sentence each, by natural keys and values; empty: nothing.
+    """What keeps two stores from being the same, a sentence each, by natural keys and values;
+    empty: nothing.
 
     ``ignore_volatile`` leaves out timing, memory and provenance.
     """
@@ -106,7 +122,10 @@ def differences(one: Store, other: Store, ignore_volatile: bool = True) -> list[
 
 
 def _contents(
-    store: Store, table: Codec[R], keys: Keys, ignore_volatile: bool,
+    store: Store,
+    table: Codec[R],
+    keys: Keys,
+    ignore_volatile: bool,
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
     """(natural key, values) of every row; references are natural keys, too."""
     own = keys.setdefault(table.name, {})
@@ -121,11 +140,19 @@ def _contents(
 
 def _resolved(table: Codec[R], record: R, name: str, keys: Keys) -> Any:
     value = getattr(record, name)
-    return keys[table.parents[name]][value] if name in table.parents and value is not None else value
+    return (
+        keys[table.parents[name]][value] if name in table.parents and value is not None else value
+    )
 
 
-def _compare(table: str, key: tuple[Any, ...], mine: dict[str, Any], theirs: dict[str, Any] | None) -> Sequence[str]:
+def _compare(
+    table: str, key: tuple[Any, ...], mine: dict[str, Any], theirs: dict[str, Any] | None
+) -> Sequence[str]:
     if theirs is None:
         return [f"{table} {key}: only in the first store"]
     pairs = ((name, value, theirs[name]) for name, value in mine.items())
-    return [f"{table} {key}: {name} is {shown(a)} and {shown(b)}" for name, a, b in pairs if not same_value(a, b)]
+    return [
+        f"{table} {key}: {name} is {shown(a)} and {shown(b)}"
+        for name, a, b in pairs
+        if not same_value(a, b)
+    ]

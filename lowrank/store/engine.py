@@ -1,8 +1,8 @@
 """Engines for the two databases: how URLs are read and shown, and how connections behave.
 
-SQLite runs with a write-ahead log, so readers never wait for a writer, and every writing transaction takes the write
-lock at once (``BEGIN IMMEDIATE``): a transaction that reads first and writes later would fail with 'database is
-locked' whatever the timeout.
+SQLite runs with a write-ahead log, so readers never wait for a writer, and every writing
+transaction takes the write lock at once (``BEGIN IMMEDIATE``): a transaction that reads first and
+writes later would fail with 'database is locked' whatever the timeout.
 """
 
 from __future__ import annotations
@@ -21,24 +21,57 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    DisconnectionError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from lowrank.errors import StoreAwayError, StoreError
 
-LOCK_TIMEOUT = 30.0      # seconds that a writer waits for another one on SQLite
-CONNECT_TIMEOUT = 10     # seconds that PostgreSQL has to answer
-IDLE = 1.0               # seconds after which a connection is tried before it is used again
+LOCK_TIMEOUT = 30.0  # seconds that a writer waits for another one on SQLite
+CONNECT_TIMEOUT = 10  # seconds that PostgreSQL has to answer
+IDLE = 1.0  # seconds after which a connection is tried before it is used again
 SECRET_PARAMETERS = ("password", "sslpassword", "passfile")
 MASK = "***"
-PASSING = ("database is locked", "disk is full", "disk I/O error", "No space left on device")  # what may be mended meanwhile
-UNREACHABLE = ("connection failed", "connection is bad", "unable to open database", "connection timeout", "failed to resolve host")
-BROKEN_OFF = ("08", "57P0")  # SQLSTATE: connection exceptions; a server that stops, crashed or starts
+PASSING = (
+    "database is locked",
+    "disk is full",
+    "disk I/O error",
+    "No space left on device",
+)  # what may be mended meanwhile
+UNREACHABLE = (
+    "connection failed",
+    "connection is bad",
+    "unable to open database",
+    "connection timeout",
+    "failed to resolve host",
+)
+BROKEN_OFF = (
+    "08",
+    "57P0",
+)  # SQLSTATE: connection exceptions; a server that stops, crashed or starts
 to_json = partial(json.dumps, allow_nan=False, sort_keys=True)  # PostgreSQL's JSON knows no nan
 _READABLE = {
-    sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_TRANSACTION,
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_RECURSIVE,
+    sqlite3.SQLITE_TRANSACTION,
 }
-_READABLE_PRAGMAS = {"table_info", "table_xinfo", "table_list", "index_list", "index_info", "foreign_key_list", "read_uncommitted"}
+_READABLE_PRAGMAS = {
+    "table_info",
+    "table_xinfo",
+    "table_list",
+    "index_list",
+    "index_info",
+    "foreign_key_list",
+    "read_uncommitted",
+}
 
 
 def parse_url(text: str | os.PathLike[str]) -> URL:
@@ -49,13 +82,19 @@ def parse_url(text: str | os.PathLike[str]) -> URL:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
-        raise StoreError("the database URL cannot be read; expected sqlite:///FILE or postgresql://USER@HOST/NAME") from error
+        raise StoreError(
+            "the database URL cannot be read; expected sqlite:///FILE or postgresql://USER@HOST/NAME"
+        ) from error
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     if url.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
-        raise StoreError(f"the database '{url.drivername}' is not supported; use sqlite:///FILE or postgresql://USER@HOST/NAME")
+        raise StoreError(
+            f"the database '{url.drivername}' is not supported; use sqlite:///FILE or postgresql://USER@HOST/NAME"
+        )
     if url.get_backend_name() == "sqlite" and (url.database or ":memory:") == ":memory:":
-        raise StoreError("a store in memory would be gone with its process; give a file: sqlite:///FILE")
+        raise StoreError(
+            "a store in memory would be gone with its process; give a file: sqlite:///FILE"
+        )
     return url
 
 
@@ -67,13 +106,18 @@ def mask(url: URL) -> str:
 
 def secrets(url: URL) -> list[str]:
     """The passwords in ``url``."""
-    given = [url.password, *(value for key, value in url.query.items() if key.lower() in SECRET_PARAMETERS)]
+    given = [
+        url.password,
+        *(value for key, value in url.query.items() if key.lower() in SECRET_PARAMETERS),
+    ]
     return [str(secret) for secret in given if secret]
 
 
 @contextmanager
 def translated(url: URL) -> Iterator[None]:
-    """Errors of SQLAlchemy and of the drivers as one sentence that names the database, its password masked."""
+    """Errors of SQLAlchemy and of the drivers as one sentence that names the database, its password
+    masked.
+    """
     try:
         yield
     except SQLAlchemyError as error:
@@ -81,16 +125,25 @@ def translated(url: URL) -> Iterator[None]:
         for secret in secrets(url):
             reason = reason.replace(secret, MASK)
         if "database is locked" in reason:
-            reason += f" (others wrote for {LOCK_TIMEOUT:.0f} seconds; for many writers use PostgreSQL)"
+            reason += (
+                f" (others wrote for {LOCK_TIMEOUT:.0f} seconds; for many writers use PostgreSQL)"
+            )
         unreachable = _is_unreachable(error)
-        kind = StoreAwayError if unreachable or any(sign in reason for sign in PASSING) else StoreError
+        kind = (
+            StoreAwayError if unreachable or any(sign in reason for sign in PASSING) else StoreError
+        )
         what = "cannot reach" if unreachable else "refused by"
-        raise kind(f"{what} the database {mask(url)}: {reason}") from (None if secrets(url) else error)
+        raise kind(f"{what} the database {mask(url)}: {reason}") from (
+            None if secrets(url) else error
+        )
 
 
 def one_line(error: BaseException | None) -> str:
     """The message of an error as one line."""
-    return "; ".join(part.strip() for part in str(error).splitlines() if part.strip()) or type(error).__name__
+    return (
+        "; ".join(part.strip() for part in str(error).splitlines() if part.strip())
+        or type(error).__name__
+    )
 
 
 def _is_unreachable(error: Exception) -> bool:
@@ -98,26 +151,35 @@ def _is_unreachable(error: Exception) -> bool:
         return True
     if not isinstance(error, DBAPIError):
         return False
-    return error.connection_invalidated or _is_broken_off(error) or any(sign in str(error) for sign in UNREACHABLE)
+    return (
+        error.connection_invalidated
+        or _is_broken_off(error)
+        or any(sign in str(error) for sign in UNREACHABLE)
+    )
 
 
 def _is_broken_off(error: DBAPIError) -> bool:
     """Whether PostgreSQL closed the connection, or nobody answered (which bears no SQLSTATE).
 
-    SQLAlchemy knows it of connections in use (``connection_invalidated``), not of one that breaks while it is being opened.
+    SQLAlchemy knows it of connections in use (``connection_invalidated``), not of one that breaks
+    while it is being opened.
     """
     state = getattr(error.orig, "sqlstate", "")
     return isinstance(error, OperationalError) and (state is None or state.startswith(BROKEN_OFF))
 
 
 def create_engine(url: URL, *, read_only: bool = False, foreign_keys: bool = True) -> Engine:
-    """An engine on ``url``; the transactions of a read-only one cannot write, which the database itself enforces."""
+    """An engine on ``url``; the transactions of a read-only one cannot write, which the database
+    itself enforces.
+    """
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, read_only, foreign_keys)
     try:
         return _postgresql_engine(url, read_only)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
-        raise StoreError("PostgreSQL needs the driver psycopg; install it with: pip install 'lowrank[postgres]'") from error
+        raise StoreError(
+            "PostgreSQL needs the driver psycopg; install it with: pip install 'lowrank[postgres]'"
+        ) from error
 
 
 def writing(engine: Engine) -> Engine:
@@ -126,8 +188,14 @@ def writing(engine: Engine) -> Engine:
 
 
 def single(engine: Engine) -> Engine:
-    """The same engine for single statements, on PostgreSQL without BEGIN and COMMIT: one round trip instead of three."""
-    return engine.execution_options(isolation_level="AUTOCOMMIT") if engine.dialect.name == "postgresql" else engine
+    """The same engine for single statements, on PostgreSQL without BEGIN and COMMIT: one round trip
+    instead of three.
+    """
+    return (
+        engine.execution_options(isolation_level="AUTOCOMMIT")
+        if engine.dialect.name == "postgresql"
+        else engine
+    )
 
 
 def _postgresql_engine(url: URL, read_only: bool) -> Engine:
@@ -144,7 +212,9 @@ def _postgresql_engine(url: URL, read_only: bool) -> Engine:
 
 
 def _binary_cursor() -> Any:
-    """A cursor whose results come in PostgreSQL's binary format: for large tables of floats a third of the time is the text."""
+    """A cursor whose results come in PostgreSQL's binary format: for large tables of floats a third
+    of the time is the text.
+    """
     import psycopg
 
     class BinaryCursor(psycopg.Cursor[Any]):
@@ -188,13 +258,17 @@ def _sqlite_engine(url: URL, read_only: bool, foreign_keys: bool) -> Engine:
     @sa.event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, record: Any) -> None:
         connection.isolation_level = None  # transactions begin below, not inside the driver
-        connection.create_function("exp", 1, _exp, deterministic=True)  # not every SQLite is built with it
+        connection.create_function(
+            "exp", 1, _exp, deterministic=True
+        )  # not every SQLite is built with it
         if read_only:
             connection.set_authorizer(_only_reading)
         else:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute("PRAGMA foreign_keys=ON" if foreign_keys else "PRAGMA foreign_keys=OFF")
+            connection.execute(
+                "PRAGMA foreign_keys=ON" if foreign_keys else "PRAGMA foreign_keys=OFF"
+            )
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -206,7 +280,9 @@ def _sqlite_engine(url: URL, read_only: bool, foreign_keys: bool) -> Engine:
 
 
 def _refuse_forked(engine: Engine) -> None:
-    """A process that was forked opens connections of its own: two on one socket or one file lock would mix."""
+    """A process that was forked opens connections of its own: two on one socket or one file lock
+    would mix.
+    """
 
     @sa.event.listens_for(engine, "connect")
     def remember(_connection: Any, record: Any) -> None:
@@ -220,7 +296,9 @@ def _refuse_forked(engine: Engine) -> None:
 
 
 def _refuse_broken(engine: Engine) -> None:
-    """A connection that lay idle for a while is tried before use; at once after use that would double the round trips."""
+    """A connection that lay idle for a while is tried before use; at once after use that would
+    double the round trips.
+    """
 
     @sa.event.listens_for(engine, "checkin")
     def remember(_connection: Any, record: Any) -> None:
@@ -245,8 +323,14 @@ def _only_reading(action: int, name: str | None, *_details: str | None) -> int:
 
 
 def _read_only_url(url: URL) -> URL:
-    """The file opened for reading; on a medium that cannot be written, where no writer can exist either, as immutable."""
+    """The file opened for reading; on a medium that cannot be written, where no writer can exist
+    either, as immutable.
+    """
     path = Path(str(url.database)).absolute()
-    immutable = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
+    immutable = (
+        not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
+    )
     mode = "immutable=1" if immutable else "mode=ro"
-    return url.set(database=f"file:{quote(str(path))}", query={}).update_query_string(f"{mode}&uri=true")
+    return url.set(database=f"file:{quote(str(path))}", query={}).update_query_string(
+        f"{mode}&uri=true"
+    )

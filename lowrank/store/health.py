@@ -15,12 +15,18 @@ from lowrank.store.claims import UNITS, database_now
 from lowrank.store.owner import is_dead
 
 USERS: tuple[Any, ...] = (
-    schema.MetricValue, schema.CurvePoint, schema.SingularValue, schema.DownstreamScore, schema.DownstreamItem,
+    schema.MetricValue,
+    schema.CurvePoint,
+    schema.SingularValue,
+    schema.DownstreamScore,
+    schema.DownstreamItem,
 )
 
 
 def damage(store: Store) -> list[str]:
-    """What the database itself finds wrong with its pages and references; nothing for PostgreSQL, which keeps watch itself."""
+    """What the database itself finds wrong with its pages and references; nothing for PostgreSQL,
+    which keeps watch itself.
+    """
     path = store.file
     if path is None:
         return []
@@ -30,7 +36,10 @@ def damage(store: Store) -> list[str]:
             broken = connection.execute("PRAGMA foreign_key_check").fetchall()
         except sqlite3.DatabaseError as error:
             return [str(error)]
-    lost = [f"{table}: row {row} refers to a row of '{parent}' that is not there" for table, row, parent, _ in broken[:5]]
+    lost = [
+        f"{table}: row {row} refers to a row of '{parent}' that is not there"
+        for table, row, parent, _ in broken[:5]
+    ]
     return [page for page in pages if page != "ok"] + lost
 
 
@@ -44,7 +53,9 @@ def size(store: Store) -> int:
 
 
 def dead_claims(store: Store) -> list[records.WorkUnit]:
-    """Claims whose lease is over by the database's clock, or whose process is known to have ended."""
+    """Claims whose lease is over by the database's clock, or whose process is known
+    to have ended.
+    """
     with store.connection() as connection:
         now = float(connection.execute(sa.select(database_now())).scalar_one())
     claimed = store.find(records.WorkUnit, status="claimed")
@@ -53,7 +64,11 @@ def dead_claims(store: Store) -> list[records.WorkUnit]:
 
 def drop_claim(store: Store, unit: records.WorkUnit) -> bool:
     """Take away the row of a dead claim, unless somebody has taken it over meanwhile."""
-    own = (UNITS.c.unit_key == unit.unit_key, UNITS.c.owner == unit.owner, UNITS.c.status == "claimed")
+    own = (
+        UNITS.c.unit_key == unit.unit_key,
+        UNITS.c.owner == unit.owner,
+        UNITS.c.status == "claimed",
+    )
     with store.connection(writes=True) as connection:
         return bool(connection.execute(sa.delete(UNITS).where(*own)).rowcount)
 
@@ -73,4 +88,8 @@ def unused_protocols(store: Store) -> list[records.Protocol]:
 def drop_protocol(store: Store, protocol: records.Protocol) -> bool:
     """Delete a protocol under which no value stands; one that is used meanwhile stays."""
     with store.connection(writes=True) as connection:
-        return bool(connection.execute(sa.delete(schema.Protocol).where(schema.Protocol.id == protocol.id, *_unused())).rowcount)
+        return bool(
+            connection.execute(
+                sa.delete(schema.Protocol).where(schema.Protocol.id == protocol.id, *_unused())
+            ).rowcount
+        )

@@ -1,7 +1,8 @@
 """Schema versions: all contact with Alembic.
 
-An upgrade or a downgrade is one transaction, also on SQLite, and one at a time: SQLite's write lock and an advisory
-lock of PostgreSQL keep a second process waiting, which then finds nothing left to do.
+An upgrade or a downgrade is one transaction, also on SQLite, and one at a time: SQLite's write lock
+and an advisory lock of PostgreSQL keep a second process waiting, which then finds nothing left to
+do.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def require_head(connection: Connection, shown_url: str) -> None:
     elif found in _known():
         problem = f"the older schema {found}, this lowrank needs {head()}; bring it up with: lowrank db upgrade"
     else:
-        problem = f"the schema {found}, which this lowrank (at {head()}) does not know; upgrade lowrank"
+        problem = (
+            f"the schema {found}, which this lowrank (at {head()}) does not know; upgrade lowrank"
+        )
     raise StoreError(f"the database {shown_url} has {problem}")
 
 
@@ -73,7 +76,9 @@ def create(url: URL) -> None:
 
 
 def upgrade(url: URL) -> tuple[str | None, str]:
-    """Bring a database to the newest schema and load the published values; revisions before and after."""
+    """Bring a database to the newest schema and load the published values; revisions before and
+    after.
+    """
     with _locked(url) as connection:
         before = current(connection)
         if before is not None and before not in _known():
@@ -83,9 +88,13 @@ def upgrade(url: URL) -> tuple[str | None, str]:
 
 
 def downgrade(url: URL, revision: str) -> tuple[str | None, str | None]:
-    """Take a database back to ``revision`` (``base``: no tables, all rows lost); revisions before and after."""
+    """Take a database back to ``revision`` (``base``: no tables, all rows lost); revisions before
+    and after.
+    """
     if revision != "base" and revision not in _known():
-        raise StoreError(f"there is no schema '{revision}'; known: base, {', '.join(reversed(_known()))}")
+        raise StoreError(
+            f"there is no schema '{revision}'; known: base, {', '.join(reversed(_known()))}"
+        )
     require_file(url)
     with _locked(url) as connection:
         before = current(connection)
@@ -94,7 +103,9 @@ def downgrade(url: URL, revision: str) -> tuple[str | None, str | None]:
 
 
 def check(url: URL) -> None:
-    """A StoreError where the database is not at the newest schema, or the models and the migrations differ."""
+    """A StoreError where the database is not at the newest schema, or the models and the migrations
+    differ.
+    """
     require_file(url)
     with _locked(url, lock=False) as connection:
         require_head(connection, mask(url))
@@ -122,9 +133,17 @@ def inspect(url: URL) -> Inspection:
         with translated(url), engine.connect() as connection:
             names = set(sa.inspect(connection).get_table_names())
             known = [table for table in Base.metadata.sorted_tables if table.name in names]
-            counts = {t.name: connection.execute(sa.select(sa.func.count()).select_from(t)).scalar_one() for t in known}
+            counts = {
+                t.name: connection.execute(sa.select(sa.func.count()).select_from(t)).scalar_one()
+                for t in known
+            }
             server = ".".join(map(str, connection.dialect.server_version_info or ()))
-            return Inspection(f"{connection.dialect.name} {server}", current(connection), _bytes(connection, url), counts)
+            return Inspection(
+                f"{connection.dialect.name} {server}",
+                current(connection),
+                _bytes(connection, url),
+                counts,
+            )
     finally:
         engine.dispose()
 
@@ -137,7 +156,9 @@ def prepare(text: str) -> URL:
 
 
 def require_file(url: URL, create: bool = False) -> None:
-    """A StoreError unless the file of an SQLite URL exists; with ``create`` only its folder must, and is made."""
+    """A StoreError unless the file of an SQLite URL exists; with ``create`` only its folder must,
+    and is made.
+    """
     if url.get_backend_name() != "sqlite":
         return
     path = Path(str(url.database))
@@ -147,9 +168,13 @@ def require_file(url: URL, create: bool = False) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"the folder {path.parent} of the store cannot be made: {error.strerror}") from error
+            raise StoreError(
+                f"the folder {path.parent} of the store cannot be made: {error.strerror}"
+            ) from error
     elif not path.exists():
-        raise StoreError(f"there is no store at {path}; make one with: lowrank db upgrade --db sqlite:///{path}")
+        raise StoreError(
+            f"there is no store at {path}; make one with: lowrank db upgrade --db sqlite:///{path}"
+        )
 
 
 @contextmanager
@@ -157,13 +182,17 @@ def developer_connection() -> Iterator[Connection]:
     """The database of ``LOWRANK_DATABASE_URL``, for the ``alembic`` command at a checkout."""
     given = os.environ.get("LOWRANK_DATABASE_URL")
     if not given:
-        raise StoreError("set LOWRANK_DATABASE_URL for the alembic command, or use: lowrank db upgrade --db URL")
+        raise StoreError(
+            "set LOWRANK_DATABASE_URL for the alembic command, or use: lowrank db upgrade --db URL"
+        )
     with _locked(parse_url(given)) as connection:
         yield connection
 
 
 def load_published(connection: Connection) -> int:
-    """Load the values of the literature that come with lowrank; the number that were not there before."""
+    """Load the values of the literature that come with lowrank; the number that were not there
+    before.
+    """
     text = files("lowrank").joinpath("presets", "published.csv").read_text(encoding="utf-8")
     values = [_published(row) for row in csv.DictReader(text.splitlines())]
     return write.add_many(connection, codec(PublishedValue), values)
@@ -171,9 +200,15 @@ def load_published(connection: Connection) -> int:
 
 def _published(row: dict[str, str]) -> PublishedValue:
     return PublishedValue(
-        source=row["source"], source_table=row["table"], scale=row["scale"], method=row["method"],
-        quantity=row["quantity"], item=row["item"], value=float(row["value"]),
-        standard_error=float(row["stderr"]) if row["stderr"] else None, note=row["note"],
+        source=row["source"],
+        source_table=row["table"],
+        scale=row["scale"],
+        method=row["method"],
+        quantity=row["quantity"],
+        item=row["item"],
+        value=float(row["value"]),
+        standard_error=float(row["stderr"]) if row["stderr"] else None,
+        note=row["note"],
     )
 
 
@@ -198,7 +233,9 @@ def _config(connection: Connection | None) -> Config:
 
 @contextmanager
 def _locked(url: URL, *, lock: bool = True) -> Iterator[Connection]:
-    """A transaction for the schema; foreign keys rest meanwhile on SQLite, where altering a table replaces it."""
+    """A transaction for the schema; foreign keys rest meanwhile on SQLite, where altering a table
+    replaces it.
+    """
     engine = create_engine(url, foreign_keys=False)
     try:
         with translated(url), (writing(engine) if lock else engine).begin() as connection:
@@ -214,11 +251,19 @@ def _locked(url: URL, *, lock: bool = True) -> Iterator[Connection]:
 def _bytes(connection: Connection, url: URL) -> int:
     if connection.dialect.name == "sqlite":
         path = Path(str(url.database))
-        return sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}-wal")) if file.exists())
-    return int(connection.execute(sa.text("SELECT pg_database_size(current_database())")).scalar_one())
+        return sum(
+            file.stat().st_size
+            for file in (path, path.with_name(f"{path.name}-wal"))
+            if file.exists()
+        )
+    return int(
+        connection.execute(sa.text("SELECT pg_database_size(current_database())")).scalar_one()
+    )
 
 
 def _require_whole(connection: Connection) -> None:
     broken: Any = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
     if broken is not None:
-        raise StoreError(f"the table '{broken[0]}' has a row {broken[1]} that refers to a missing row of '{broken[2]}'")
+        raise StoreError(
+            f"the table '{broken[0]}' has a row {broken[1]} that refers to a missing row of '{broken[2]}'"
+        )

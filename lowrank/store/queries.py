@@ -6,8 +6,8 @@ A file ``sql/NAME.sql`` begins with comment lines::
     -- param: study text default ''
     -- param: metric text
 
-Types are text, integer and real; a parameter without a default must be given. In the statement a parameter is
-written ``:study``. The same text runs on SQLite and PostgreSQL.
+Types are text, integer and real; a parameter without a default must be given. In the statement a
+parameter is written ``:study``. The same text runs on SQLite and PostgreSQL.
 """
 
 from __future__ import annotations
@@ -28,8 +28,14 @@ if TYPE_CHECKING:
     from lowrank.store.api import Store
 
 TYPES: dict[str, type] = {"text": str, "integer": int, "real": float}
-ACCEPTED: dict[str, tuple[type, ...]] = {"text": (str,), "integer": (str, Integral), "real": (str, Real)}
-PARAMETER = re.compile(r"(?P<name>[a-z]\w*) (?P<type>\w+)(?: default (?P<default>'[^']*'|null|[-+.\w]+))?")
+ACCEPTED: dict[str, tuple[type, ...]] = {
+    "text": (str,),
+    "integer": (str, Integral),
+    "real": (str, Real),
+}
+PARAMETER = re.compile(
+    r"(?P<name>[a-z]\w*) (?P<type>\w+)(?: default (?P<default>'[^']*'|null|[-+.\w]+))?"
+)
 HEADER = re.compile(r"-- (?P<key>description|param): (?P<value>.+)")
 
 
@@ -66,18 +72,29 @@ class Query:
     sql: str
 
     def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """A value for every parameter; unknown, missing and ill-typed ones are a UsageError that names them."""
+        """A value for every parameter; unknown, missing and ill-typed ones are a UsageError that
+        names them.
+        """
         known = {parameter.name: parameter for parameter in self.parameters}
         for name in given:
             if name not in known:
                 has = f"it has: {', '.join(map(str, self.parameters))}" if known else "it has none"
-                raise UsageError(f"the query '{self.name}' has no parameter '{name}'{suggestion(name, known)}; {has}")
+                raise UsageError(
+                    f"the query '{self.name}' has no parameter '{name}'{suggestion(name, known)}; {has}"
+                )
         for name, parameter in known.items():
             if parameter.required and name not in given:
-                raise UsageError(f"the query '{self.name}' needs the parameter '{name}'; give it with: --param {name}=VALUE")
-        return {name: parameter.convert(given[name]) if name in given else parameter.default for name, parameter in known.items()}
+                raise UsageError(
+                    f"the query '{self.name}' needs the parameter '{name}'; give it with: --param {name}=VALUE"
+                )
+        return {
+            name: parameter.convert(given[name]) if name in given else parameter.default
+            for name, parameter in known.items()
+        }
 
-    def run(self, store: Store, params: Mapping[str, Any]) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def run(
+        self, store: Store, params: Mapping[str, Any]
+    ) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Column names and rows of the query in ``store``."""
         return store.select(self.sql, self.bind(params), self.types)
 
@@ -89,7 +106,11 @@ class Query:
 
 def names() -> list[str]:
     """All named queries, sorted."""
-    return sorted(entry.name.removesuffix(".sql") for entry in files("lowrank.sql").iterdir() if entry.name.endswith(".sql"))
+    return sorted(
+        entry.name.removesuffix(".sql")
+        for entry in files("lowrank.sql").iterdir()
+        if entry.name.endswith(".sql")
+    )
 
 
 @cache
@@ -103,7 +124,14 @@ def get(name: str) -> Query:
 def listing() -> list[dict[str, str]]:
     """One row a query: name, description, parameters."""
     found = map(get, names())
-    return [{"query": q.name, "description": q.description, "parameters": ", ".join(map(str, q.parameters))} for q in found]
+    return [
+        {
+            "query": q.name,
+            "description": q.description,
+            "parameters": ", ".join(map(str, q.parameters)),
+        }
+        for q in found
+    ]
 
 
 def parse(name: str, text: str) -> Query:
@@ -113,9 +141,13 @@ def parse(name: str, text: str) -> Query:
     found = [HEADER.fullmatch(line) for line in header]
     described = [match["value"] for match in found if match and match["key"] == "description"]
     if len(described) != 1 or None in found:
-        raise StoreError(f"sql/{name}.sql: the header must be one '-- description: …' line and '-- param: …' lines")
-    parameters = [_parameter(name, match["value"]) for match in found if match and match["key"] == "param"]
-    sql = "\n".join(lines[len(header):]).strip()
+        raise StoreError(
+            f"sql/{name}.sql: the header must be one '-- description: …' line and '-- param: …' lines"
+        )
+    parameters = [
+        _parameter(name, match["value"]) for match in found if match and match["key"] == "param"
+    ]
+    sql = "\n".join(lines[len(header) :]).strip()
     _require_used(name, sql, [parameter.name for parameter in parameters])
     return Query(name, described[0], tuple(parameters), sql)
 
@@ -123,19 +155,25 @@ def parse(name: str, text: str) -> Query:
 def _parameter(query: str, text: str) -> Parameter:
     match = PARAMETER.fullmatch(text)
     if match is None or match["type"] not in TYPES:
-        raise StoreError(f"sql/{query}.sql: the parameter '{text}' is not written as: name text|integer|real [default VALUE]")
+        raise StoreError(
+            f"sql/{query}.sql: the parameter '{text}' is not written as: name text|integer|real [default VALUE]"
+        )
     literal = match["default"]
     plain = Parameter(match["name"], match["type"], required=literal is None)
     if literal in (None, "null"):
         return plain
-    return Parameter(plain.name, plain.type, required=False, default=plain.convert(literal.strip("'")))
+    return Parameter(
+        plain.name, plain.type, required=False, default=plain.convert(literal.strip("'"))
+    )
 
 
 def _require_used(query: str, sql: str, declared: Iterable[str]) -> None:
     used = set(re.findall(r"(?<![:\w]):([a-z]\w*)", sql))
     odd = used.symmetric_difference(declared)
     if odd:
-        raise StoreError(f"sql/{query}.sql: the parameter '{min(odd)}' is declared or used, not both")
+        raise StoreError(
+            f"sql/{query}.sql: the parameter '{min(odd)}' is declared or used, not both"
+        )
 
 
 def _article(kind: str) -> str:

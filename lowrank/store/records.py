@@ -1,8 +1,9 @@
 """What the store takes and gives: frozen dataclasses, one for each table, free of SQLAlchemy.
 
-``key`` names the natural key of a record; two stores are the same when natural keys and values agree, whatever the
-autoincrement ids. ``volatile`` names what may differ between two computations of the same thing (timing, memory,
-provenance) and is never compared. Float fields may be nan or infinite: the store keeps value and kind in two columns.
+``key`` names the natural key of a record; two stores are the same when natural keys and values
+agree, whatever the autoincrement ids. ``volatile`` names what may differ between two computations
+of the same thing (timing, memory, provenance) and is never compared. Float fields may be nan or
+infinite: the store keeps value and kind in two columns.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ Json = dict[str, Any]
 
 AGGREGATE_LAYER = -2  # over all layers
 EMBEDDING_LAYER = -1  # the embedding output
-ALL_MODULES = ""      # the aggregate over modules
+ALL_MODULES = ""  # the aggregate over modules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,9 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Study(Record):
-    """A study file under its name; editing the file (more seeds, say) updates the row and extends the study."""
+    """A study file under its name; editing the file (more seeds, say) updates the row and extends
+    the study.
+    """
 
     key = ("name",)
     mutable = frozenset({"config", "config_hash", "root"})
@@ -55,15 +58,36 @@ class Provenance(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Record):
-    """One training run (or an imported one). ``config_hash`` covers what changes the weights and nothing else."""
+    """One training run (or an imported one). ``config_hash`` covers what changes the weights and
+    nothing else.
+    """
 
     key = ("study_id", "config_hash")
-    mutable = frozenset({
-        "status", "attempts", "error", "failed_step", "last_finite_loss", "world_size", "init_hash", "parameters_total",
-        "parameters_trainable", "parameter_bytes", "gradient_bytes", "optimizer_state_bytes", "peak_memory_bytes",
-        "dataset_fingerprint", "tokenizer_hash", "provenance_id", "train_seconds", "config",
-    })
-    volatile = frozenset({"peak_memory_bytes", "provenance_id", "train_seconds", "attempts", "config"})
+    mutable = frozenset(
+        {
+            "status",
+            "attempts",
+            "error",
+            "failed_step",
+            "last_finite_loss",
+            "world_size",
+            "init_hash",
+            "parameters_total",
+            "parameters_trainable",
+            "parameter_bytes",
+            "gradient_bytes",
+            "optimizer_state_bytes",
+            "peak_memory_bytes",
+            "dataset_fingerprint",
+            "tokenizer_hash",
+            "provenance_id",
+            "train_seconds",
+            "config",
+        }
+    )
+    volatile = frozenset(
+        {"peak_memory_bytes", "provenance_id", "train_seconds", "attempts", "config"}
+    )
     study_id: int
     config_hash: str
     method: str
@@ -71,21 +95,23 @@ class Run(Record):
     seed: int
     data_seed: int
     init_seed: int
-    variant: str = ""                     # label of a recipe variation within the study ('' where there is none)
-    kind: str = "trained"                 # trained | imported
-    status: str = "planned"               # planned | running | done | failed | cancelled
+    variant: str = ""  # label of a recipe variation within the study ('' where there is none)
+    kind: str = "trained"  # trained | imported
+    status: str = "planned"  # planned | running | done | failed | cancelled
     rank: int | None = None
     config: Json = field(default_factory=dict)
     base_learning_rate: float | None = None
-    effective_learning_rate: float | None = None   # learning rate times the scale of the method's update
+    effective_learning_rate: float | None = (
+        None  # learning rate times the scale of the method's update
+    )
     total_steps: int = 0
     precision: str = "float32"
     world_size: int = 1
     attempts: int = 0
     error: str = ""
-    failed_step: int | None = None        # update whose loss or gradient was not finite
+    failed_step: int | None = None  # update whose loss or gradient was not finite
     last_finite_loss: float | None = None
-    init_hash: str = ""                   # equal for runs that start from the same effective weights
+    init_hash: str = ""  # equal for runs that start from the same effective weights
     parameters_total: int | None = None
     parameters_trainable: int | None = None
     parameter_bytes: int | None = None
@@ -108,7 +134,7 @@ class EvaluationSet(Record):
     split: str
     seed: int
     examples: int
-    tokens: int            # scored target tokens
+    tokens: int  # scored target tokens
     max_length: int
     packing: bool
     tokenizer_hash: str
@@ -117,15 +143,17 @@ class EvaluationSet(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Record):
-    """Weights at a step. ``path`` is relative to the study's root; ``validation_loss`` is in nats a token."""
+    """Weights at a step. ``path`` is relative to the study's root; ``validation_loss`` is in nats a
+    token.
+    """
 
     key = ("run_id", "step")
     run_id: int
     step: int
-    kind: str              # initial | training | final | imported
+    kind: str  # initial | training | final | imported
     tokens_seen: int
     path: str
-    sha256: str            # of the weights
+    sha256: str  # of the weights
     bytes: int
     validation_loss: float | None = None
     validation_tokens: int = 0
@@ -149,24 +177,28 @@ class TrainingLog(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol(Record):
-    """How a value was made. ``parameters_hash`` covers every other field; code version is provenance, not protocol."""
+    """How a value was made. ``parameters_hash`` covers every other field; code version is
+    provenance, not protocol.
+    """
 
     key = ("parameters_hash",)
-    name: str                        # exact | published | …
+    name: str  # exact | published | …
     lens: str
     metric_revision: int
-    space: str = ""                  # trained | dense | factor | '' where it does not apply
+    space: str = ""  # trained | dense | factor | '' where it does not apply
     normalization: str = ""
     evaluation_set_id: int | None = None
     direction_seed: int | None = None
     precision: str = ""
     parameters: Json = field(default_factory=dict)
-    parameters_hash: str = ""        # filled by the store: it knows the evaluation set's content hash
+    parameters_hash: str = ""  # filled by the store: it knows the evaluation set's content hash
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricValue(Record):
-    """One number of one checkpoint. ``value`` None means absent by definition; ``note`` says why."""
+    """One number of one checkpoint. ``value`` None means absent by definition;
+    ``note`` says why.
+    """
 
     key = ("checkpoint_id", "reference_checkpoint_id", "protocol_id", "metric", "layer", "module")
     volatile = frozenset({"provenance_id"})
@@ -178,7 +210,7 @@ class MetricValue(Record):
     module: str = ALL_MODULES
     value: float | None
     standard_error: float | None = None
-    n: int | None = None             # directions, positions, matrices … behind the value
+    n: int | None = None  # directions, positions, matrices … behind the value
     note: str = ""
     provenance_id: int | None = None
 
@@ -187,7 +219,14 @@ class MetricValue(Record):
 class CurvePoint(Record):
     """One point of a curve along a direction (``direction_index`` -1: mean over directions)."""
 
-    key = ("checkpoint_id", "reference_checkpoint_id", "protocol_id", "curve", "direction_index", "position")
+    key = (
+        "checkpoint_id",
+        "reference_checkpoint_id",
+        "protocol_id",
+        "curve",
+        "direction_index",
+        "position",
+    )
     checkpoint_id: int
     protocol_id: int
     curve: str
@@ -204,7 +243,15 @@ class CurvePoint(Record):
 class SingularValue(Record):
     """One singular value of W ('w') or of ΔW(last, first) ('dw'); position 0 is the largest."""
 
-    key = ("checkpoint_id", "reference_checkpoint_id", "protocol_id", "matrix", "layer", "module", "position")
+    key = (
+        "checkpoint_id",
+        "reference_checkpoint_id",
+        "protocol_id",
+        "matrix",
+        "layer",
+        "module",
+        "position",
+    )
     checkpoint_id: int
     protocol_id: int
     matrix: str
@@ -246,21 +293,23 @@ class DownstreamItem(Record):
     protocol_id: int
     task: str
     metric: str
-    item: str              # hash of the item's content
+    item: str  # hash of the item's content
     value: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorFit(Record):
-    """One cross-validated fit; ``input_hash`` covers the rows it saw, so that new rows make a new fit."""
+    """One cross-validated fit; ``input_hash`` covers the rows it saw, so that new rows make a new
+    fit.
+    """
 
     key = ("study_id", "feature_set", "selection", "scheme", "model", "target", "input_hash")
     volatile = frozenset({"provenance_id"})
     study_id: int
     feature_set: str
-    features: Json         # {"names": […], "per_fold": …}
+    features: Json  # {"names": […], "per_fold": …}
     selection: str
-    scheme: str            # loso | lomo | loro | loseo
+    scheme: str  # loso | lomo | loro | loseo
     model: str
     target: str
     n: int
@@ -315,9 +364,9 @@ class WorkUnit(Record):
     mutable = frozenset({"status", "owner", "lease_until", "heartbeat_at", "attempts", "error"})
     unit_key: str
     kind: str
-    status: str            # claimed | failed
+    status: str  # claimed | failed
     owner: str = ""
-    lease_until: float | None = None      # seconds since the epoch, of the database's clock
+    lease_until: float | None = None  # seconds since the epoch, of the database's clock
     heartbeat_at: float | None = None
     attempts: int = 0
     error: str = ""

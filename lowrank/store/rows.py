@@ -1,4 +1,6 @@
-"""Between records and rows: which table, which columns, and how a value is written, read and compared."""
+"""Between records and rows: which table, which columns, and how a value is written, read and
+compared.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,11 @@ NON_FINITE = {schema.NAN: math.nan, schema.INFINITE: math.inf, schema.NEGATIVE_I
 @cache
 def record_types() -> list[type[Record]]:
     """All record types, a type after those that it refers to."""
-    by_table = {table_name(cls): cls for cls in vars(records).values() if isinstance(cls, type) and issubclass(cls, Record)}
+    by_table = {
+        table_name(cls): cls
+        for cls in vars(records).values()
+        if isinstance(cls, type) and issubclass(cls, Record)
+    }
     return [by_table[table.name] for table in schema.Base.metadata.sorted_tables]
 
 
@@ -40,7 +46,11 @@ def kind_of(value: float | None) -> str:
         return schema.ABSENT
     if math.isfinite(value):
         return schema.FINITE
-    return schema.NAN if math.isnan(value) else (schema.INFINITE if value > 0 else schema.NEGATIVE_INFINITE)
+    return (
+        schema.NAN
+        if math.isnan(value)
+        else (schema.INFINITE if value > 0 else schema.NEGATIVE_INFINITE)
+    )
 
 
 def same_value(one: Any, other: Any) -> bool:
@@ -68,9 +78,9 @@ class Codec(Generic[R]):
     record_type: type[R]
     table: sa.Table
     fields: tuple[Field, ...]
-    columns: tuple[sa.Column[Any], ...]     # id and fields, then kinds: what a record is read from
-    conflict: tuple[sa.Column[Any], ...]    # columns of the unique key
-    parents: Mapping[str, str]              # field that holds an id -> table that the id belongs to
+    columns: tuple[sa.Column[Any], ...]  # id and fields, then kinds: what a record is read from
+    conflict: tuple[sa.Column[Any], ...]  # columns of the unique key
+    parents: Mapping[str, str]  # field that holds an id -> table that the id belongs to
 
     @property
     def name(self) -> str:
@@ -78,7 +88,9 @@ class Codec(Generic[R]):
         return self.table.name
 
     def encode(self, record: R) -> dict[str, Any]:
-        """Column values of ``record``, without id; a wrong type is one sentence that names table and column."""
+        """Column values of ``record``, without id; a wrong type is one sentence that names table
+        and column.
+        """
         row: dict[str, Any] = {}
         values = vars(record)
         for field in self.fields:
@@ -98,12 +110,16 @@ class Codec(Generic[R]):
             try:
                 value = field.encode(value)
             except (TypeError, ValueError, OverflowError) as error:
-                raise StoreError(f"{self.name}.{field.name} cannot hold {shown(value)}: {error}") from error
+                raise StoreError(
+                    f"{self.name}.{field.name} cannot hold {shown(value)}: {error}"
+                ) from error
         if field.has_kind:
             kind = row[field.name + schema.KIND_SUFFIX] = kind_of(value)
             value = value if kind == schema.FINITE else None
         elif isinstance(value, float) and not math.isfinite(value):
-            raise StoreError(f"{self.name}.{field.name} is {value}, and this column holds finite numbers only")
+            raise StoreError(
+                f"{self.name}.{field.name} is {value}, and this column holds finite numbers only"
+            )
         row[field.name] = value
 
     def decode(self, row: sa.Row[Any]) -> R:
@@ -115,7 +131,9 @@ class Codec(Generic[R]):
                 if kind in NON_FINITE:
                     values[field.name] = NON_FINITE[kind]
         for name in self._mappings:
-            if isinstance(values[name], str):  # readers of PostgreSQL get JSON as text, as SQLite has it
+            if isinstance(
+                values[name], str
+            ):  # readers of PostgreSQL get JSON as text, as SQLite has it
                 values[name] = json.loads(values[name])
         return self.record_type(**values)
 
@@ -126,7 +144,12 @@ class Codec(Generic[R]):
 
     def key_of(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         """The natural key as the unique columns hold it."""
-        return tuple([row[name] if name != schema.REFERENCE_KEY else row[REFERENCE] or 0 for name in self._key])
+        return tuple(
+            [
+                row[name] if name != schema.REFERENCE_KEY else row[REFERENCE] or 0
+                for name in self._key
+            ]
+        )
 
     @cached_property
     def _key(self) -> tuple[str, ...]:
@@ -147,7 +170,11 @@ class Codec(Generic[R]):
     @cached_property
     def _mappings(self) -> list[str]:
         """Fields that hold a JSON object."""
-        return [field.name for field in self.fields if isinstance(self.table.c[field.name].type, sa.JSON)]
+        return [
+            field.name
+            for field in self.fields
+            if isinstance(self.table.c[field.name].type, sa.JSON)
+        ]
 
     @cached_property
     def is_plain(self) -> bool:
@@ -161,8 +188,12 @@ class Codec(Generic[R]):
 
     @cached_property
     def only_volatile(self) -> bool:
-        """Whether nothing but volatile fields refers to this table, so that two computations may differ in it."""
-        return self.is_parent and all(field in cls.volatile for cls, field in _references(self.name))
+        """Whether nothing but volatile fields refers to this table, so that two computations may
+        differ in it.
+        """
+        return self.is_parent and all(
+            field in cls.volatile for cls, field in _references(self.name)
+        )
 
     def field(self, name: str) -> Field:
         """The field called ``name``."""
@@ -185,21 +216,32 @@ def _codec(record_type: type[Record]) -> Codec[Any]:
     fields = tuple(_field(table, name, hints[name]) for name in names)
     kinds = [f.name + schema.KIND_SUFFIX for f in fields if f.has_kind]
     unique = next(c for c in table.constraints if isinstance(c, sa.UniqueConstraint))
-    parents = {c.name: next(iter(c.foreign_keys)).column.table.name for c in table.columns if c.foreign_keys}
+    parents = {
+        c.name: next(iter(c.foreign_keys)).column.table.name
+        for c in table.columns
+        if c.foreign_keys
+    }
     columns = tuple(table.c[name] for name in ["id", *names, *kinds])
     return Codec(record_type, table, fields, columns, tuple(unique.columns), parents)
 
 
 def _references(table: str) -> list[tuple[type[Record], str]]:
     """(record type, field) of everything that refers to ``table``."""
-    return [(cls, field) for cls in record_types() for field, parent in codec(cls).parents.items() if parent == table]
+    return [
+        (cls, field)
+        for cls in record_types()
+        for field, parent in codec(cls).parents.items()
+        if parent == table
+    ]
 
 
 def _field(table: sa.Table, name: str, hint: Any) -> Field:
     column = table.c[name]
     has_kind = name + schema.KIND_SUFFIX in table.c
     plain = int if isinstance(column.type, sa.Integer) else None
-    return Field(name, _encoder(column.type), type(None) in getattr(hint, "__args__", ()), has_kind, plain)
+    return Field(
+        name, _encoder(column.type), type(None) in getattr(hint, "__args__", ()), has_kind, plain
+    )
 
 
 def _encoder(kind: sa.types.TypeEngine[Any]) -> Callable[[Any], Any]:

@@ -2,10 +2,11 @@
 
 Columns are the fields of :mod:`lowrank.store.records`, and two kinds of columns more:
 
-- ``<field>_kind`` beside every result that may be missing or not finite: finite, nan, inf, -inf or absent. The value
-  is NULL unless its kind is finite, since SQLite would store nan as NULL and lose the difference.
-- ``reference_key`` = coalesce(reference_checkpoint_id, 0), computed by the database, because NULLs in a unique key
-  do not collide.
+- ``<field>_kind`` beside every result that may be missing or not finite: finite, nan, inf, -inf or
+  absent. The value is NULL unless its kind is finite, since SQLite would store nan as NULL and lose
+  the difference.
+- ``reference_key`` = coalesce(reference_checkpoint_id, 0), computed by the database, because NULLs
+  in a unique key do not collide.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-FINITE, NAN, INFINITE, NEGATIVE_INFINITE, ABSENT = KINDS = ("finite", "nan", "inf", "-inf", "absent")
+FINITE, NAN, INFINITE, NEGATIVE_INFINITE, ABSENT = KINDS = (
+    "finite",
+    "nan",
+    "inf",
+    "-inf",
+    "absent",
+)
 KIND_SUFFIX = "_kind"
 REFERENCE_KEY = "reference_key"
 NAMING = {
@@ -27,11 +34,13 @@ NAMING = {
 }
 
 Real = Annotated[float, mapped_column(sa.Double)]
-Big = Annotated[int, mapped_column(sa.BigInteger)]          # bytes, tokens, parameters, seeds
+Big = Annotated[int, mapped_column(sa.BigInteger)]  # bytes, tokens, parameters, seeds
 Kind = Annotated[str, mapped_column(sa.String(8))]
 Json = Annotated[dict[str, Any], mapped_column(sa.JSON)]
 Id = Annotated[int, mapped_column(primary_key=True)]
-BigId = Annotated[int, mapped_column(sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True)]
+BigId = Annotated[
+    int, mapped_column(sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True)
+]
 StudyId = Annotated[int, mapped_column(sa.ForeignKey("study.id"))]
 RunId = Annotated[int, mapped_column(sa.ForeignKey("run.id"))]
 CheckpointId = Annotated[int, mapped_column(sa.ForeignKey("checkpoint.id"))]
@@ -42,7 +51,9 @@ FitId = Annotated[int, mapped_column(sa.ForeignKey("predictor_fit.id"))]
 
 
 class Base(DeclarativeBase):
-    """Base of the models; constraint names follow one convention, so that later revisions can name them."""
+    """Base of the models; constraint names follow one convention, so that later revisions can name
+    them.
+    """
 
     metadata = sa.MetaData(naming_convention=NAMING)
 
@@ -56,13 +67,17 @@ def one_of(column: str, *values: str) -> sa.CheckConstraint:
 def result(column: str) -> sa.CheckConstraint:
     """A value exactly where its kind is finite, and a kind that is known."""
     kinds = ", ".join(f"'{kind}'" for kind in KINDS)
-    condition = f"{column}_kind IN ({kinds}) AND ({column} IS NOT NULL) = ({column}_kind = '{FINITE}')"
+    condition = (
+        f"{column}_kind IN ({kinds}) AND ({column} IS NOT NULL) = ({column}_kind = '{FINITE}')"
+    )
     return sa.CheckConstraint(condition, name=column)
 
 
 def reference_key() -> Mapped[int]:
     """The part of a unique key that stands for a reference checkpoint, 0 where there is none."""
-    return mapped_column(sa.Integer, sa.Computed("coalesce(reference_checkpoint_id, 0)", persisted=True))
+    return mapped_column(
+        sa.Integer, sa.Computed("coalesce(reference_checkpoint_id, 0)", persisted=True)
+    )
 
 
 class Study(Base):
@@ -168,7 +183,11 @@ class Checkpoint(Base):
 
 class TrainingLog(Base):
     __tablename__ = "training_log"
-    __table_args__ = (sa.UniqueConstraint("run_id", "step"), result("loss"), result("gradient_norm"))
+    __table_args__ = (
+        sa.UniqueConstraint("run_id", "step"),
+        result("loss"),
+        result("gradient_norm"),
+    )
     id: Mapped[BigId]
     run_id: Mapped[RunId]
     step: Mapped[int]
@@ -200,11 +219,21 @@ class Protocol(Base):
 class MetricValue(Base):
     __tablename__ = "metric_value"
     __table_args__ = (
-        sa.UniqueConstraint("checkpoint_id", REFERENCE_KEY, "protocol_id", "metric", "layer", "module"),
+        sa.UniqueConstraint(
+            "checkpoint_id", REFERENCE_KEY, "protocol_id", "metric", "layer", "module"
+        ),
         sa.Index(None, "metric", "layer", "module"),
-        sa.Index(  # the feature tables are read from it alone; layer and module stand in it so that SQLite can
-            "ix_metric_value_aggregate", "checkpoint_id", "metric", "protocol_id", "value", "layer", "module",
-            sqlite_where=sa.text("layer = -2 AND module = ''"), postgresql_where=sa.text("layer = -2 AND module = ''"),
+        # the feature tables are read from it alone; layer and module stand in it so that SQLite can
+        sa.Index(
+            "ix_metric_value_aggregate",
+            "checkpoint_id",
+            "metric",
+            "protocol_id",
+            "value",
+            "layer",
+            "module",
+            sqlite_where=sa.text("layer = -2 AND module = ''"),
+            postgresql_where=sa.text("layer = -2 AND module = ''"),
         ),
         result("value"),
         result("standard_error"),
@@ -229,7 +258,9 @@ class MetricValue(Base):
 class CurvePoint(Base):
     __tablename__ = "curve_point"
     __table_args__ = (
-        sa.UniqueConstraint("checkpoint_id", REFERENCE_KEY, "protocol_id", "curve", "direction_index", "position"),
+        sa.UniqueConstraint(
+            "checkpoint_id", REFERENCE_KEY, "protocol_id", "curve", "direction_index", "position"
+        ),
         result("mean"),
         result("variance"),
     )
@@ -252,7 +283,9 @@ class CurvePoint(Base):
 class SingularValue(Base):
     __tablename__ = "singular_value"
     __table_args__ = (
-        sa.UniqueConstraint("checkpoint_id", REFERENCE_KEY, "protocol_id", "matrix", "layer", "module", "position"),
+        sa.UniqueConstraint(
+            "checkpoint_id", REFERENCE_KEY, "protocol_id", "matrix", "layer", "module", "position"
+        ),
         one_of("matrix", "w", "dw"),
     )
     id: Mapped[BigId]
@@ -313,7 +346,9 @@ class DownstreamItem(Base):
 class PredictorFit(Base):
     __tablename__ = "predictor_fit"
     __table_args__ = (
-        sa.UniqueConstraint("study_id", "feature_set", "selection", "scheme", "model", "target", "input_hash"),
+        sa.UniqueConstraint(
+            "study_id", "feature_set", "selection", "scheme", "model", "target", "input_hash"
+        ),
     )
     id: Mapped[Id]
     study_id: Mapped[StudyId]
@@ -352,7 +387,9 @@ class Prediction(Base):
 
 class PublishedValue(Base):
     __tablename__ = "published_value"
-    __table_args__ = (sa.UniqueConstraint("source", "source_table", "scale", "method", "quantity", "item"),)
+    __table_args__ = (
+        sa.UniqueConstraint("source", "source_table", "scale", "method", "quantity", "item"),
+    )
     id: Mapped[Id]
     source: Mapped[str]
     source_table: Mapped[str]

@@ -22,8 +22,8 @@ class View:
         view.query("perplexity", study="demo")
         view.sql("SELECT method, count(*) FROM run GROUP BY method")
 
-    Where an answer has the columns ``x`` and ``x_kind``, infinities are put back into ``x``; nan and missing values
-    are both nan there, and ``x_kind`` tells them apart.
+    Where an answer has the columns ``x`` and ``x_kind``, infinities are put back into ``x``; nan
+    and missing values are both nan there, and ``x_kind`` tells them apart.
     """
 
     def __init__(self, store: Store) -> None:
@@ -50,7 +50,12 @@ class View:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -62,7 +67,9 @@ def frame(columns: list[str], rows: list[tuple[Any, ...]]) -> pd.DataFrame:
     import pandas as pd
 
     found = pd.DataFrame(rows, columns=columns)
-    for kind in [name for name in columns if name.endswith(KIND_SUFFIX) and columns.count(name) == 1]:
+    for kind in [
+        name for name in columns if name.endswith(KIND_SUFFIX) and columns.count(name) == 1
+    ]:
         value = kind.removesuffix(KIND_SUFFIX)
         if columns.count(value) == 1:
             restored = found[kind].map(NON_FINITE)

@@ -22,24 +22,36 @@ from lowrank.store.rows import Codec, codec, same_value, shown
 R = TypeVar("R", bound=Record)
 Row = dict[str, Any]
 Key = tuple[Any, ...]
-KEY_CHUNK = 2_000  # keys of one look-up: a key has up to seven columns, and SQLite takes 32,766 parameters
+KEY_CHUNK = (
+    2_000  # keys of one look-up: a key has up to seven columns, and SQLite takes 32,766 parameters
+)
 
 
 def protocol_hash(protocol: Protocol, evaluation_set_sha256: str | None) -> str:
-    """SHA-256 over every field of a protocol, with the content of its evaluation set in place of the id."""
-    body = {f.name: getattr(protocol, f.name) for f in fields(protocol) if f.name not in ("id", "parameters_hash")}
+    """SHA-256 over every field of a protocol, with the content of its evaluation set in place of
+    the id.
+    """
+    body = {
+        f.name: getattr(protocol, f.name)
+        for f in fields(protocol)
+        if f.name not in ("id", "parameters_hash")
+    }
     body["evaluation_set_id"] = evaluation_set_sha256
     try:
         return hashlib.sha256(to_json(body).encode()).hexdigest()
     except (TypeError, ValueError) as error:
-        raise StoreError(f"the parameters of protocol '{protocol.name}' of lens '{protocol.lens}' are not JSON: {error}") from error
+        raise StoreError(
+            f"the parameters of protocol '{protocol.name}' of lens '{protocol.lens}' are not JSON: {error}"
+        ) from error
 
 
 def add(connection: Connection, codec: Codec[R], record: R) -> R:
     """The stored record under the key of ``record``, inserted where there was none."""
     row = codec.encode(record)
     with _refusals(codec.name):
-        new = connection.execute(_insert(connection, codec).returning(*codec.columns), row).one_or_none()
+        new = connection.execute(
+            _insert(connection, codec).returning(*codec.columns), row
+        ).one_or_none()
     if new is not None:
         return codec.decode(new)
     stored = next(lookup(connection, codec, [codec.key_of(row)]))
@@ -60,7 +72,9 @@ def add_many(connection: Connection, codec: Codec[R], records: Sequence[R]) -> i
     return added
 
 
-def update(connection: Connection, codec: Codec[R], record_id: int | None, changes: Mapping[str, Any]) -> R:
+def update(
+    connection: Connection, codec: Codec[R], record_id: int | None, changes: Mapping[str, Any]
+) -> R:
     """Set fields of one row; the record as it is then."""
     row: Row = {}
     for name, value in changes.items():
@@ -69,7 +83,9 @@ def update(connection: Connection, codec: Codec[R], record_id: int | None, chang
     if row:
         with _refusals(codec.name):
             connection.execute(sa.update(table).where(table.c.id == record_id), row)
-    stored = connection.execute(sa.select(*codec.columns).where(table.c.id == record_id)).one_or_none()
+    stored = connection.execute(
+        sa.select(*codec.columns).where(table.c.id == record_id)
+    ).one_or_none()
     if stored is None:
         raise StoreError(f"the table '{codec.name}' has no row {record_id}")
     return codec.decode(stored)
@@ -79,7 +95,7 @@ def lookup(connection: Connection, codec: Codec[R], keys: Sequence[Key]) -> Iter
     """The stored records under ``keys``, in any order."""
     query = sa.select(*codec.columns)
     for start in range(0, len(keys), KEY_CHUNK):
-        chunk = keys[start:start + KEY_CHUNK]
+        chunk = keys[start : start + KEY_CHUNK]
         for row in connection.execute(query.where(sa.tuple_(*codec.conflict).in_(chunk))):
             yield codec.decode(row)
 
@@ -89,7 +105,10 @@ def require_same(codec: Codec[R], stored: Row, given: Row) -> None:
     for name in codec.fixed:
         one, other = codec.value(stored, name), codec.value(given, name)
         if not same_value(one, other):
-            key = ", ".join(f"{column}={value}" for column, value in zip(codec.record_type.key, codec.key_of(given), strict=True))
+            key = ", ".join(
+                f"{column}={value}"
+                for column, value in zip(codec.record_type.key, codec.key_of(given), strict=True)
+            )
             raise ConflictError(
                 f"'{codec.name}' already has {name} = {shown(one)} for {key}; it was not replaced by {shown(other)}"
             )
@@ -109,25 +128,39 @@ def _insert_new(connection: Connection, codec: Codec[R], rows: list[Row]) -> int
     """Insert rows, leaving those whose key is there already alone; the number of new ones."""
     statement = _insert(connection, codec).inline()
     with _refusals(codec.name):
-        if connection.dialect.name == "sqlite" and codec.is_plain:  # the driver alone: half the time of a large batch
+        if (
+            connection.dialect.name == "sqlite" and codec.is_plain
+        ):  # the driver alone: half the time of a large batch
             text, names = _driver_insert(cast(Any, codec.record_type))
             values = [tuple([row[name] for name in names]) for row in rows]
-            return int(connection.exec_driver_sql(text, values, execution_options={"preserve_rowcount": True}).rowcount)
-        return int(connection.execute(statement.execution_options(preserve_rowcount=True), rows).rowcount)
+            return int(
+                connection.exec_driver_sql(
+                    text, values, execution_options={"preserve_rowcount": True}
+                ).rowcount
+            )
+        return int(
+            connection.execute(statement.execution_options(preserve_rowcount=True), rows).rowcount
+        )
 
 
 @cache
 def _driver_insert(record_type: Any) -> tuple[str, list[str]]:
     """The statement as SQLite's driver takes it, and the order of its parameters."""
     found = codec(record_type)
-    insert = sqlite.insert(found.table).on_conflict_do_nothing(index_elements=list(found.conflict)).inline()
+    insert = (
+        sqlite.insert(found.table)
+        .on_conflict_do_nothing(index_elements=list(found.conflict))
+        .inline()
+    )
     compiled = insert.compile(dialect=sqlite.dialect(), column_keys=sorted(found.written))
     return str(compiled), list(compiled.positiontup or ())
 
 
 def _insert(connection: Connection, codec: Codec[R]) -> Any:
     """INSERT that leaves a row alone whose key is there already."""
-    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[connection.dialect.name]
+    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
+        connection.dialect.name
+    ]
     return insert(codec.table).on_conflict_do_nothing(index_elements=list(codec.conflict))
 
 
@@ -137,4 +170,6 @@ def _refusals(table: str) -> Iterator[None]:
     try:
         yield
     except (IntegrityError, DataError) as error:
-        raise StoreError(f"the database refuses a row of '{table}': {one_line(error.orig)}") from error
+        raise StoreError(
+            f"the database refuses a row of '{table}': {one_line(error.orig)}"
+        ) from error

@@ -1,7 +1,9 @@
-"""One training run, from its row in the store to its checkpoints; safe to kill and call again at any moment.
+"""One training run, from its row in the store to its checkpoints; safe to kill and call again at
+any moment.
 
-Order at a step whose weights are kept: the training curve is flushed, the resume point is written, then the
-checkpoint folder, then its row. Whatever a kill leaves undone is found and done by the next call before it trains on.
+Order at a step whose weights are kept: the training curve is flushed, the resume point is written,
+then the checkpoint folder, then its row. Whatever a kill leaves undone is found and done by the
+next call before it trains on.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ from lowrank.train.snapshot import clear_snapshots
 
 
 def make_accelerator(training: Training, folder: Path | None) -> Accelerator:
-    """The process's ``Accelerator`` for a run; several runs in one process may differ in precision."""
+    """The process's ``Accelerator`` for a run; several runs in one process may
+    differ in precision.
+    """
     known = [str(tracker) for tracker in get_available_trackers()]
     for tracker in training.trackers:
         if tracker not in known:
@@ -64,9 +68,11 @@ def make_accelerator(training: Training, folder: Path | None) -> Accelerator:
 
 
 def train(job: Job) -> records.Run:
-    """Bring a run to its end from wherever it is; returns its row. A diverged run is a result: status failed, no exception.
+    """Bring a run to its end from wherever it is; returns its row. A diverged run is a result:
+    status failed, no exception.
 
-    Raises :class:`LowrankError` for what a user can mend; the run's row then says so, and its resume point stays.
+    Raises :class:`LowrankError` for what a user can mend; the run's row then says so, and its
+    resume point stays.
     """
     accelerator = make_accelerator(job.config.training, job.folder)
     main = accelerator.is_main_process
@@ -98,7 +104,12 @@ def train(job: Job) -> records.Run:
         except Exception as error:
             if main:
                 with suppress(StoreError):  # what stopped the run matters more
-                    job.store.update(records.Run, job.run.id, status="failed", error=f"{error or type(error).__name__}")
+                    job.store.update(
+                        records.Run,
+                        job.run.id,
+                        status="failed",
+                        error=f"{error or type(error).__name__}",
+                    )
             raise
         if main:
             job.run = patiently(lambda: _finish(job, outcome))
@@ -127,7 +138,9 @@ def _locked(path: Path, main: bool) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise BusyError(f"{path.parent.name}: another process is training this run; wait for it or stop it") from error
+        raise BusyError(
+            f"{path.parent.name}: another process is training this run; wait for it or stop it"
+        ) from error
     try:
         yield
     finally:

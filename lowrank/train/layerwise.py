@@ -1,6 +1,8 @@
-"""Updates within the backward pass: each parameter moves as soon as its gradient is there, and the gradient is freed.
+"""Updates within the backward pass: each parameter moves as soon as its gradient is there, and the
+gradient is freed.
 
-So gradients never exist all together: the largest one is what they take (arXiv:2306.09782; GaLore, section 4.3).
+So gradients never exist all together: the largest one is what they take (arXiv:2306.09782; GaLore,
+section 4.3).
 """
 
 from __future__ import annotations
@@ -16,21 +18,32 @@ from lowrank.errors import ConfigError
 
 
 class LayerwiseUpdates:
-    """Calls ``optimizer.step()`` for each of ``parameters`` alone, in a hook on its finished gradient.
+    """Calls ``optimizer.step()`` for each of ``parameters`` alone, in a hook on its finished
+    gradient.
 
-    That is the ordinary step, bit for bit, for every optimizer that treats parameters one by one and passes over those without a
-    gradient. Without an optimizer (None) gradients are only freed. With ``stop``, nothing moves any more from the first gradient on
-    that is not finite; that takes reading a number for each parameter.
+    That is the ordinary step, bit for bit, for every optimizer that treats parameters one by one
+    and passes over those without a gradient. Without an optimizer (None) gradients are only freed.
+    With ``stop``, nothing moves any more from the first gradient on that is not finite; that takes
+    reading a number for each parameter.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], optimizer: Optimizer | None, *, stop: bool) -> None:
-        self.parameters, self.optimizer, self.stop, self.stopped = list(parameters), optimizer, stop, False
+    def __init__(
+        self, parameters: Sequence[Tensor], optimizer: Optimizer | None, *, stop: bool
+    ) -> None:
+        self.parameters, self.optimizer, self.stop, self.stopped = (
+            list(parameters),
+            optimizer,
+            stop,
+            False,
+        )
         self.found: dict[Tensor, Tensor] = {}
         for p in self.parameters:
             p.register_post_accumulate_grad_hook(self._move)  # type: ignore[attr-defined]
 
     def take_norms(self) -> dict[Tensor, Tensor]:
-        """Norm of the gradient of each parameter since the last call, in the order of the parameters."""
+        """Norm of the gradient of each parameter since the last call, in the order of the
+        parameters.
+        """
         found, self.found = self.found, {}
         return {p: found[p] for p in self.parameters if p in found}
 
@@ -44,12 +57,26 @@ class LayerwiseUpdates:
 
 
 def check(training: Training, accumulation: int, processes: int) -> None:
-    """Raise :class:`ConfigError` where updates within the backward pass cannot do what the run asks for."""
+    """Raise :class:`ConfigError` where updates within the backward pass cannot do what the run asks
+    for.
+    """
     excluded = [
-        (accumulation > 1, "accumulation needs the gradients to stay (drop training.micro_batch_size)"),
-        (training.max_grad_norm is not None, "clipping needs the norm of all gradients first (set training.max_grad_norm to null)"),
-        (processes > 1, f"{processes} processes exchange their gradients after the backward pass (use one)"),
-        (training.compile, "a compiled backward pass hands over all gradients at once (drop training.compile)"),
+        (
+            accumulation > 1,
+            "accumulation needs the gradients to stay (drop training.micro_batch_size)",
+        ),
+        (
+            training.max_grad_norm is not None,
+            "clipping needs the norm of all gradients first (set training.max_grad_norm to null)",
+        ),
+        (
+            processes > 1,
+            f"{processes} processes exchange their gradients after the backward pass (use one)",
+        ),
+        (
+            training.compile,
+            "a compiled backward pass hands over all gradients at once (drop training.compile)",
+        ),
     ]
     reasons = [reason for applies, reason in excluded if applies]
     if training.per_layer_updates and reasons:

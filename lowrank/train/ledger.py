@@ -1,4 +1,6 @@
-"""The rows of a run on their way to the store: written in batches, kept while the database is away."""
+"""The rows of a run on their way to the store: written in batches, kept while the
+database is away.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,26 @@ from lowrank.store import Store, records
 from lowrank.store.claims import Claim
 from lowrank.store.patience import PATIENCE, patiently
 
-BATCH = 64       # rows of the training curve that are worth a transaction
-INTERVAL = 1.0   # seconds between transactions: at a few milliseconds each, under 1% of the time of training
-KINDS: dict[str, type[records.Record]] = {"curve": records.TrainingLog, "checkpoint": records.Checkpoint}
+BATCH = 64  # rows of the training curve that are worth a transaction
+# seconds between transactions: at a few milliseconds each, under 1% of the time of training
+INTERVAL = 1.0
+KINDS: dict[str, type[records.Record]] = {
+    "curve": records.TrainingLog,
+    "checkpoint": records.Checkpoint,
+}
 
 
 class Ledger:
-    """Rows that are not stored yet, in order. Training goes on for ``patience`` seconds without its database.
+    """Rows that are not stored yet, in order. Training goes on for ``patience`` seconds without its
+    database.
 
-    What is pending belongs into every resume point (:meth:`pending`), so that a kill meanwhile loses nothing either.
+    What is pending belongs into every resume point (:meth:`pending`), so that a kill meanwhile
+    loses nothing either.
     """
 
-    def __init__(self, store: Store, claim: Claim | None = None, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, store: Store, claim: Claim | None = None, patience: float = PATIENCE
+    ) -> None:
         self.store, self.claim, self.patience = store, claim, patience
         self._rows: list[records.Record] = []
         self._tried = time.monotonic()
@@ -39,9 +49,13 @@ class Ledger:
         return [{"kind": names[type(row)], "row": asdict(row)} for row in self._rows]
 
     def restore(self, pending: list[dict[str, Any]], **ids: int | None) -> None:
-        """Take up what an earlier sitting of the run could not store; ``ids`` are those of the database of today."""
+        """Take up what an earlier sitting of the run could not store; ``ids`` are those of the
+        database of today.
+        """
         for entry in pending:
-            row = entry["row"] | {name: value for name, value in ids.items() if name in entry["row"]}
+            row = entry["row"] | {
+                name: value for name, value in ids.items() if name in entry["row"]
+            }
             self._rows.append(KINDS[entry["kind"]](**row))
 
     def due(self) -> bool:
@@ -50,7 +64,9 @@ class Ledger:
         return enough and time.monotonic() - self._tried >= INTERVAL
 
     def write(self) -> None:
-        """Try to store everything, once; where the database is away, the rows stay and :meth:`overdue` may become true."""
+        """Try to store everything, once; where the database is away, the rows stay and
+        :meth:`overdue` may become true.
+        """
         try:
             self._store()
         except StoreAwayError as error:
@@ -72,7 +88,9 @@ class Ledger:
         self._away_since = None
 
     def _store(self) -> None:
-        """All pending rows in one transaction, in which the claim is confirmed (by itself where there are none)."""
+        """All pending rows in one transaction, in which the claim is confirmed (by itself where
+        there are none).
+        """
         if not self._rows:
             if self.claim is not None:
                 self.claim.confirm()

@@ -1,7 +1,8 @@
 """The training loop: update k = 1, 2, … as a function of weights, optimizer state and (seed, k).
 
-Batches and dropout depend on the seed and the update alone, so that stopping after any update and going on from its
-resume point gives the same weights, bit for bit, on the same machine with the same threads and processes.
+Batches and dropout depend on the seed and the update alone, so that stopping after any update and
+going on from its resume point gives the same weights, bit for bit, on the same machine with the
+same threads and processes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from lowrank.train.layerwise import LayerwiseUpdates
 
 @dataclass(frozen=True)
 class Point:
-    """What one update tells: loss in nats a token over its whole batch, norm of the whole gradient before clipping.
+    """What one update tells: loss in nats a token over its whole batch, norm of the whole gradient
+    before clipping.
 
     ``tokens`` counts the batch's tokens without padding.
     """
@@ -58,7 +60,14 @@ class _Pending:
 class Loop:
     """Model, optimizer and data of one run under one ``Accelerator``."""
 
-    def __init__(self, config: RunConfig, model: PreTrainedModel, method: Method, data: Dataset, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        model: PreTrainedModel,
+        method: Method,
+        data: Dataset,
+        accelerator: Accelerator,
+    ) -> None:
         self.config, self.method, self.data, self.accelerator = config, method, data, accelerator
         training = config.training
         self.accumulation, self.micro = split_batch(training, accelerator.num_processes)
@@ -71,7 +80,9 @@ class Loop:
         self.wrapped, self.prepared = accelerator.prepare(model, optimizer)
         self.optimizer: torch.optim.Optimizer = optimizer
         self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
-        self.trained: dict[Tensor, str] = {p: name for name, p in model.named_parameters() if p.requires_grad}
+        self.trained: dict[Tensor, str] = {
+            p: name for name, p in model.named_parameters() if p.requires_grad
+        }
         self.draw = named_draws(config.init_seed)
         self.pending: list[_Pending] = []
         # Reading a number waits for a GPU; on a CPU it is free and a failure is seen at once.
@@ -79,24 +90,36 @@ class Loop:
         self.last_finite_loss: float | None = None
         self.layerwise: LayerwiseUpdates | None = None
         if training.per_layer_updates:
-            self.layerwise = LayerwiseUpdates(list(self.trained), optimizer, stop=self.drain_after == 1)
+            self.layerwise = LayerwiseUpdates(
+                list(self.trained), optimizer, stop=self.drain_after == 1
+            )
 
     def update(self, update: int) -> Iterator[Point]:
-        """Make one update; yield the points whose numbers have arrived. Raises :class:`DivergedError`."""
+        """Make one update; yield the points whose numbers have arrived. Raises
+        :class:`DivergedError`.
+        """
         training = self.config.training
         factor = self.method.lr_factor(update, training)
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * factor
         scored = self.data.scored_tokens((update - 1) * training.batch_size, training.batch_size)
         loss = self._gradients(update, scored)
-        norms = gradient_norms(self.trained) if self.layerwise is None else self.layerwise.take_norms()
-        self.pending.append(_Pending(update, loss, norms, training.learning_rate * factor, scored + training.batch_size))
+        norms = (
+            gradient_norms(self.trained) if self.layerwise is None else self.layerwise.take_norms()
+        )
+        self.pending.append(
+            _Pending(
+                update, loss, norms, training.learning_rate * factor, scored + training.batch_size
+            )
+        )
         if len(self.pending) >= self.drain_after:
             yield from self.drain()
         if self.layerwise is not None:
             return  # the backward pass has made the update
         if training.max_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(list(self.trained), training.max_grad_norm, total_norm(norms))
+            nn.utils.clip_grads_with_norm_(
+                list(self.trained), training.max_grad_norm, total_norm(norms)
+            )
         self.prepared.step()
         self.prepared.zero_grad(set_to_none=True)
 
@@ -105,25 +128,42 @@ class Loop:
         self.method.after_update(update, self.model, self.optimizer, self.draw)
 
     def drain(self) -> Iterator[Point]:
-        """The points that were still on the accelerator; the first that is not finite raises :class:`DivergedError`."""
+        """The points that were still on the accelerator; the first that is not finite raises
+        :class:`DivergedError`.
+        """
         pending, self.pending = self.pending, []
         for p in pending:
             norm = float(total_norm(p.norms))
-            point = Point(p.update, float(self.accelerator.reduce(p.loss, "sum")), norm, p.learning_rate, p.tokens)
+            point = Point(
+                p.update,
+                float(self.accelerator.reduce(p.loss, "sum")),
+                norm,
+                p.learning_rate,
+                p.tokens,
+            )
             self._require_finite(point, p.norms)
             self.last_finite_loss = point.loss
             yield point
 
     def _gradients(self, update: int, total: int) -> Tensor:
-        """Accumulate the gradient of the update's batch; returns this process's share of its loss."""
+        """Accumulate the gradient of the update's batch; returns this process's
+        share of its loss.
+        """
         training, accelerator = self.config.training, self.accelerator
         first = (update - 1) * training.batch_size
         share = torch.zeros((), device=accelerator.device)
         for index in range(self.accumulation):
-            torch.manual_seed(step_seed(self.config.init_seed, update, index, accelerator.process_index))
-            begin = first + (index * accelerator.num_processes + accelerator.process_index) * self.micro
+            torch.manual_seed(
+                step_seed(self.config.init_seed, update, index, accelerator.process_index)
+            )
+            begin = (
+                first + (index * accelerator.num_processes + accelerator.process_index) * self.micro
+            )
             batch = self.data.rows(begin, self.micro)
-            input_ids, labels = batch.input_ids.to(accelerator.device), batch.labels.to(accelerator.device)
+            input_ids, labels = (
+                batch.input_ids.to(accelerator.device),
+                batch.labels.to(accelerator.device),
+            )
             last = index == self.accumulation - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(self.wrapped):
                 nats = summed_nats(self.wrapped(input_ids=input_ids).logits, labels)
@@ -137,7 +177,10 @@ class Loop:
         return share
 
     def _require_finite(self, point: Point, norms: dict[Tensor, Tensor]) -> None:
-        for what, value, parts in (("loss", point.loss, {}), ("gradient norm", point.gradient_norm, norms)):
+        for what, value, parts in (
+            ("loss", point.loss, {}),
+            ("gradient norm", point.gradient_norm, norms),
+        ):
             if not math.isfinite(value):
                 where = f"at update {point.update}{self._broken(parts)}"
                 raise DivergedError(
@@ -147,14 +190,20 @@ class Loop:
                 )
 
     def _broken(self, norms: dict[Tensor, Tensor]) -> str:
-        """The parameters whose gradients are not finite; the backward pass began at the end of the model and met the last first."""
+        """The parameters whose gradients are not finite; the backward pass began at the end of the
+        model and met the last first.
+        """
         names = [self.trained[p] for p, norm in norms.items() if not torch.isfinite(norm)]
         others = f" and {len(names) - 1} others" if len(names) > 1 else ""
         return f" (in {names[-1]}{others})" if names else ""
 
     def state(self) -> dict[str, Any]:
         """Weights, optimizer and method state: tensors and plain values."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "method": self.method.state_dict()}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "method": self.method.state_dict(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state`."""
@@ -176,7 +225,9 @@ def total_norm(norms: dict[Tensor, Tensor]) -> Tensor:
 
 
 def compile_in_place(model: nn.Module, device: torch.device) -> None:
-    """``torch.compile`` without another module: parameter names stay. Code for CPUs needs a C++ compiler at hand."""
+    """``torch.compile`` without another module: parameter names stay. Code for CPUs needs a C++
+    compiler at hand.
+    """
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:
         raise ConfigError(
@@ -203,7 +254,9 @@ def split_batch(training: Training, processes: int) -> tuple[int, int]:
 
 
 def step_seed(seed: int, update: int, index: int, process: int) -> int:
-    """Seed of the global generator for one forward pass (dropout): a mix of its four coordinates."""
+    """Seed of the global generator for one forward pass (dropout): a mix of its
+    four coordinates.
+    """
     mixed = (seed + 1) * 0x9E3779B97F4A7C15 + update * 0xBF58476D1CE4E5B9
     mixed += index * 0x94D049BB133111EB + process * 0xD6E8FEB86659FD93
     return mixed & 0x7FFF_FFFF_FFFF_FFFF

@@ -1,4 +1,6 @@
-"""What a run really holds: exact bytes of parameters, gradients and optimizer state, and the measured peak."""
+"""What a run really holds: exact bytes of parameters, gradients and optimizer state, and the
+measured peak.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def model_bytes(model: nn.Module, per_layer_updates: bool = False) -> dict[str, 
         "parameters_total": sum(p.numel() for p in parameters),
         "parameters_trainable": sum(p.numel() for p in trained),
         "parameter_bytes": tensor_bytes(state),
-        "gradient_bytes": max((tensor_bytes([p]) for p in trained), default=0) if per_layer_updates else tensor_bytes(trained),
+        "gradient_bytes": max((tensor_bytes([p]) for p in trained), default=0)
+        if per_layer_updates
+        else tensor_bytes(trained),
     }
 
 
@@ -59,12 +63,14 @@ def _tensors(value: Any) -> Iterable[Tensor]:
 
 
 class PeakMemory:
-    """Peak memory from construction on: the allocator's on a GPU, else resident memory above that at construction.
+    """Peak memory from construction on: the allocator's on a GPU, else resident memory above that
+    at construction.
 
-    Construct it when everything is imported and before the model is built. On a CPU the kernel's high-water mark of the process
-    is reset; what earlier work in the process left behind is collected and given back to the kernel first, so that a second
-    run does not hide in the memory of the first. Where the mark cannot be reset (not Linux, or a container that forbids
-    it) the peak is unknown, None.
+    Construct it when everything is imported and before the model is built. On a CPU the kernel's
+    high-water mark of the process is reset; what earlier work in the process left behind is
+    collected and given back to the kernel first, so that a second run does not hide in the memory
+    of the first. Where the mark cannot be reset (not Linux, or a container that forbids it) the
+    peak is unknown, None.
     """
 
     def __init__(self) -> None:
@@ -88,7 +94,9 @@ class PeakMemory:
 
 
 def give_back() -> None:
-    """Return freed memory that the C library keeps for later to the kernel, where the library can (glibc)."""
+    """Return freed memory that the C library keeps for later to the kernel, where the library can
+    (glibc).
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

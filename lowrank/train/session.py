@@ -1,4 +1,6 @@
-"""One sitting of a run: build everything, walk the updates, keep checkpoints, curve and resume points."""
+"""One sitting of a run: build everything, walk the updates, keep checkpoints, curve and resume
+points.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ class Session:
         with accelerator.main_process_first():  # the corpus is tokenised once
             self.data = open_data(self.config.data, self.config.data_seed)
         self.data.require(training.batch_size)
-        self.validation = self.data.evaluation_set("validation", split="validation", tokens=self.config.data.validation_tokens)
+        self.validation = self.data.evaluation_set(
+            "validation", split="validation", tokens=self.config.data.validation_tokens
+        )
         self.memory = PeakMemory()
         model, method = models.build(self.config, self.data.vocabulary_size, self.data.special)
         self.facts: dict[str, Any] = {"init_hash": models.init_hash(model, method)}
@@ -73,21 +77,33 @@ class Session:
         self.progress = Progress()
         self.kept = training.checkpoint_steps()
         every = training.resume_every
-        self.resume_steps = set(self.kept[1:]) | (set(range(every, training.updates + 1, every)) if every else set())
+        self.resume_steps = set(self.kept[1:]) | (
+            set(range(every, training.updates + 1, every)) if every else set()
+        )
         self.validation_id: int | None = None
 
     def train(self) -> dict[str, Any]:
-        """Make all updates that are still to do; returns the columns of the run that are known at the end."""
+        """Make all updates that are still to do; returns the columns of the run that are known at
+        the end.
+        """
         training = self.config.training
         self._resume()
         start = self.progress.update
         if self.main:
             self._record_start()
-            self.ledger.restore(self.progress.pending, run_id=self.job.run.id, evaluation_set_id=self.validation_id)
+            self.ledger.restore(
+                self.progress.pending, run_id=self.job.run.id, evaluation_set_id=self.validation_id
+            )
         if training.trackers:
             self.accelerator.init_trackers(self.config.label)
         shown = self.main and self.job.show_progress
-        with tqdm(total=training.updates, initial=start, desc=self.config.label, unit="update", disable=not shown) as bar:
+        with tqdm(
+            total=training.updates,
+            initial=start,
+            desc=self.config.label,
+            unit="update",
+            disable=not shown,
+        ) as bar:
             self._keep(start)
             self.ledger.write()
             try:
@@ -107,7 +123,9 @@ class Session:
 
     def _walk(self, start: int, bar: tqdm) -> None:
         if self.config.training.compile:
-            bar.set_postfix_str("compiling the model")  # half a minute or more, within the first update
+            bar.set_postfix_str(
+                "compiling the model"
+            )  # half a minute or more, within the first update
         for update in range(start + 1, self.config.training.updates + 1):
             if update > 1:
                 self.loop.settle(update - 1)
@@ -123,9 +141,14 @@ class Session:
             self.loop.last_finite_loss = self.progress.last_finite_loss
 
     def _record_start(self) -> None:
-        """Store what is known before the first update; a corpus that changed under a run is an error."""
+        """Store what is known before the first update; a corpus that changed under a run is an
+        error.
+        """
         store, run = self.job.store, self.job.run
-        for column, now in (("dataset_fingerprint", self.data.fingerprint), ("tokenizer_hash", self.data.tokenizer_hash)):
+        for column, now in (
+            ("dataset_fingerprint", self.data.fingerprint),
+            ("tokenizer_hash", self.data.tokenizer_hash),
+        ):
             before = getattr(run, column)
             if before and before != now:
                 raise LowrankError(
@@ -178,7 +201,9 @@ class Session:
 
     def _stop(self, update: int, reason: StoreAwayError) -> NoReturn:
         """End the sitting without its database, the work so far kept in a resume point."""
-        alone = self.accelerator.num_processes == 1  # other processes know nothing of it and would take no part
+        alone = (
+            self.accelerator.num_processes == 1
+        )  # other processes know nothing of it and would take no part
         if alone and update not in self.resume_steps:
             for point in self.loop.drain():
                 self._note(point)
@@ -195,9 +220,16 @@ class Session:
         rate = self.watch.lap(point.tokens)
         if training.trackers:
             self.accelerator.log(
-                {"loss": point.loss, "gradient_norm": point.gradient_norm, "learning_rate": point.learning_rate}, step=point.update
+                {
+                    "loss": point.loss,
+                    "gradient_norm": point.gradient_norm,
+                    "learning_rate": point.learning_rate,
+                },
+                step=point.update,
             )
-        if not self.main or (point.update % training.log_every and point.update != training.updates):
+        if not self.main or (
+            point.update % training.log_every and point.update != training.updates
+        ):
             return
         self.ledger.add(
             records.TrainingLog(
@@ -216,7 +248,9 @@ class Session:
         return max(known, default=None)
 
     def _keep(self, step: int) -> None:
-        """The checkpoint of ``step``, if its weights are kept: folder first, then row; what exists is taken as it is."""
+        """The checkpoint of ``step``, if its weights are kept: folder first, then row; what exists
+        is taken as it is.
+        """
         if step not in self.kept:
             return
         folder = self.job.checkpoint_folder(step)
@@ -224,15 +258,25 @@ class Session:
         broadcast_object_list(complete)  # all processes follow the first one's view of the disk
         if not complete[0]:
             give_back()  # else the batches of the validation come on top of what training has freed
-            loss, tokens = validation_loss(self.loop.wrapped, self.validation, self.config.training, self.accelerator)
+            loss, tokens = validation_loss(
+                self.loop.wrapped, self.validation, self.config.training, self.accelerator
+            )
             if self.main:
-                checkpoint.save(folder, self.loop.model, self._manifest(step, loss, tokens), self.data.tokenizer)
+                checkpoint.save(
+                    folder, self.loop.model, self._manifest(step, loss, tokens), self.data.tokenizer
+                )
         if self.main:
             self._record_checkpoint(folder)
         self.accelerator.wait_for_everyone()
 
     def _manifest(self, step: int, loss: float, tokens: int) -> Manifest:
-        kind = "initial" if step == 0 else "final" if step == self.config.training.updates else "training"
+        kind = (
+            "initial"
+            if step == 0
+            else "final"
+            if step == self.config.training.updates
+            else "training"
+        )
         return Manifest(
             step=step,
             kind=kind,

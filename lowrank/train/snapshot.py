@@ -1,7 +1,8 @@
 """Resume points: everything a run needs to go on, written at once or not at all, the newest kept.
 
-A resume point holds weights, optimizer state, method state and the loop's counters. No random state is in it: the
-rows of a batch, dropout masks and every other random choice are functions of the seed and the update.
+A resume point holds weights, optimizer state, method state and the loop's counters. No random state
+is in it: the rows of a batch, dropout masks and every other random choice are functions of the seed
+and the update.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ STATE, LOOP = "state.pt", "loop.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Counters of the loop after update ``update``, and the rows of the run that could not be stored until then."""
+    """Counters of the loop after update ``update``, and the rows of the run that could not be
+    stored until then.
+    """
 
     update: int = 0
     tokens_seen: int = 0
@@ -33,7 +36,9 @@ class Progress:
 
 
 def write_snapshot(folder: Path, progress: Progress, state: dict[str, Any]) -> None:
-    """Add the resume point ``folder``/step_… and remove older ones; ``state`` is tensors and plain values only."""
+    """Add the resume point ``folder``/step_… and remove older ones; ``state`` is tensors and plain
+    values only.
+    """
     target = folder / f"step_{progress.update:08d}"
 
     def fill(temporary: Path) -> None:
@@ -67,7 +72,9 @@ def read_snapshot(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
         progress = Progress(**loop["progress"])
         intact = file_entry(path / STATE) == loop["files"][STATE]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: damaged resume point ({error}); delete it to train the run again from the start") from error
+        raise CheckpointError(
+            f"{path}: damaged resume point ({error}); delete it to train the run again from the start"
+        ) from error
     if not intact:
         raise CheckpointError(
             f"{path / STATE}: damaged resume point (SHA-256 differs); delete it to train the run again from the start"

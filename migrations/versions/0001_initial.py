@@ -12,7 +12,13 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-TEXT, INTEGER, BIG, REAL, KIND = sa.String(), sa.Integer(), sa.BigInteger(), sa.Double(), sa.String(8)
+TEXT, INTEGER, BIG, REAL, KIND = (
+    sa.String(),
+    sa.Integer(),
+    sa.BigInteger(),
+    sa.Double(),
+    sa.String(8),
+)
 BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 CHECKPOINT_VIEW = """
@@ -77,12 +83,21 @@ def one_of(table: str, column: str, *values: str) -> sa.CheckConstraint:
 
 def result(table: str, column: str) -> sa.CheckConstraint:
     known = f"{column}_kind IN ('finite', 'nan', 'inf', '-inf', 'absent')"
-    return sa.CheckConstraint(f"{known} AND ({column} IS NOT NULL) = ({column}_kind = 'finite')", name=f"ck_{table}_{column}")
+    return sa.CheckConstraint(
+        f"{known} AND ({column} IS NOT NULL) = ({column}_kind = 'finite')",
+        name=f"ck_{table}_{column}",
+    )
 
 
 def create(table: str, *parts: Any, unique: tuple[str, ...], identity: Any = INTEGER) -> None:
     key = sa.UniqueConstraint(*unique, name=f"uq_{table}")
-    op.create_table(table, required("id", identity), *parts, sa.PrimaryKeyConstraint("id", name=f"pk_{table}"), key)
+    op.create_table(
+        table,
+        required("id", identity),
+        *parts,
+        sa.PrimaryKeyConstraint("id", name=f"pk_{table}"),
+        key,
+    )
 
 
 def create_evaluation_set() -> None:
@@ -161,7 +176,9 @@ def create_protocol() -> None:
         *texts("name", "lens"),
         required("metric_revision", INTEGER),
         *texts("space", "normalization"),
-        optional("evaluation_set_id", INTEGER, refers("protocol", "evaluation_set_id", "evaluation_set")),
+        optional(
+            "evaluation_set_id", INTEGER, refers("protocol", "evaluation_set_id", "evaluation_set")
+        ),
         optional("direction_seed", BIG),
         required("precision", TEXT),
         required("parameters", sa.JSON()),
@@ -232,7 +249,11 @@ def create_checkpoint() -> None:
         optional("validation_loss", REAL),
         required("validation_loss_kind", KIND),
         required("validation_tokens", BIG),
-        optional("evaluation_set_id", INTEGER, refers("checkpoint", "evaluation_set_id", "evaluation_set")),
+        optional(
+            "evaluation_set_id",
+            INTEGER,
+            refers("checkpoint", "evaluation_set_id", "evaluation_set"),
+        ),
         result("checkpoint", "validation_loss"),
         one_of("checkpoint", "kind", "initial", "training", "final", "imported"),
         unique=("run_id", "step"),
@@ -262,8 +283,16 @@ def create_curve_point() -> None:
     create(
         "curve_point",
         required("checkpoint_id", INTEGER, refers("curve_point", "checkpoint_id", "checkpoint")),
-        optional("reference_checkpoint_id", INTEGER, refers("curve_point", "reference_checkpoint_id", "checkpoint")),
-        required("reference_key", INTEGER, sa.Computed("coalesce(reference_checkpoint_id, 0)", persisted=True)),
+        optional(
+            "reference_checkpoint_id",
+            INTEGER,
+            refers("curve_point", "reference_checkpoint_id", "checkpoint"),
+        ),
+        required(
+            "reference_key",
+            INTEGER,
+            sa.Computed("coalesce(reference_checkpoint_id, 0)", persisted=True),
+        ),
         required("protocol_id", INTEGER, refers("curve_point", "protocol_id", "protocol")),
         required("curve", TEXT),
         required("direction_index", INTEGER),
@@ -276,7 +305,14 @@ def create_curve_point() -> None:
         optional("n", BIG),
         result("curve_point", "mean"),
         result("curve_point", "variance"),
-        unique=("checkpoint_id", "reference_key", "protocol_id", "curve", "direction_index", "position"),
+        unique=(
+            "checkpoint_id",
+            "reference_key",
+            "protocol_id",
+            "curve",
+            "direction_index",
+            "position",
+        ),
         identity=BIG_ID,
     )
 
@@ -284,7 +320,9 @@ def create_curve_point() -> None:
 def create_downstream_item() -> None:
     create(
         "downstream_item",
-        required("checkpoint_id", INTEGER, refers("downstream_item", "checkpoint_id", "checkpoint")),
+        required(
+            "checkpoint_id", INTEGER, refers("downstream_item", "checkpoint_id", "checkpoint")
+        ),
         required("protocol_id", INTEGER, refers("downstream_item", "protocol_id", "protocol")),
         *texts("task", "metric", "item"),
         optional("value", REAL),
@@ -298,7 +336,9 @@ def create_downstream_item() -> None:
 def create_downstream_score() -> None:
     create(
         "downstream_score",
-        required("checkpoint_id", INTEGER, refers("downstream_score", "checkpoint_id", "checkpoint")),
+        required(
+            "checkpoint_id", INTEGER, refers("downstream_score", "checkpoint_id", "checkpoint")
+        ),
         required("protocol_id", INTEGER, refers("downstream_score", "protocol_id", "protocol")),
         *texts("task", "category", "metric", "filter"),
         optional("value", REAL),
@@ -308,7 +348,9 @@ def create_downstream_score() -> None:
         required("n", BIG),
         optional("chance", REAL),
         *texts("task_version", "harness_version", "note"),
-        optional("provenance_id", INTEGER, refers("downstream_score", "provenance_id", "provenance")),
+        optional(
+            "provenance_id", INTEGER, refers("downstream_score", "provenance_id", "provenance")
+        ),
         result("downstream_score", "value"),
         result("downstream_score", "standard_error"),
         unique=("checkpoint_id", "protocol_id", "task", "metric", "filter"),
@@ -320,8 +362,16 @@ def create_metric_value() -> None:
     create(
         "metric_value",
         required("checkpoint_id", INTEGER, refers("metric_value", "checkpoint_id", "checkpoint")),
-        optional("reference_checkpoint_id", INTEGER, refers("metric_value", "reference_checkpoint_id", "checkpoint")),
-        required("reference_key", INTEGER, sa.Computed("coalesce(reference_checkpoint_id, 0)", persisted=True)),
+        optional(
+            "reference_checkpoint_id",
+            INTEGER,
+            refers("metric_value", "reference_checkpoint_id", "checkpoint"),
+        ),
+        required(
+            "reference_key",
+            INTEGER,
+            sa.Computed("coalesce(reference_checkpoint_id, 0)", persisted=True),
+        ),
         required("protocol_id", INTEGER, refers("metric_value", "protocol_id", "protocol")),
         required("metric", TEXT),
         required("layer", INTEGER),
@@ -338,7 +388,9 @@ def create_metric_value() -> None:
         unique=("checkpoint_id", "reference_key", "protocol_id", "metric", "layer", "module"),
         identity=BIG_ID,
     )
-    op.create_index("ix_metric_value_metric_layer_module", "metric_value", ["metric", "layer", "module"])
+    op.create_index(
+        "ix_metric_value_metric_layer_module", "metric_value", ["metric", "layer", "module"]
+    )
 
 
 def create_prediction() -> None:
@@ -358,8 +410,16 @@ def create_singular_value() -> None:
     create(
         "singular_value",
         required("checkpoint_id", INTEGER, refers("singular_value", "checkpoint_id", "checkpoint")),
-        optional("reference_checkpoint_id", INTEGER, refers("singular_value", "reference_checkpoint_id", "checkpoint")),
-        required("reference_key", INTEGER, sa.Computed("coalesce(reference_checkpoint_id, 0)", persisted=True)),
+        optional(
+            "reference_checkpoint_id",
+            INTEGER,
+            refers("singular_value", "reference_checkpoint_id", "checkpoint"),
+        ),
+        required(
+            "reference_key",
+            INTEGER,
+            sa.Computed("coalesce(reference_checkpoint_id, 0)", persisted=True),
+        ),
         required("protocol_id", INTEGER, refers("singular_value", "protocol_id", "protocol")),
         required("matrix", TEXT),
         required("layer", INTEGER),
@@ -367,18 +427,35 @@ def create_singular_value() -> None:
         required("position", INTEGER),
         required("value", REAL),
         one_of("singular_value", "matrix", "w", "dw"),
-        unique=("checkpoint_id", "reference_key", "protocol_id", "matrix", "layer", "module", "position"),
+        unique=(
+            "checkpoint_id",
+            "reference_key",
+            "protocol_id",
+            "matrix",
+            "layer",
+            "module",
+            "position",
+        ),
         identity=BIG_ID,
     )
 
 
 CREATED = {  # in the order of their references
-    "evaluation_set": create_evaluation_set, "provenance": create_provenance,
-    "published_value": create_published_value, "study": create_study, "predictor_fit": create_predictor_fit,
-    "protocol": create_protocol, "run": create_run, "work_unit": create_work_unit,
-    "checkpoint": create_checkpoint, "training_log": create_training_log, "curve_point": create_curve_point,
-    "downstream_item": create_downstream_item, "downstream_score": create_downstream_score,
-    "metric_value": create_metric_value, "prediction": create_prediction,
+    "evaluation_set": create_evaluation_set,
+    "provenance": create_provenance,
+    "published_value": create_published_value,
+    "study": create_study,
+    "predictor_fit": create_predictor_fit,
+    "protocol": create_protocol,
+    "run": create_run,
+    "work_unit": create_work_unit,
+    "checkpoint": create_checkpoint,
+    "training_log": create_training_log,
+    "curve_point": create_curve_point,
+    "downstream_item": create_downstream_item,
+    "downstream_score": create_downstream_score,
+    "metric_value": create_metric_value,
+    "prediction": create_prediction,
     "singular_value": create_singular_value,
 }
 

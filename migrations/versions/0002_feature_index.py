@@ -1,4 +1,6 @@
-"""A covering index of the aggregate rows, from which the feature tables are read without touching the table."""
+"""A covering index of the aggregate rows, from which the feature tables are read without touching
+the table.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ WHERE = "layer = -2 AND module = ''"
 
 
 def upgrade() -> None:
-    op.create_index(NAME, "metric_value", COLUMNS, sqlite_where=sa.text(WHERE), postgresql_where=sa.text(WHERE))
+    op.create_index(
+        NAME, "metric_value", COLUMNS, sqlite_where=sa.text(WHERE), postgresql_where=sa.text(WHERE)
+    )
 
 
 def downgrade() -> None:

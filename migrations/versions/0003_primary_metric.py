@@ -9,7 +9,9 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-EACH = {  # rows (key, value) of the object 'primary' in a protocol's parameters; none where it has no such object
+# rows (key, value) of the object 'primary' in a protocol's parameters; none where it has no such
+# object
+EACH = {
     "sqlite": "json_each(p.parameters, '$.primary')",
     "postgresql": "json_each_text(p.parameters -> 'primary')",
 }

@@ -53,19 +53,28 @@ def test_upgrade_check_info_downgrade(empty_url: str, capsys: pytest.CaptureFixt
     assert "lowrank db upgrade" in error(capsys, 1, "db", "check", "--db", empty_url)
 
 
-def test_rows_are_not_lost_without_a_word(sqlite_store_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_not_lost_without_a_word(
+    sqlite_store_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with Store.open(sqlite_store_url) as store:
         store.add(records.Study(name="demo", config={}, config_hash=""))
-    assert "holds 1 rows that may be lost" in error(capsys, 2, "db", "downgrade", "--db", sqlite_store_url)
+    assert "holds 1 rows that may be lost" in error(
+        capsys, 2, "db", "downgrade", "--db", sqlite_store_url
+    )
     assert rows(capsys, "db", "downgrade", "--yes", "--db", sqlite_store_url)[0]["schema"] is None
 
 
 def test_copy_between_databases(
-    sqlite_store_url: str, postgres_url: str, capsys: pytest.CaptureFixture[str],
+    sqlite_store_url: str,
+    postgres_url: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with Store.open(sqlite_store_url) as store:
         store.add(records.Study(name="demo", config={"a": [1]}, config_hash=""))
-    counts = {row["table"]: row["added"] for row in rows(capsys, "db", "copy", sqlite_store_url, postgres_url)}
+    counts = {
+        row["table"]: row["added"]
+        for row in rows(capsys, "db", "copy", sqlite_store_url, postgres_url)
+    }
     assert counts["study"] == 1
     with Store.open(sqlite_store_url) as one, Store.open(postgres_url) as two:
         assert differences(one, two, ignore_volatile=False) == []
@@ -75,12 +84,17 @@ def test_copy_between_databases(
 
 
 @pytest.mark.parametrize("place", ["--db URL db info", "db --db URL info", "db info --db URL"])
-def test_the_database_may_be_given_anywhere(sqlite_store_url: str, place: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_database_may_be_given_anywhere(
+    sqlite_store_url: str, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert rows(capsys, *place.replace("URL", sqlite_store_url).split())
 
 
 def test_the_option_wins_over_the_environment(
-    sqlite_store_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    sqlite_store_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv(options.VARIABLE, f"sqlite:///{tmp_path}/absent.db")
     assert rows(capsys, "db", "info", "--db", sqlite_store_url)
@@ -95,7 +109,9 @@ def test_without_a_database_three_ways_are_named(capsys: pytest.CaptureFixture[s
     assert all(way in message for way in ("--db URL", options.VARIABLE, "study file"))
 
 
-def test_a_study_file_brings_its_own_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_study_file_brings_its_own_database(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     own = f"sqlite:///{tmp_path}/own.db"
     assert options.database_url(own) == own
     with options.open_store(own, create=True) as store:
@@ -118,7 +134,11 @@ def test_exit_statuses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         raise raised["now"]
 
     monkeypatch.setattr(main.LazyGroup, "get_command", lambda *_: fail)
-    for exception, status in ((DataError("no text"), 1), (click.UsageError("what?"), 2), (KeyboardInterrupt(), 130)):
+    for exception, status in (
+        (DataError("no text"), 1),
+        (click.UsageError("what?"), 2),
+        (KeyboardInterrupt(), 130),
+    ):
         raised["now"] = exception
         assert main.run(["fail"]) == status
     assert "Error: no text" in capsys.readouterr().err
@@ -127,7 +147,10 @@ def test_exit_statuses(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         main.run(["fail"])
 
 
-@pytest.mark.parametrize(("arguments", "status"), [(["nonsense"], 2), (["db", "nonsense"], 2), (["--help"], 0), (["--version"], 0)])
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["nonsense"], 2), (["db", "nonsense"], 2), (["--help"], 0), (["--version"], 0)],
+)
 def test_usage(arguments: list[str], status: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(arguments) == status
 
@@ -145,16 +168,25 @@ def test_help_lists_the_commands_that_are_there(capsys: pytest.CaptureFixture[st
 
 
 def test_help_is_light_and_the_module_runs() -> None:
-    program = "import sys\nsys.argv = ['lowrank', '--help']\nfrom lowrank.cli import main\nmain.run(['--help'])\n" \
+    program = (
+        "import sys\nsys.argv = ['lowrank', '--help']\nfrom lowrank.cli import main\nmain.run(['--help'])\n"
         "print([m for m in ('torch', 'sqlalchemy', 'pandas', 'transformers') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "[]"
-    done = subprocess.run([sys.executable, "-m", "lowrank", "query", "--json"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "lowrank", "query", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert {"perplexity", "runs"} <= {row["query"] for row in json.loads(done.stdout)}
 
 
 def test_a_reader_that_leaves_early_is_no_error(sqlite_store_url: str) -> None:
-    command = f"{sys.executable} -m lowrank query --sql \"$0\" --db {sqlite_store_url} | head -n 1; echo ${{PIPESTATUS[0]}}"
+    command = f'{sys.executable} -m lowrank query --sql "$0" --db {sqlite_store_url} | head -n 1; echo ${{PIPESTATUS[0]}}'
     many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000) SELECT i FROM n"
     done = subprocess.run(["bash", "-c", command, many], capture_output=True, text=True, check=True)
     assert done.stderr == ""

@@ -1,4 +1,6 @@
-"""Foreign checkpoints become runs that are measured like our own; hostile and broken folders are one sentence."""
+"""Foreign checkpoints become runs that are measured like our own; hostile and broken folders are
+one sentence.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
     rng = random.Random(5)
     words = ["matrix", "rank", "gradient", "weight", "loss", "step", "seed", "token"]
-    (tmp_path / "corpus.txt").write_text("\n\n".join(" ".join(rng.choices(words, k=30)) + f" {i}." for i in range(150)))
-    (tmp_path / "tiny.yaml").write_text(STUDY.format(root=tmp_path / "out", corpus=tmp_path / "corpus.txt"))
+    (tmp_path / "corpus.txt").write_text(
+        "\n\n".join(" ".join(rng.choices(words, k=30)) + f" {i}." for i in range(150))
+    )
+    (tmp_path / "tiny.yaml").write_text(
+        STUDY.format(root=tmp_path / "out", corpus=tmp_path / "corpus.txt")
+    )
     return tmp_path
 
 
@@ -47,32 +53,60 @@ def lowrank(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tup
     return call
 
 
-def foreign(folder: Path, *, tied: bool = False, shards: str = "5GB", seed: int = 0) -> LlamaForCausalLM:
-    """A LLaMA that transformers alone made and saved; two heads share keys and values, and its code is not to be run."""
+def foreign(
+    folder: Path, *, tied: bool = False, shards: str = "5GB", seed: int = 0
+) -> LlamaForCausalLM:
+    """A LLaMA that transformers alone made and saved; two heads share keys and values, and its code
+    is not to be run.
+    """
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=300, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
         tie_word_embeddings=tied,
     )
     model = LlamaForCausalLM(config).bfloat16()
     model.save_pretrained(folder, max_shard_size=shards)
     body = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**body, "auto_map": {"AutoModelForCausalLM": "theirs.Model"}}))
+    (folder / "config.json").write_text(
+        json.dumps({**body, "auto_map": {"AutoModelForCausalLM": "theirs.Model"}})
+    )
     (folder / "theirs.py").write_text("raise SystemExit('executed')")
     return model
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_an_imported_checkpoint_computes_the_same(home: Path, lowrank: Callable, tied: bool) -> None:
+def test_an_imported_checkpoint_computes_the_same(
+    home: Path, lowrank: Callable, tied: bool
+) -> None:
     foreign(home / "theirs", tied=tied, shards="8KB")
     theirs = LlamaForCausalLM.from_pretrained(home / "theirs", dtype=torch.float32)
     assert len(list((home / "theirs").glob("*.safetensors"))) > 1
-    status, told = lowrank("checkpoint", "import", home / "tiny.yaml", home / "theirs", "--scale", "pico", "--step", "5")
+    status, told = lowrank(
+        "checkpoint",
+        "import",
+        home / "tiny.yaml",
+        home / "theirs",
+        "--scale",
+        "pico",
+        "--step",
+        "5",
+    )
     assert status == 0, told
     with Store.open(home / "out" / "lowrank.db") as store:
         (saved,) = store.find(records.Checkpoint)
         row = store.get(records.Run, saved.run_id)
-    assert (row.kind, row.status, row.variant, saved.kind, saved.step) == ("imported", "done", "theirs", "imported", 5)
+    assert (row.kind, row.status, row.variant, saved.kind, saved.step) == (
+        "imported",
+        "done",
+        "theirs",
+        "imported",
+        5,
+    )
     ours = checkpoint.load(home / "out" / saved.path, saved.sha256, dtype=torch.float32)
     again = AutoModelForCausalLM.from_pretrained(home / "out" / saved.path, dtype=torch.float32)
     assert checkpoint.read_manifest(home / "out" / saved.path).dtype == "bfloat16"
@@ -89,9 +123,20 @@ def test_an_imported_checkpoint_computes_the_same(home: Path, lowrank: Callable,
             assert all(row.value is not None and 1.0 < row.value <= 8.0 for row in rows)
 
 
-def test_importing_twice_is_importing_once_and_other_weights_are_refused(home: Path, lowrank: Callable) -> None:
+def test_importing_twice_is_importing_once_and_other_weights_are_refused(
+    home: Path, lowrank: Callable
+) -> None:
     foreign(home / "theirs")
-    command = ("checkpoint", "import", home / "tiny.yaml", home / "theirs", "--scale", "pico", "--name", "llama")
+    command = (
+        "checkpoint",
+        "import",
+        home / "tiny.yaml",
+        home / "theirs",
+        "--scale",
+        "pico",
+        "--name",
+        "llama",
+    )
     assert lowrank(*command)[0] == 0
     assert lowrank(*command)[0] == 0
     assert lowrank(*command, "--step", "3")[0] == 0
@@ -108,7 +153,18 @@ def test_it_is_measured_beside_our_own(home: Path, lowrank: Callable, tmp_path: 
     with Store.open(home / "out" / "lowrank.db") as store:
         final = next(row for row in store.find(records.Checkpoint) if row.kind == "final")
     assert lowrank("checkpoint", "export", home / "out" / final.path, tmp_path / "plain")[0] == 0
-    options = ("--scale", "pico", "--method", "galore", "--rank", "4", "--step", "2", "--name", "copy")
+    options = (
+        "--scale",
+        "pico",
+        "--method",
+        "galore",
+        "--rank",
+        "4",
+        "--step",
+        "2",
+        "--name",
+        "copy",
+    )
     status, told = lowrank("checkpoint", "import", home / "tiny.yaml", tmp_path / "plain", *options)
     assert status == 0, told
     lowrank("study", "run", home / "tiny.yaml", "--only", "measure")
@@ -121,8 +177,12 @@ def test_it_is_measured_beside_our_own(home: Path, lowrank: Callable, tmp_path: 
             return {(row.layer, row.module): row.value for row in rows}
 
         assert ranks(copy.id) == ranks(final.id) != {}
-        (distance,) = store.find(records.MetricValue, checkpoint_id=copy.id, metric="activation_l2", layer=-2, module="")
-        assert distance.value == pytest.approx(0.0, abs=1e-6)  # the same weights against the full-rank run of this study
+        (distance,) = store.find(
+            records.MetricValue, checkpoint_id=copy.id, metric="activation_l2", layer=-2, module=""
+        )
+        assert distance.value == pytest.approx(
+            0.0, abs=1e-6
+        )  # the same weights against the full-rank run of this study
 
 
 def break_it(folder: Path, how: str) -> None:
@@ -139,7 +199,9 @@ def break_it(folder: Path, how: str) -> None:
         path = folder / "model.safetensors"
         path.write_bytes(path.read_bytes()[:-40])
     elif how == "outside":
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "../../elsewhere.safetensors"}}))
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": {"x": "../../elsewhere.safetensors"}})
+        )
     elif how == "key":
         state = load_file(folder / "model.safetensors")
         state.pop("model.norm.weight")
@@ -149,15 +211,23 @@ def break_it(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("type", "only LLaMA models"), ("shape", "not those that config.json describes"), ("json", "config.json cannot be read"),
-        ("pickle", "convert it to safetensors"), ("truncated", "cannot be read"), ("outside", "not in its folder"),
+        ("type", "only LLaMA models"),
+        ("shape", "not those that config.json describes"),
+        ("json", "config.json cannot be read"),
+        ("pickle", "convert it to safetensors"),
+        ("truncated", "cannot be read"),
+        ("outside", "not in its folder"),
         ("key", "model.norm.weight"),
     ],
 )
-def test_a_broken_folder_is_one_sentence_and_leaves_nothing(home: Path, lowrank: Callable, how: str, words: str) -> None:
+def test_a_broken_folder_is_one_sentence_and_leaves_nothing(
+    home: Path, lowrank: Callable, how: str, words: str
+) -> None:
     foreign(home / "theirs")
     break_it(home / "theirs", how)
-    status, told = lowrank("checkpoint", "import", home / "tiny.yaml", home / "theirs", "--scale", "pico")
+    status, told = lowrank(
+        "checkpoint", "import", home / "tiny.yaml", home / "theirs", "--scale", "pico"
+    )
     assert (status, words in told, "Traceback" in told) == (1, True, False), told
     with Store.open(home / "out" / "lowrank.db") as store:
         assert store.count(records.Run, kind="imported") == 0
@@ -167,12 +237,18 @@ def test_a_broken_folder_is_one_sentence_and_leaves_nothing(home: Path, lowrank:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--method", "cola"), "is no CoLA model"), (("--method", "galore"), "--rank"),
-        (("--name", "../up"), "cannot be part of a folder's name"), (("--scale", "../up"), "cannot be part of a folder's name"),
+        (("--method", "cola"), "is no CoLA model"),
+        (("--method", "galore"), "--rank"),
+        (("--name", "../up"), "cannot be part of a folder's name"),
+        (("--scale", "../up"), "cannot be part of a folder's name"),
     ],
 )
-def test_what_it_cannot_be_is_refused(home: Path, lowrank: Callable, options: tuple[str, str], words: str) -> None:
+def test_what_it_cannot_be_is_refused(
+    home: Path, lowrank: Callable, options: tuple[str, str], words: str
+) -> None:
     foreign(home / "theirs")
-    status, told = lowrank("checkpoint", "import", home / "tiny.yaml", home / "theirs", "--scale", "pico", *options)
+    status, told = lowrank(
+        "checkpoint", "import", home / "tiny.yaml", home / "theirs", "--scale", "pico", *options
+    )
     assert (status, words in told) == (2, True), told
     assert not (home / "out" / "runs").exists()

@@ -30,8 +30,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     rng = random.Random(5)
     words = ["matrix", "rank", "gradient", "weight", "loss", "step", "seed", "token"]
-    (folder / "corpus.txt").write_text("\n\n".join(" ".join(rng.choices(words, k=30)) + f" {i}." for i in range(150)))
-    (folder / "tiny.yaml").write_text(STUDY.format(root=folder / "out", corpus=folder / "corpus.txt"))
+    (folder / "corpus.txt").write_text(
+        "\n\n".join(" ".join(rng.choices(words, k=30)) + f" {i}." for i in range(150))
+    )
+    (folder / "tiny.yaml").write_text(
+        STUDY.format(root=folder / "out", corpus=folder / "corpus.txt")
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOWRANK_CACHE", str(folder / "cache"))
         assert run(["study", "plan", str(folder / "tiny.yaml")]) == 0
@@ -41,7 +45,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def lowrank(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def lowrank(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
     """Call the command line on the study's store: (exit status, stdout, stderr)."""
     monkeypatch.setenv("LOWRANK_CACHE", str(home / "cache"))
     monkeypatch.setenv("LOWRANK_DATABASE_URL", str(home / "out" / "lowrank.db"))
@@ -110,7 +116,9 @@ def test_runs_are_listed_shown_cancelled_and_retried(lowrank: Callable, home: Pa
         store.update(records.Run, 2, status="done")
 
 
-def test_checkpoints_are_verified_and_exported(lowrank: Callable, home: Path, tmp_path: Path) -> None:
+def test_checkpoints_are_verified_and_exported(
+    lowrank: Callable, home: Path, tmp_path: Path
+) -> None:
     from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
     from lowrank import checkpoint
@@ -129,14 +137,22 @@ def test_checkpoints_are_verified_and_exported(lowrank: Callable, home: Path, tm
         torch.testing.assert_close(plain(ids).logits, own(ids).logits, atol=1e-5, rtol=1e-5)
     status, _, err = lowrank("checkpoint", "export", str(final["cola"]["id"]), tmp_path / "cola")
     assert (status, "--native" in err, (tmp_path / "cola").exists()) == (1, True, False)
-    assert lowrank("checkpoint", "export", str(final["cola"]["id"]), tmp_path / "cola", "--native")[0] == 0
+    assert (
+        lowrank("checkpoint", "export", str(final["cola"]["id"]), tmp_path / "cola", "--native")[0]
+        == 0
+    )
     assert checkpoint.load(tmp_path / "cola").manifest.method == "cola"
     status, _, err = lowrank("checkpoint", "export", str(final["cola"]["id"]), target)
     assert (status, "exists already" in err) == (2, True)
 
 
 def test_a_flipped_byte_stops_what_needs_it_and_nothing_else(lowrank: Callable, home: Path) -> None:
-    path = home / "out" / rows(lowrank("checkpoint", "list", "--json"))[0]["path"] / "model.safetensors"
+    path = (
+        home
+        / "out"
+        / rows(lowrank("checkpoint", "list", "--json"))[0]["path"]
+        / "model.safetensors"
+    )
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
@@ -157,14 +173,38 @@ def test_a_flipped_byte_stops_what_needs_it_and_nothing_else(lowrank: Callable, 
         (("study", "run", "{study}", "--set", "methods.sltrain.settings.rank=17"), 2, "rank 17"),
         (("study", "run", "{study}", "--set", "metrics=[spectre]"), 2, "did you mean 'spectra'"),
         (("study", "run", "{study}", "--only", "trian"), 2, "trian"),
-        (("study", "run", "{study}", "--db", "postgresql://me:secret@127.0.0.1:9/x"), 1, "127.0.0.1"),
         (
-            ("study", "run", "{study}", "--set", "output={tmp}/a", "--set", "data.path={tmp}/none.txt", "--db", "{tmp}/a.db"),
+            ("study", "run", "{study}", "--db", "postgresql://me:secret@127.0.0.1:9/x"),
+            1,
+            "127.0.0.1",
+        ),
+        (
+            (
+                "study",
+                "run",
+                "{study}",
+                "--set",
+                "output={tmp}/a",
+                "--set",
+                "data.path={tmp}/none.txt",
+                "--db",
+                "{tmp}/a.db",
+            ),
             1,
             "none.txt",
         ),
         (
-            ("study", "run", "{study}", "--set", "output={tmp}/b", "--set", "training.batch_size=100000", "--db", "{tmp}/b.db"),
+            (
+                "study",
+                "run",
+                "{study}",
+                "--set",
+                "output={tmp}/b",
+                "--set",
+                "training.batch_size=100000",
+                "--db",
+                "{tmp}/b.db",
+            ),
             1,
             "batch",
         ),

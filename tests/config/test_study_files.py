@@ -33,7 +33,11 @@ def runs(path: Path, *overrides: str) -> list[RunConfig]:
 
 
 def test_layers_are_laid_in_order(study_file: Path) -> None:
-    (run, _) = runs(study_file, "methods.full_rank.training.learning_rate=0.5", "methods.full_rank.scales.nano.training.steps=7")
+    (run, _) = runs(
+        study_file,
+        "methods.full_rank.training.learning_rate=0.5",
+        "methods.full_rank.scales.nano.training.steps=7",
+    )
     assert run.training.learning_rate == 0.5  # the method's entry over the study's section
     assert run.training.steps == 7  # the method's scale over both
     assert run.training.min_lr_ratio == 0.1  # the preset's
@@ -66,8 +70,12 @@ def test_exponents_without_a_dot_are_numbers(study_file: Path) -> None:
         ("seeds=[0, 1, 2]", False),
     ],
 )
-def test_the_hash_covers_what_changes_the_weights_and_nothing_else(study_file: Path, override: str, changes: bool) -> None:
-    assert (runs(study_file)[0].fingerprint() != runs(study_file, override)[0].fingerprint()) is changes
+def test_the_hash_covers_what_changes_the_weights_and_nothing_else(
+    study_file: Path, override: str, changes: bool
+) -> None:
+    assert (
+        runs(study_file)[0].fingerprint() != runs(study_file, override)[0].fingerprint()
+    ) is changes
 
 
 def test_a_younger_field_at_its_default_leaves_stored_hashes_alone() -> None:
@@ -108,14 +116,19 @@ def test_a_data_seed_of_the_study_fixes_the_order_for_all_seeds(study_file: Path
         ("methods.full_rankk={}", ("unknown method 'full_rankk'", "did you mean 'full_rank'")),
         ("scales.nanoo={}", ("unknown scale 'nanoo'", "did you mean 'nano'")),
         ("methods.full_rank.settings.rank=3", ("unknown key 'methods.full_rank.settings.rank'",)),
-        ("methods.full_rank.scales.nano.training.step=3", ("methods.full_rank.scales.nano.training.step", "did you mean 'steps'")),
+        (
+            "methods.full_rank.scales.nano.training.step=3",
+            ("methods.full_rank.scales.nano.training.step", "did you mean 'steps'"),
+        ),
         ("metrics=[{lenz: spectra}]", ("unknown key 'metrics.0.lenz'", "did you mean 'lens'")),
         ("methods=[]", ("'methods'", "not empty")),
         ("preset=papre", ("key 'preset'",)),
         ("methods.galore={settings: {rank: 4096}}", ("rank 4096", "galore", "nano", "at most 64")),
     ],
 )
-def test_bad_input_names_file_key_and_mend(study_file: Path, override: str, words: tuple[str, ...]) -> None:
+def test_bad_input_names_file_key_and_mend(
+    study_file: Path, override: str, words: tuple[str, ...]
+) -> None:
     with pytest.raises(UsageError) as caught:
         runs(study_file, override)
     for word in words:
@@ -146,9 +159,13 @@ def test_broken_files(tmp_path: Path, text: str, words: str) -> None:
 
 def test_variants_are_runs_of_their_own_and_twins_are_refused(study_file: Path) -> None:
     found = runs(
-        study_file, "methods.full_rank.variants={a: {training: {learning_rate: 0.1}}, b: {training: {learning_rate: 0.2}}}"
+        study_file,
+        "methods.full_rank.variants={a: {training: {learning_rate: 0.1}}, b: {training: {learning_rate: 0.2}}}",
     )
-    assert [(run.variant, run.training.learning_rate) for run in found if run.seed == 0] == [("a", 0.1), ("b", 0.2)]
+    assert [(run.variant, run.training.learning_rate) for run in found if run.seed == 0] == [
+        ("a", 0.1),
+        ("b", 0.2),
+    ]
     with pytest.raises(ConfigError, match="same recipe"):
         runs(study_file, "methods.full_rank.variants={a: {}, b: {}}")
 
@@ -159,10 +176,21 @@ def test_a_study_may_bring_its_own_scale(study_file: Path) -> None:
 
 
 def test_the_published_preset_is_the_studys_recipe(study_file: Path) -> None:
-    study = load_study(study_file, ["preset=published", "scales=[60m]", "training={}", "data={}", "seeds=[0]"])
+    study = load_study(
+        study_file, ["preset=published", "scales=[60m]", "training={}", "data={}", "seeds=[0]"]
+    )
     (run,) = resolve_runs(study)
     training = run.training
-    assert (training.steps, training.warmup, training.batch_size, training.learning_rate) == (10_000, 1_000, 512, 1e-3)
-    assert (training.precision, training.extra_updates, training.schedule_lag) == ("pure_bfloat16", 1, 1)
+    assert (training.steps, training.warmup, training.batch_size, training.learning_rate) == (
+        10_000,
+        1_000,
+        512,
+        1e-3,
+    )
+    assert (training.precision, training.extra_updates, training.schedule_lag) == (
+        "pure_bfloat16",
+        1,
+        1,
+    )
     assert (run.data.source, run.data.layout, run.data.max_length) == ("c4", "padded", 256)
     assert training.checkpoint_steps()[1] == 1_000

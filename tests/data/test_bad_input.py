@@ -35,7 +35,9 @@ def bad_file(folder, kind):
         return {"path": str(path)}, r"line 2 of .*not-json is not JSON .*one object a line"
     if kind == "wrong-field":
         write_jsonl(path, ["a"], field="body")
-        return {"path": str(path)}, r"line 1 of .* has no field 'text' \(it has body\); set data\.text_field"
+        return {
+            "path": str(path)
+        }, r"line 1 of .* has no field 'text' \(it has body\); set data\.text_field"
     if kind == "not-an-object":
         path.write_text("[1]\n")
         return {"path": str(path)}, r"line 1 .* has no field 'text' \(it has a list\)"
@@ -56,7 +58,10 @@ def bad_file(folder, kind):
         return {"path": str(path), "source": kind[5:]}, rf"{kind} is not a readable {kind[5:]} file"
     if kind == "column.parquet":
         pq.write_table(pa.table({"body": ["a"]}), path)
-        return {"path": str(path), "source": "parquet"}, r"column\.parquet has no field 'text' \(it has body\)"
+        return {
+            "path": str(path),
+            "source": "parquet",
+        }, r"column\.parquet has no field 'text' \(it has body\)"
     if kind == "integers.parquet":
         pq.write_table(pa.table({"text": [1, 2]}), path)
         return {"path": str(path), "source": "parquet"}, "the field 'text' of .* is a int, not text"
@@ -64,8 +69,22 @@ def bad_file(folder, kind):
 
 
 KINDS = [
-    "missing", "no-path", "empty-folder", "empty", "blank", "not-json", "wrong-field", "not-an-object", "number", "latin-1",
-    "cut.gz", "fake.gz", "fake.parquet", "fake.arrow", "column.parquet", "integers.parquet",
+    "missing",
+    "no-path",
+    "empty-folder",
+    "empty",
+    "blank",
+    "not-json",
+    "wrong-field",
+    "not-an-object",
+    "number",
+    "latin-1",
+    "cut.gz",
+    "fake.gz",
+    "fake.parquet",
+    "fake.arrow",
+    "column.parquet",
+    "integers.parquet",
 ]
 
 
@@ -94,19 +113,27 @@ def test_an_unknown_source_is_suggested(open_corpus):
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_a_corpus_smaller_than_a_batch(open_corpus, layout):
     dataset = open_corpus(sentences(12), layout=layout, validation_fraction=0.1)
-    with pytest.raises(DataError, match=r"holds \d+ rows of 16 tokens, fewer than the 512 needed; .*training\.batch_size"):
+    with pytest.raises(
+        DataError,
+        match=r"holds \d+ rows of 16 tokens, fewer than the 512 needed; .*training\.batch_size",
+    ):
         dataset.require(512)
     dataset.require(8)
 
 
 def test_a_corpus_smaller_than_a_row(open_corpus):
-    with pytest.raises(DataError, match=r"holds 0 rows of 4096 tokens, fewer than the 1 needed; .*data\.max_length"):
+    with pytest.raises(
+        DataError, match=r"holds 0 rows of 4096 tokens, fewer than the 1 needed; .*data\.max_length"
+    ):
         open_corpus(sentences(12), max_length=4096)
 
 
 def test_a_held_out_split_smaller_than_a_row(open_corpus):
     dataset = open_corpus(sentences(40), max_length=400, validation_fraction=0.01)
-    with pytest.raises(DataError, match=r"the validation split .* does not fill one row of 400 .*data\.validation_fraction"):
+    with pytest.raises(
+        DataError,
+        match=r"the validation split .* does not fill one row of 400 .*data\.validation_fraction",
+    ):
         dataset.evaluation_set("v", split="validation", tokens=100)
 
 

@@ -11,7 +11,7 @@ from lowrank.data import open_data
 from lowrank.data.sources import _prose, embedded
 from lowrank.errors import DataError
 
-NUMPY = '''
+NUMPY = """
     Return the mean of an array along an axis, or of all of its elements together.
 
     The mean is the sum of the elements divided by their number; see :func:`~package.other.median` and ``axis`` for
@@ -45,8 +45,8 @@ NUMPY = '''
 
     >>> mean([1, 2])
     1.5
-'''
-GOOGLE = '''Build the model from a configuration that was saved before.
+"""
+GOOGLE = """Build the model from a configuration that was saved before.
 
     Args:
         config: The configuration of the model, which is what you saved it with before.
@@ -61,7 +61,7 @@ GOOGLE = '''Build the model from a configuration that was saved before.
         model = build(config)  # this is the code of the example and it is not prose at all.
 
     | a | table of | words that are in the columns | and not prose |
-'''
+"""
 
 
 def test_what_is_kept_of_a_numpy_docstring():
@@ -85,13 +85,16 @@ def test_a_paragraph_is_taken_once():
     collector = _prose.Collector()
     assert collector.document(NUMPY)
     assert not collector.document(NUMPY)
-    assert not collector.document("Something else that is too short.\n\n    " + GOOGLE.split("\n")[0].upper())
+    assert not collector.document(
+        "Something else that is too short.\n\n    " + GOOGLE.split("\n")[0].upper()
+    )
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "too short for anyone.", "this begins with a small letter, as the rest of a sentence does after a break.",
+        "too short for anyone.",
+        "this begins with a small letter, as the rest of a sentence does after a break.",
         "This sentence does not end because it is the beginning of a list, as in the following:",
         "This sentence calls x = f(y) and so it is about code and not of the kind that we want.",
         "Copyright Somebody Somewhere Something Else Altogether Nineteen Hundred Ninety Nine Incorporated Limited.",
@@ -116,13 +119,21 @@ def test_the_corpus_of_one_small_package(tmp_path, monkeypatch):
     assert len(documents) > 700
     text = "\n\n".join(documents)
     assert len(text) > 200_000
-    assert not re.search(r">>>|Parameters\b *-{3}|:(func|class|math|ref):|``|\bndarray of shape", text)
+    assert not re.search(
+        r">>>|Parameters\b *-{3}|:(func|class|math|ref):|``|\bndarray of shape", text
+    )
     paragraphs = text.split("\n\n")
     assert len({paragraph.lower() for paragraph in paragraphs}) == len(paragraphs)
-    assert all(paragraph[0].isupper() and re.search(r"[.!?][)'\"]?$", paragraph) for paragraph in paragraphs)
+    assert all(
+        paragraph[0].isupper() and re.search(r"[.!?][)'\"]?$", paragraph)
+        for paragraph in paragraphs
+    )
     assert set(dataset.source.origin()["packages"]) == {"networkx"}
     again = open_data(config, 0, cache=tmp_path / "other")
-    assert (again.fingerprint, again.tokenizer_hash) == (dataset.fingerprint, dataset.tokenizer_hash)
+    assert (again.fingerprint, again.tokenizer_hash) == (
+        dataset.fingerprint,
+        dataset.tokenizer_hash,
+    )
     monkeypatch.setattr(embedded, "docstrings", None)  # what is cached is not collected again
     assert open_data(config, 1, cache=tmp_path).fingerprint == dataset.fingerprint
 
@@ -152,4 +163,8 @@ def test_files_come_in_one_order_and_without_tests(tmp_path):
     for name in ("b/x.py", "a.py", "b/tests/t.py", "c.txt", "_vendor/v.py", "b.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
-    assert [p.relative_to(tmp_path).as_posix() for p in embedded._modules([tmp_path])] == ["a.py", "b.py", "b/x.py"]
+    assert [p.relative_to(tmp_path).as_posix() for p in embedded._modules([tmp_path])] == [
+        "a.py",
+        "b.py",
+        "b/x.py",
+    ]

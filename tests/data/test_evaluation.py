@@ -17,7 +17,9 @@ from lowrank.errors import DataError
 def test_a_set_is_deterministic_and_its_record_is_true(open_corpus, hub_folder, layout, source):
     options = {"source": source, "path": str(hub_folder)} if source == "huggingface" else {}
     found, again = (
-        open_corpus(seed=seed, layout=layout, max_length=64, **options).evaluation_set("v", split="validation", examples=10, seed=3)
+        open_corpus(seed=seed, layout=layout, max_length=64, **options).evaluation_set(
+            "v", split="validation", examples=10, seed=3
+        )
         for seed in (0, 1)
     )
     assert found.record == again.record  # whatever the run's own seed
@@ -35,18 +37,26 @@ def test_a_set_is_deterministic_and_its_record_is_true(open_corpus, hub_folder, 
 def test_other_rows_have_another_hash(open_corpus, change):
     dataset = open_corpus()
     base = {"split": "validation", "examples": 10, "seed": 0}
-    assert dataset.evaluation_set("v", **base).record.sha256 != dataset.evaluation_set("v", **{**base, **change}).record.sha256
+    assert (
+        dataset.evaluation_set("v", **base).record.sha256
+        != dataset.evaluation_set("v", **{**base, **change}).record.sha256
+    )
 
 
 def test_padded_and_packed_sets_differ(open_corpus):
     packed, padded = (open_corpus(layout=layout) for layout in ("packed", "padded"))
-    found = [dataset.evaluation_set("v", split="validation", examples=5).record.sha256 for dataset in (packed, padded)]
+    found = [
+        dataset.evaluation_set("v", split="validation", examples=5).record.sha256
+        for dataset in (packed, padded)
+    ]
     assert found[0] != found[1]
 
 
 def test_the_name_is_no_part_of_the_hash(open_corpus):
     dataset = open_corpus()
-    a, b = (asdict(dataset.evaluation_set(name, split="validation", examples=5).record) for name in "ab")
+    a, b = (
+        asdict(dataset.evaluation_set(name, split="validation", examples=5).record) for name in "ab"
+    )
     assert (a.pop("name"), b.pop("name")) == ("a", "b")
     assert a == b
 
@@ -56,7 +66,11 @@ def test_tokens_are_reached_with_as_few_rows_as_possible(open_corpus, layout):
     dataset = open_corpus(layout=layout)
     for tokens in (1, 15, 16, 100, 101):
         found = dataset.evaluation_set("v", split="validation", tokens=tokens)
-        scored = [int((labels[1:] != UNSCORED).sum()) for batch in found.batches(100) for labels in batch.labels]
+        scored = [
+            int((labels[1:] != UNSCORED).sum())
+            for batch in found.batches(100)
+            for labels in batch.labels
+        ]
         assert sum(scored) == found.record.tokens >= tokens
         assert sum(scored[:-1]) < tokens
 
@@ -65,7 +79,10 @@ def test_a_small_split_is_taken_whole_and_said_so(open_corpus):
     dataset = open_corpus(layout="padded")
     record = dataset.evaluation_set("v", split="validation", tokens=10**9).record
     assert record.examples == 30  # a tenth of 300 documents
-    assert dataset.evaluation_set("v", split="validation", examples=10**6).record.sha256 == record.sha256
+    assert (
+        dataset.evaluation_set("v", split="validation", examples=10**6).record.sha256
+        == record.sha256
+    )
 
 
 def test_a_larger_set_begins_with_the_smaller_one(open_corpus):
@@ -78,14 +95,19 @@ def test_no_training_row_is_held_out(open_corpus):
     dataset = open_corpus(layout="padded", max_length=64)
     trained = {tuple(row) for row in dataset.rows(0, 240).input_ids.tolist()}
     for split in ("validation", "selection"):
-        held = {tuple(row) for row in dataset.evaluation_set("v", split=split, examples=1000).tokens.tolist()}
+        held = {
+            tuple(row)
+            for row in dataset.evaluation_set("v", split=split, examples=1000).tokens.tolist()
+        }
         assert held
         assert not held & trained
 
 
 def test_bad_requests(open_corpus):
     dataset = open_corpus()
-    with pytest.raises(DataError, match="there is no split 'test'; there are train, validation, selection"):
+    with pytest.raises(
+        DataError, match="there is no split 'test'; there are train, validation, selection"
+    ):
         dataset.evaluation_set("v", split="test", examples=3)
     for wrong in ({}, {"tokens": 3, "examples": 3}):
         with pytest.raises(ValueError, match="by tokens or by examples"):

@@ -1,4 +1,6 @@
-"""Sources of the Hugging Face hub without a hub: folders through the same code, copies on the disk, and no network."""
+"""Sources of the Hugging Face hub without a hub: folders through the same code, copies on the disk,
+and no network.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,17 @@ def refuse(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize("asked", ["by the user", "by the network"])
 @pytest.mark.parametrize("source", ["c4", "huggingface"])
-def test_offline_says_at_once_what_to_do(open_corpus, no_network, monkeypatch, cache, source, asked):
+def test_offline_says_at_once_what_to_do(
+    open_corpus, no_network, monkeypatch, cache, source, asked
+):
     if asked == "by the user":
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     name = {"c4": "allenai/c4", "huggingface": "some/texts"}[source]
     started = time.monotonic()
-    with pytest.raises(DataError, match=rf"'{name}' is on the Hugging Face hub.*HF_HOME, or set data\.source: embedded") as caught:
+    with pytest.raises(
+        DataError,
+        match=rf"'{name}' is on the Hugging Face hub.*HF_HOME, or set data\.source: embedded",
+    ) as caught:
         open_corpus(source=source, path=name)
     assert "\n" not in str(caught.value)
     assert time.monotonic() - started < 10
@@ -64,7 +71,9 @@ def test_a_copy_on_the_disk_serves_without_network(open_corpus, no_network, hub_
     assert len(dataset.rows(0, 5)) == 5
 
 
-def test_what_was_resolved_once_needs_no_network_and_does_not_change(open_corpus, hub_folder, cache, monkeypatch):
+def test_what_was_resolved_once_needs_no_network_and_does_not_change(
+    open_corpus, hub_folder, cache, monkeypatch
+):
     dataset = open_corpus(source="huggingface", path=str(hub_folder))
     expected = dataset.rows(0, 20).input_ids
     monkeypatch.setattr(datasets, "load_dataset", refuse)
@@ -112,8 +121,11 @@ def test_a_data_set_without_a_training_split(open_corpus, hub_folder):
 
 @pytest.mark.parametrize(
     ("error", "message"),
-    [("GatedRepoError", "is gated; accept its terms"), ("RepositoryNotFoundError", "has no data set 'some/texts'"),
-     ("RevisionNotFoundError", r"has no revision 'v9'; correct data\.revision")],
+    [
+        ("GatedRepoError", "is gated; accept its terms"),
+        ("RepositoryNotFoundError", "has no data set 'some/texts'"),
+        ("RevisionNotFoundError", r"has no revision 'v9'; correct data\.revision"),
+    ],
 )
 def test_what_the_hub_refuses(open_corpus, monkeypatch, error, message):
     from huggingface_hub import errors
@@ -140,7 +152,9 @@ def _source(config: Data, cache: Path):
 
 
 def test_c4_through_the_published_protocol(open_corpus, hub_folder, tmp_path, cache, monkeypatch):
-    """The whole way of C4 with a local folder in its place: given tokenizer, fewer rows than tokens, its own validation."""
+    """The whole way of C4 with a local folder in its place: given tokenizer, fewer rows than
+    tokens, its own validation.
+    """
     from lowrank.data.sources import c4
 
     open_corpus().tokenizer.save_pretrained(tmp_path / "t5")
@@ -148,9 +162,13 @@ def test_c4_through_the_published_protocol(open_corpus, hub_folder, tmp_path, ca
     monkeypatch.setattr(c4.SOURCE, "_folder", hub_folder)
     monkeypatch.setattr(_hub.HubText, "_commit", lambda self, found: None)
     load = datasets.load_dataset
-    monkeypatch.setattr(datasets, "load_dataset", lambda path, subset, **options: load(path, None, **options))
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda path, subset, **options: load(path, None, **options)
+    )
     names = datasets.get_dataset_split_names
-    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda path, subset, **options: names(path))
+    monkeypatch.setattr(
+        datasets, "get_dataset_split_names", lambda path, subset, **options: names(path)
+    )
     dataset = open_data(Data(source="c4", layout="padded", max_length=32), 42, cache=cache)
     assert dataset.vocabulary_size == 32_000
     batch = dataset.rows(0, 64)

@@ -1,4 +1,6 @@
-"""Orders by integer arithmetic: checked against the published generator, and for being shuffles at all."""
+"""Orders by integer arithmetic: checked against the published generator, and for being shuffles at
+all.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +12,31 @@ from lowrank.data.batch import rows_hash
 
 
 def test_words_are_those_of_splitmix64():
-    """The first outputs of the generator for the seed 1234567, as its implementations are commonly checked."""
-    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    """The first outputs of the generator for the seed 1234567, as its implementations are commonly
+    checked.
+    """
+    expected = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
     assert [order.draw(1234567, n) for n in range(5)] == expected
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**64 - 1, order.key("rows", 3, 4)])
 @pytest.mark.parametrize("size", [0, 1, 2, 1000])
 def test_a_permutation_sorts_by_those_words(seed, size):
-    assert order.permutation(size, seed).tolist() == sorted(range(size), key=lambda n: order.draw(seed, n))
+    assert order.permutation(size, seed).tolist() == sorted(
+        range(size), key=lambda n: order.draw(seed, n)
+    )
 
 
 def test_permutations_are_uniform():
-    places = np.array([order.permutation(6, order.key("uniform", seed)).tolist().index(0) for seed in range(3000)])
+    places = np.array(
+        [order.permutation(6, order.key("uniform", seed)).tolist().index(0) for seed in range(3000)]
+    )
     counts = np.bincount(places, minlength=6)
     assert ((counts - 500) ** 2 / 500).sum() < 25  # chi-square with 5 degrees of freedom: p = 1e-4
 
@@ -55,7 +69,9 @@ def test_every_token_label_and_the_shape_are_in_the_hash():
     tokens = np.arange(60, dtype=np.int32).reshape(6, 10)
     labels = tokens.copy()
     found = {rows_hash(tokens, None), rows_hash(tokens.reshape(10, 6), None)}
-    assert rows_hash(tokens, labels) in found  # no padding is the same as labels that are all scored
+    assert (
+        rows_hash(tokens, labels) in found
+    )  # no padding is the same as labels that are all scored
     labels[5, 9] = -100
     found.add(rows_hash(tokens, labels))
     for place in [(0, 0), (5, 9), (3, 4)]:

@@ -1,4 +1,6 @@
-"""Rows are a pure function of configuration, text and seed: any position, any process, epoch after epoch."""
+"""Rows are a pure function of configuration, text and seed: any position, any process, epoch after
+epoch.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def rows_in_epoch(dataset) -> int:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("streamed", [False, True])
 def test_any_position_equals_the_sequence(open_corpus, hub_folder, small_shards, layout, streamed):
-    options = {"source": "huggingface", "path": str(hub_folder), "shuffle_buffer": 50} if streamed else {}
+    options = (
+        {"source": "huggingface", "path": str(hub_folder), "shuffle_buffer": 50} if streamed else {}
+    )
     dataset = open_corpus(layout=layout, **options)
     count = rows_in_epoch(dataset) if not streamed else 250
     whole = dataset.rows(0, 3 * count)
@@ -37,7 +41,9 @@ def test_any_position_equals_the_sequence(open_corpus, hub_folder, small_shards,
 def test_every_epoch_holds_every_row_once_in_another_order(open_corpus, small_shards, layout):
     dataset = open_corpus(layout=layout)
     size = rows_in_epoch(dataset)
-    epochs = [[tuple(row) for row in dataset.rows(e * size, size).input_ids.tolist()] for e in range(3)]
+    epochs = [
+        [tuple(row) for row in dataset.rows(e * size, size).input_ids.tolist()] for e in range(3)
+    ]
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert len(set(epochs[0])) == size
@@ -48,7 +54,9 @@ def test_a_stream_repeats_its_rows_in_another_order(open_corpus, hub_folder, sma
     dataset.rows(0, 10_000)
     size = rows_in_epoch(dataset)
     assert size < 10_000
-    first, second = ([tuple(r) for r in dataset.rows(e * size, size).input_ids.tolist()] for e in range(2))
+    first, second = (
+        [tuple(r) for r in dataset.rows(e * size, size).input_ids.tolist()] for e in range(2)
+    )
     assert sorted(first) == sorted(second)
     assert first != second
 
@@ -87,7 +95,11 @@ def test_padded_rows_are_one_document_each(open_corpus, small_shards):
     documents = [doc for doc, _ in dataset._documents("train", None, (0, 0))]
     assert layout.available == len(documents)
     tokens, mask = layout.take(np.arange(len(documents)))
-    length, eos, pad = dataset.config.max_length, dataset.special["eos_token_id"], dataset.special["pad_token_id"]
+    length, eos, pad = (
+        dataset.config.max_length,
+        dataset.special["eos_token_id"],
+        dataset.special["pad_token_id"],
+    )
     lengths = set()
     for row, scored, document in zip(tokens, mask, documents, strict=True):
         whole = dataset.vocabulary.encode([document])[0].tolist()
@@ -98,7 +110,9 @@ def test_padded_rows_are_one_document_each(open_corpus, small_shards):
     assert lengths == {True, False}
     batch = dataset.rows(0, 20)
     assert ((batch.labels == UNSCORED) == (batch.input_ids == pad)).all()
-    assert batch.scored == int((batch.labels[:, 1:] != UNSCORED).sum()) == dataset.scored_tokens(0, 20)
+    assert (
+        batch.scored == int((batch.labels[:, 1:] != UNSCORED).sum()) == dataset.scored_tokens(0, 20)
+    )
 
 
 def test_rows_are_cheap(open_corpus):

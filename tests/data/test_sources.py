@@ -1,4 +1,6 @@
-"""Local formats: the documents are those that were written, from one file, a folder or a glob, from any position."""
+"""Local formats: the documents are those that were written, from one file, a folder or a glob, from
+any position.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def write_gzip(path: Path, documents: list[str]) -> None:
 
 
 def write_parquet(path: Path, documents: list[str]) -> None:
-    pq.write_table(pa.table({"id": list(range(len(documents))), "text": documents}), path, row_group_size=7)
+    pq.write_table(
+        pa.table({"id": list(range(len(documents))), "text": documents}), path, row_group_size=7
+    )
 
 
 def write_arrow_file(path: Path, documents: list[str]) -> None:
@@ -43,8 +47,11 @@ def write_arrow_stream(path: Path, documents: list[str]) -> None:
 
 
 FORMATS = {
-    "text": ("text", "txt", write_text), "jsonl": ("jsonl", "jsonl", write_jsonl), "gzip": ("jsonl", "json.gz", write_gzip),
-    "parquet": ("parquet", "parquet", write_parquet), "arrow-file": ("arrow", "arrow", write_arrow_file),
+    "text": ("text", "txt", write_text),
+    "jsonl": ("jsonl", "jsonl", write_jsonl),
+    "gzip": ("jsonl", "json.gz", write_gzip),
+    "parquet": ("parquet", "parquet", write_parquet),
+    "arrow-file": ("arrow", "arrow", write_arrow_file),
     "arrow-stream": ("arrow", "arrow", write_arrow_stream),
 }
 GIVEN = [*sentences(40), "Grüße aus Köln, naïve café — 数据 🙂.", "Two lines\nin one document."]
@@ -70,20 +77,31 @@ def corpus(request, tmp_path) -> tuple[str, str, Path]:
 
 def test_folder_glob_and_file(corpus, tmp_path):
     name, suffix, folder = corpus
-    for path, expected in [(folder.parent, GIVEN), (folder / f"*.{suffix}", GIVEN), (folder / f"b.{suffix}", GIVEN[25:])]:
-        assert [d for d, _ in source(tmp_path, name, str(path)).read("train", None) if d] == expected
+    for path, expected in [
+        (folder.parent, GIVEN),
+        (folder / f"*.{suffix}", GIVEN),
+        (folder / f"b.{suffix}", GIVEN[25:]),
+    ]:
+        assert [
+            d for d, _ in source(tmp_path, name, str(path)).read("train", None) if d
+        ] == expected
 
 
 def test_reading_goes_on_from_every_position(corpus, tmp_path):
     name, _, folder = corpus
     whole = list(source(tmp_path, name, str(folder)).read("train", None))
     for n in (1, 7, 24, 25, 26, 40):
-        assert list(source(tmp_path, name, str(folder)).read("train", None, whole[n - 1][1])) == whole[n:]
+        assert (
+            list(source(tmp_path, name, str(folder)).read("train", None, whole[n - 1][1]))
+            == whole[n:]
+        )
 
 
 def test_a_separator_of_ones_own(tmp_path):
     (tmp_path / "x.txt").write_text("One.\n\nStill one.\n<|endoftext|>\nTwo.\n<|endoftext|>\n")
-    found = source(tmp_path, "text", str(tmp_path / "x.txt"), separator="<|endoftext|>").read("train", None)
+    found = source(tmp_path, "text", str(tmp_path / "x.txt"), separator="<|endoftext|>").read(
+        "train", None
+    )
     assert [d for d, _ in found if d] == ["One.\n\nStill one.", "Two."]
 
 
@@ -96,7 +114,13 @@ def test_blocks_of_a_text_file_do_not_show(tmp_path, monkeypatch, block, separat
     (tmp_path / "x.txt").write_bytes(body.encode())
 
     def read() -> list[str]:
-        return [d for d, _ in source(tmp_path, "text", str(tmp_path / "x.txt"), separator=separator).read("train", None) if d]
+        return [
+            d
+            for d, _ in source(tmp_path, "text", str(tmp_path / "x.txt"), separator=separator).read(
+                "train", None
+            )
+            if d
+        ]
 
     whole = read()
     assert len(whole) >= 3
@@ -129,7 +153,15 @@ def test_changed_files_are_read_again(tmp_path, open_corpus):
 
 
 def test_every_source_is_a_file_and_describes_itself(tmp_path):
-    assert set(sources.names()) == {"arrow", "c4", "embedded", "huggingface", "jsonl", "parquet", "text"}
+    assert set(sources.names()) == {
+        "arrow",
+        "c4",
+        "embedded",
+        "huggingface",
+        "jsonl",
+        "parquet",
+        "text",
+    }
     for name in sources.names():
         made = source(tmp_path, name, "some/where")
         assert name in made.label

@@ -1,4 +1,6 @@
-"""Splits are told apart by content: disjoint, complete, the same whatever the order, the file or the duplicates."""
+"""Splits are told apart by content: disjoint, complete, the same whatever the order, the file or
+the duplicates.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ def test_duplicates_never_straddle_splits(open_corpus):
     dataset = open_corpus(given)
     found = [set(documents(dataset, split)) for split in SPLITS]
     assert sum(map(len, found)) == 60
-    assert all(len(documents(dataset, split)) == 5 * len(part) for split, part in zip(SPLITS, found, strict=True))
+    assert all(
+        len(documents(dataset, split)) == 5 * len(part)
+        for split, part in zip(SPLITS, found, strict=True)
+    )
 
 
 def test_order_of_documents_does_not_move_them(open_corpus):
@@ -32,7 +37,9 @@ def test_order_of_documents_does_not_move_them(open_corpus):
     forward, backward = open_corpus(given), open_corpus(given[::-1])
     for split in SPLITS:
         assert set(documents(forward, split)) == set(documents(backward, split))
-    assert forward.fingerprint != backward.fingerprint  # the order of the text is part of what is trained on
+    assert (
+        forward.fingerprint != backward.fingerprint
+    )  # the order of the text is part of what is trained on
 
 
 def test_a_handful_of_documents_still_has_three_splits():

@@ -1,4 +1,6 @@
-"""The token store: made once by whoever is first, continued after a kill, checked when it is read."""
+"""The token store: made once by whoever is first, continued after a kill, checked
+when it is read.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ def test_a_stream_is_read_only_as_far_as_needed(open_corpus, hub_folder, small_s
 
 
 @pytest.mark.parametrize("buffer", [20, 5000])
-def test_a_stream_goes_on_where_another_process_stopped(open_corpus, hub_folder, small_shards, tmp_path, buffer):
+def test_a_stream_goes_on_where_another_process_stopped(
+    open_corpus, hub_folder, small_shards, tmp_path, buffer
+):
     options = {"source": "huggingface", "path": str(hub_folder), "shuffle_buffer": buffer}
     whole = open_corpus(cache=tmp_path / "whole", **options)
     whole.rows(0, 5000)
@@ -78,7 +82,13 @@ def test_a_stream_goes_on_where_another_process_stopped(open_corpus, hub_folder,
 def test_the_buffer_shuffles_documents_and_loses_none(open_corpus, hub_folder, small_shards):
     order = {}
     for buffer in (1, 60):
-        dataset = open_corpus(source="huggingface", path=str(hub_folder), shuffle_buffer=buffer, layout="padded", max_length=64)
+        dataset = open_corpus(
+            source="huggingface",
+            path=str(hub_folder),
+            shuffle_buffer=buffer,
+            layout="padded",
+            max_length=64,
+        )
         dataset.require(1)
         layout = dataset._split("train", 0).layout
         layout.ensure(None)
@@ -103,16 +113,23 @@ def test_shards_ahead_are_made_in_the_background(open_corpus, hub_folder, small_
 
 def _open(path: str, cache: str, barrier, results) -> None:
     barrier.wait()
-    config = Data(source="jsonl", path=path, max_length=16, vocabulary_size=300, validation_fraction=0.1)
+    config = Data(
+        source="jsonl", path=path, max_length=16, vocabulary_size=300, validation_fraction=0.1
+    )
     dataset = open_data(config, 0, cache=Path(cache))
-    results.put((dataset.fingerprint, dataset.tokenizer_hash, dataset.rows(0, 50).input_ids.tolist()))
+    results.put(
+        (dataset.fingerprint, dataset.tokenizer_hash, dataset.rows(0, 50).input_ids.tolist())
+    )
 
 
 def test_processes_that_build_at_once_agree(tmp_path):
     path = write_jsonl(tmp_path / "corpus.jsonl", sentences(300))
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(3), context.Queue()
-    workers = [context.Process(target=_open, args=(str(path), str(tmp_path / "cache"), barrier, results)) for _ in range(3)]
+    workers = [
+        context.Process(target=_open, args=(str(path), str(tmp_path / "cache"), barrier, results))
+        for _ in range(3)
+    ]
     for worker in workers:
         worker.start()
     found = [results.get(timeout=60) for _ in workers]
@@ -140,7 +157,9 @@ def test_a_killed_build_goes_on(open_corpus, tmp_path, monkeypatch):
     path = write_jsonl(tmp_path / "corpus.jsonl", sentences(5000))
     open_corpus(path=str(path), cache=tmp_path / "whole")
     (expected,) = stores(tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "killed", ignore=shutil.ignore_patterns("tokens"))
+    shutil.copytree(
+        tmp_path / "whole", tmp_path / "killed", ignore=shutil.ignore_patterns("tokens")
+    )
     process = subprocess.Popen([sys.executable, "-c", BUILD, str(path), str(tmp_path / "killed")])
     while process.poll() is None:
         found = stores(tmp_path / "killed")
@@ -150,7 +169,9 @@ def test_a_killed_build_goes_on(open_corpus, tmp_path, monkeypatch):
         time.sleep(0.0005)
     process.wait(20)
     (killed,) = stores(tmp_path / "killed")
-    assert not json.loads((killed / "index.json").read_text())["complete"], "the build was faster than the kill; give it more text"
+    assert not json.loads((killed / "index.json").read_text())["complete"], (
+        "the build was faster than the kill; give it more text"
+    )
     (killed / ".00099.tokens.npy.dead.tmp").write_bytes(b"left by a killed process")
     open_corpus(path=str(path), cache=tmp_path / "killed")
     assert content(killed) == content(expected)

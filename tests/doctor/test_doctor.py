@@ -1,4 +1,6 @@
-"""The doctor finds each kind of damage, mends what can be mended, and never deletes what a missing number needs."""
+"""The doctor finds each kind of damage, mends what can be mended, and never deletes what a missing
+number needs.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,18 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("studied")
     rng = random.Random(5)
     words = ["matrix", "rank", "gradient", "weight", "loss", "step", "seed", "token"]
-    (folder / "corpus.txt").write_text("\n\n".join(" ".join(rng.choices(words, k=30)) + f" {i}." for i in range(150)))
-    (folder / "tiny.yaml").write_text(STUDY.format(root=folder / "out", corpus=folder / "corpus.txt"))
+    (folder / "corpus.txt").write_text(
+        "\n\n".join(" ".join(rng.choices(words, k=30)) + f" {i}." for i in range(150))
+    )
+    (folder / "tiny.yaml").write_text(
+        STUDY.format(root=folder / "out", corpus=folder / "corpus.txt")
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOWRANK_CACHE", str(folder / "cache"))
-        assert run(["study", "run", str(folder / "tiny.yaml"), "--only", "train", "--only", "measure"]) == 0
+        assert (
+            run(["study", "run", str(folder / "tiny.yaml"), "--only", "train", "--only", "measure"])
+            == 0
+        )
     return folder
 
 
@@ -49,13 +58,17 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it to damage."""
     shutil.copytree(studied, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "tiny.yaml").write_text(STUDY.format(root=tmp_path / "out", corpus=tmp_path / "corpus.txt"))
+    (tmp_path / "tiny.yaml").write_text(
+        STUDY.format(root=tmp_path / "out", corpus=tmp_path / "corpus.txt")
+    )
     monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
 
 @pytest.fixture
-def doctor(home: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[dict[str, Any]], str]]:
+def doctor(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, list[dict[str, Any]], str]]:
     """Call the doctor: exit status, findings that are not facts of the machine, stderr."""
 
     def call(*arguments: str) -> tuple[int, list[dict[str, Any]], str]:
@@ -70,7 +83,9 @@ def open_store(home: Path) -> Store:
     return Store.open(home / "out" / "lowrank.db")
 
 
-def test_a_healthy_study_has_facts_only(home: Path, doctor: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_healthy_study_has_facts_only(
+    home: Path, doctor: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert doctor() == (0, [], "")
     assert run(["doctor", str(home / "tiny.yaml"), "--json"]) == 0
     told = " ".join(row["finding"] for row in json.loads(capsys.readouterr().out))
@@ -86,7 +101,9 @@ def test_what_can_be_mended_is_mended(home: Path, doctor: Callable) -> None:
         with store.connection(writes=True) as connection:
             connection.execute(sa.update(UNITS).values(owner="elsewhere@0/1/2/3", lease_until=1.0))
             for table in ("metric_value", "curve_point", "singular_value"):
-                connection.exec_driver_sql(f"DELETE FROM {table} WHERE {saved.id} IN (checkpoint_id, reference_checkpoint_id)")
+                connection.exec_driver_sql(
+                    f"DELETE FROM {table} WHERE {saved.id} IN (checkpoint_id, reference_checkpoint_id)"
+                )
             connection.exec_driver_sql(f"DELETE FROM checkpoint WHERE id = {saved.id}")
     run_folder = (home / "out" / saved.path).parents[1]
     half = run_folder / "checkpoints" / ".step_00000003.abcd.tmp"
@@ -98,9 +115,17 @@ def test_what_can_be_mended_is_mended(home: Path, doctor: Callable) -> None:
     status, found, _ = doctor()
     assert status == 1
     assert [row["mended_by"] for row in found] == ["--fix"] * 5
-    for word in ("no value stands under it", "gone or silent", "was never finished", "has no row", "needs no resume point"):
+    for word in (
+        "no value stands under it",
+        "gone or silent",
+        "was never finished",
+        "has no row",
+        "needs no resume point",
+    ):
         assert sum(word in row["finding"] for row in found) == 1, word
-    assert run(["doctor", str(home / "tiny.yaml"), "--yes"]) == 2  # answers to questions that nobody asks
+    assert (
+        run(["doctor", str(home / "tiny.yaml"), "--yes"]) == 2
+    )  # answers to questions that nobody asks
     assert doctor("--fix", "--yes")[0] == 0
     assert doctor()[:2] == (0, [])
     with open_store(home) as store:
@@ -145,7 +170,9 @@ def test_rows_without_their_files_are_problems(home: Path, doctor: Callable, dam
     assert problems[0]["advice"]
 
 
-def test_a_damaged_database_is_said_so(home: Path, doctor: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_database_is_said_so(
+    home: Path, doctor: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = home / "out" / "lowrank.db"
     body = bytearray(path.read_bytes())
     middle = len(body) // 2
@@ -154,13 +181,17 @@ def test_a_damaged_database_is_said_so(home: Path, doctor: Callable, capsys: pyt
     status = run(["doctor", str(home / "tiny.yaml"), "--json"])
     out, err = capsys.readouterr()
     assert status == 1
-    assert "malformed" in err or any(row["level"] == "problem" and row["area"] == "store" for row in json.loads(out))
+    assert "malformed" in err or any(
+        row["level"] == "problem" and row["area"] == "store" for row in json.loads(out)
+    )
     assert "Traceback" not in err
 
 
 def weights(home: Path) -> set[tuple[str, int]]:
     found = (home / "out").glob(f"runs/*/checkpoints/step_*/{checkpoint.WEIGHTS}")
-    return {(path.parts[-4].split("-")[0], int(path.parts[-2].removeprefix("step_"))) for path in found}
+    return {
+        (path.parts[-4].split("-")[0], int(path.parts[-2].removeprefix("step_"))) for path in found
+    }
 
 
 def test_retention_keeps_what_a_missing_number_needs(home: Path, doctor: Callable) -> None:
@@ -168,12 +199,20 @@ def test_retention_keeps_what_a_missing_number_needs(home: Path, doctor: Callabl
     file = home / "tiny.yaml"
     text = file.read_text()
     assert weights(home) == everything
-    file.write_text(text.replace("metrics: [spectra]", "metrics: [spectra, activations]\nkeep: {checkpoints: final}"))
+    file.write_text(
+        text.replace(
+            "metrics: [spectra]", "metrics: [spectra, activations]\nkeep: {checkpoints: final}"
+        )
+    )
     doctor("--fix", "--yes")
     assert {entry for entry in everything if entry[1] == 4} < weights(home)
     plan = Plan.of(file)
     with open_store(home) as store:  # what the lens that was added has to compare is all there
-        needed = {(row["method"], row["step"]) for row in plan_rows(store, plan) if row["stage"] == "measure"}
+        needed = {
+            (row["method"], row["step"])
+            for row in plan_rows(store, plan)
+            if row["stage"] == "measure"
+        }
     assert needed
     assert needed <= weights(home)
     file.write_text(text + "\nkeep: {every: 2}\n")

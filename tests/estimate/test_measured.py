@@ -17,8 +17,13 @@ from lowrank.train.memory import PeakMemory
 
 MEBI = 2**20
 pytestmark = [
-    pytest.mark.skipif(torch.cuda.is_available(), reason="resident memory is the measure where there is no GPU"),
-    pytest.mark.skipif(PeakMemory().peak() is None, reason="this system does not let a process reset its high-water mark"),
+    pytest.mark.skipif(
+        torch.cuda.is_available(), reason="resident memory is the measure where there is no GPU"
+    ),
+    pytest.mark.skipif(
+        PeakMemory().peak() is None,
+        reason="this system does not let a process reset its high-water mark",
+    ),
 ]
 
 
@@ -35,7 +40,11 @@ def test_a_peak_is_kept_after_its_memory_was_freed() -> None:
 
 
 def test_work_does_not_hide_in_the_memory_of_work_before_it() -> None:
-    for _ in range(2):  # the second time the C library serves the blocks from its heap, and keeps what is below the pin
+    for _ in range(
+        2
+        # the second time the C library serves the blocks from its heap, and keeps what is below the
+        # pin
+    ):
         held = blocks(150)
         pin = held[-1]
         del held
@@ -61,13 +70,22 @@ def test_weights_are_saved_without_a_copy_in_memory(tmp_path: Path) -> None:
 def config(method: str, settings: dict[str, int]) -> RunConfig:
     shape = ModelShape.model_validate(load("scales")["mini"])
     return RunConfig(
-        method=method, scale="mini", seed=0, init_seed=0, data_seed=0, shape=shape, settings=settings,
-        data=Data(max_length=128), training=Training(learning_rate=1e-3, batch_size=8),
+        method=method,
+        scale="mini",
+        seed=0,
+        init_seed=0,
+        data_seed=0,
+        shape=shape,
+        settings=settings,
+        data=Data(max_length=128),
+        training=Training(learning_rate=1e-3, batch_size=8),
     )
 
 
 def test_estimated_peaks_of_runs_in_one_process_are_near_the_measured_ones() -> None:
-    """benchmarks/memory_peak.py compares whole runs of every method, each in a process of its own."""
+    """benchmarks/memory_peak.py compares whole runs of every method, each in a
+    process of its own.
+    """
     ids = torch.randint(0, 4096, (8, 128), generator=torch.Generator().manual_seed(0))
     for run in (config("full_rank", {}), config("cola", {"rank": 64}), config("full_rank", {})):
         memory = PeakMemory()
@@ -79,6 +97,8 @@ def test_estimated_peaks_of_runs_in_one_process_are_near_the_measured_ones() -> 
             optimizer.zero_grad(set_to_none=True)
         measured = memory.peak() or 0
         del model, optimizer
-        live = estimate(run, 4096, "cuda").peak_bytes  # what is alive at once, without what the process holds beyond
+        live = estimate(
+            run, 4096, "cuda"
+        ).peak_bytes  # what is alive at once, without what the process holds beyond
         assert 0.95 * live < measured < 1.8 * live
         assert estimate(run, 4096, "cpu").peak_bytes == pytest.approx(measured, rel=0.25)

@@ -1,4 +1,6 @@
-"""A tiny study whose checkpoints carry a tokenizer, and a small embedded suite in place of the real one."""
+"""A tiny study whose checkpoints carry a tokenizer, and a small embedded suite in place of the real
+one.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,24 @@ data: {{source: text, path: {path}, max_length: 32, vocabulary_size: 300}}
 training: {{steps: 20, learning_rate: 1.0e-2, checkpoint_every: 10}}
 downstream: {downstream}
 """
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "to", "old", "red", "house", "where", "it", "was"]
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "dog",
+    "ran",
+    "to",
+    "old",
+    "red",
+    "house",
+    "where",
+    "it",
+    "was",
+]
 ITEMS = 8
 
 
@@ -61,9 +80,14 @@ def small_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> embedded.Emb
     """Every task of the embedded suite with :data:`ITEMS` items of toy text."""
     made = {
         name: [
-            Item(phrase(i, 5) if i % 2 else "", (f" {phrase(i + 1, 3)} {i}", f" {phrase(i + 2, 4)}{number}"), i % 2)
+            Item(
+                phrase(i, 5) if i % 2 else "",
+                (f" {phrase(i + 1, 3)} {i}", f" {phrase(i + 2, 4)}{number}"),
+                i % 2,
+            )
             for i in range(ITEMS)
-        ] for number, name in enumerate(MAKERS)
+        ]
+        for number, name in enumerate(MAKERS)
     }
     folder = tmp_path / "suite"
     note = embedded.write_suite(folder, made)
@@ -73,38 +97,64 @@ def small_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> embedded.Emb
 
 
 @torch.no_grad()
-def save_run(store: Store, root: Path, study_row: records.Study, config: RunConfig, tokenizer: Any) -> None:
+def save_run(
+    store: Store, root: Path, study_row: records.Study, config: RunConfig, tokenizer: Any
+) -> None:
     """A run whose checkpoints are nudged by more at each step."""
     data = open_data(config.data, 0)
     model, method = build(config, data.vocabulary_size, data.special)
     model.eval()
     run = store.add(new_run(config, study_row))
-    run = store.update(records.Run, run.id, init_hash=init_hash(model, method), status="done", tokenizer_hash=data.tokenizer_hash)
+    run = store.update(
+        records.Run,
+        run.id,
+        init_hash=init_hash(model, method),
+        status="done",
+        tokenizer_hash=data.tokenizer_hash,
+    )
     for kind, step in (("initial", 0), ("training", 10), ("final", 20)):
         draw = named_draws(step + len(config.method))
         for name, parameter in model.named_parameters():
             if step and parameter.requires_grad:
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=draw(name)))
         folder = root / "runs" / config.folder / f"step-{step}"
-        manifest = checkpoint.Manifest(step=step, kind=kind, tokens_seen=step, method=config.method, settings=config.settings)
+        manifest = checkpoint.Manifest(
+            step=step, kind=kind, tokens_seen=step, method=config.method, settings=config.settings
+        )
         saved = checkpoint.save(folder, model, manifest, tokenizer or data.tokenizer)
-        store.add(records.Checkpoint(
-            run_id=run.id or 0, step=step, kind=kind, tokens_seen=step, path=str(folder.relative_to(root)),
-            sha256=saved.weights_sha256, bytes=saved.bytes, validation_loss=4.0,
-        ))
+        store.add(
+            records.Checkpoint(
+                run_id=run.id or 0,
+                step=step,
+                kind=kind,
+                tokens_seen=step,
+                path=str(folder.relative_to(root)),
+                sha256=saved.weights_sha256,
+                bytes=saved.bytes,
+                validation_loss=4.0,
+            )
+        )
 
 
 @pytest.fixture
-def make_study(sqlite_store: Store, tmp_path: Path, small_suite: embedded.Embedded) -> Callable[..., TinyStudy]:
-    """Builds a study with the given methods and ``downstream`` section; ``tokenizer`` replaces that of the checkpoints."""
+def make_study(
+    sqlite_store: Store, tmp_path: Path, small_suite: embedded.Embedded
+) -> Callable[..., TinyStudy]:
+    """Builds a study with the given methods and ``downstream`` section; ``tokenizer`` replaces that
+    of the checkpoints.
+    """
 
-    def make(*methods: str, downstream: str = "{batch_size: 4}", tokenizer: Any = None) -> TinyStudy:
+    def make(
+        *methods: str, downstream: str = "{batch_size: 4}", tokenizer: Any = None
+    ) -> TinyStudy:
         text = tmp_path / "corpus.txt"
         text.write_text("\n\n".join(phrase(i, 60) for i in range(1, 200)))
         file = tmp_path / "tiny.yaml"
         file.write_text(STUDY.format(methods=", ".join(methods), path=text, downstream=downstream))
         study = load_study(file)
-        row = sqlite_store.add(records.Study(name=study.name, config={}, config_hash="x", root=str(tmp_path / "out")))
+        row = sqlite_store.add(
+            records.Study(name=study.name, config={}, config_hash="x", root=str(tmp_path / "out"))
+        )
         for config in resolve_runs(study, str(file)):
             save_run(sqlite_store, tmp_path / "out", row, config, tokenizer)
         return TinyStudy(sqlite_store, study, tmp_path / "out", file)

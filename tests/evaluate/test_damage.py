@@ -13,9 +13,12 @@ from lowrank.evaluate.definitions import define
 from lowrank.evaluate.errors import EvaluationError
 from lowrank.evaluate.items import Item
 
-MADE = {"cloze": [
-    Item("the cat sat", (" on the mat", " in a house"), 0), Item("the dog ran", (" to the house", " under a mat"), 1),
-]}
+MADE = {
+    "cloze": [
+        Item("the cat sat", (" on the mat", " in a house"), 0),
+        Item("the dog ran", (" to the house", " under a mat"), 1),
+    ]
+}
 
 
 def flip(path: Path, what: bytes) -> None:
@@ -25,10 +28,17 @@ def flip(path: Path, what: bytes) -> None:
     path.write_bytes(bytes(body))
 
 
-@pytest.mark.parametrize(("name", "what"), [
-    ("cloze.jsonl", b"mat"), ("embedded_cloze.yaml", b"acc_norm"), ("suite.json", b"cloze"),
-])
-def test_a_damaged_suite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, what: bytes) -> None:
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("cloze.jsonl", b"mat"),
+        ("embedded_cloze.yaml", b"acc_norm"),
+        ("suite.json", b"cloze"),
+    ],
+)
+def test_a_damaged_suite_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, what: bytes
+) -> None:
     monkeypatch.setattr(SOURCE, "read", lambda *_: [])
     monkeypatch.setattr(embedded, "corpus_of", lambda *_: None)
     monkeypatch.setattr(embedded, "make_items", lambda _: MADE)
@@ -39,7 +49,9 @@ def test_a_damaged_suite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         embedded.build(cache=tmp_path)
 
 
-def test_items_damaged_in_the_cache_of_the_library_are_refused(small_suite: embedded.Embedded) -> None:
+def test_items_damaged_in_the_cache_of_the_library_are_refused(
+    small_suite: embedded.Embedded,
+) -> None:
     definition = define("cloze", suites.get("embedded").tasks["cloze"], None, small_suite)
     assert harness.load(definition, None).answers
     (table,) = (small_suite.folder / "arrow").rglob("*.arrow")

@@ -24,16 +24,40 @@ def tokenizer() -> Any:
 
 def model(seed: int, rows: int = 300) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=rows, hidden_size=16, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=CONTEXT, initializer_range=0.3,
-    ))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=rows,
+            hidden_size=16,
+            intermediate_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=CONTEXT,
+            initializer_range=0.3,
+        )
+    )
 
 
 def requests(count: int = 24) -> list[Any]:
-    """Contexts of all lengths, empty and longer than the model's, with answers of one token and more."""
+    """Contexts of all lengths, empty and longer than the model's, with answers of one token and
+    more.
+    """
     draw = random.Random(0)
-    words = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "to", "an", "old", "red", "house"]
+    words = [
+        "the",
+        "cat",
+        "sat",
+        "on",
+        "a",
+        "mat",
+        "and",
+        "dog",
+        "ran",
+        "to",
+        "an",
+        "old",
+        "red",
+        "house",
+    ]
     made = []
     for i in range(count):
         context = " ".join(draw.choices(words, k=(i * 3) % 40))
@@ -42,11 +66,18 @@ def requests(count: int = 24) -> list[Any]:
     return made
 
 
-def reference(network: LlamaForCausalLM, tokenizer: Any, asked: list[Any], rows: int) -> list[tuple[float, bool]]:
+def reference(
+    network: LlamaForCausalLM, tokenizer: Any, asked: list[Any], rows: int
+) -> list[tuple[float, bool]]:
     from lm_eval.models.huggingface import HFLM
 
     lm = HFLM(
-        pretrained=network, tokenizer=tokenizer, backend="causal", batch_size=rows, max_length=CONTEXT, logits_cache=False,
+        pretrained=network,
+        tokenizer=tokenizer,
+        backend="causal",
+        batch_size=rows,
+        max_length=CONTEXT,
+        logits_cache=False,
         prefix_token_id=tokenizer.eos_token_id,
     )
     return lm.loglikelihood(asked, disable_tqdm=True)
@@ -88,11 +119,15 @@ def test_requests_that_differ_in_their_last_token_share_a_row(tokenizer: Any) ->
     network = model(0).eval()
     logits = network(torch.tensor([[5, 6, 7]])).logits[0].log_softmax(-1).detach()
     expected = [logits[2, 8], logits[2, 9], logits[1, 7] + logits[2, 8]]
-    assert [ll for ll, _ in harness.score(network, prepared)] == pytest.approx([float(v) for v in expected], abs=1e-5)
+    assert [ll for ll, _ in harness.score(network, prepared)] == pytest.approx(
+        [float(v) for v in expected], abs=1e-5
+    )
 
 
 def test_an_answer_longer_than_the_context_is_refused() -> None:
-    with pytest.raises(EvaluationError, match="an answer of 25 tokens is longer than the model's context of 24"):
+    with pytest.raises(
+        EvaluationError, match="an answer of 25 tokens is longer than the model's context of 24"
+    ):
         harness.Prepared.of([(("", ""), [1], [2] * 25)], 4, CONTEXT, torch.device("cpu"))
 
 

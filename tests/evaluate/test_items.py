@@ -1,4 +1,6 @@
-"""The embedded suite: enough items, always the same, and nothing to win for who does not read the context."""
+"""The embedded suite: enough items, always the same, and nothing to win for who does not read the
+context.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,18 @@ from lowrank.data import sources
 from lowrank.data.splits import survey
 from lowrank.errors import DataError
 from lowrank.evaluate import embedded
-from lowrank.evaluate.items import MAKERS, WORD, Corpus, Item, agreement, cloze, definition, ordering, word_counts, word_order
+from lowrank.evaluate.items import (
+    MAKERS,
+    WORD,
+    Corpus,
+    Item,
+    agreement,
+    cloze,
+    definition,
+    ordering,
+    word_counts,
+    word_order,
+)
 
 PERMUTED = ["ordering", "word_order"]
 CROSSED = sorted({*MAKERS} - {*PERMUTED, "agreement"})
@@ -44,7 +57,9 @@ def test_every_task_has_enough_items_and_each_once(suite: dict[str, list[Item]])
         assert len({item.key for item in items}) == len(items)
 
 
-def test_items_come_from_held_out_documents(corpus: Corpus, suite: dict[str, list[Item]], cache: Path) -> None:
+def test_items_come_from_held_out_documents(
+    corpus: Corpus, suite: dict[str, list[Item]], cache: Path
+) -> None:
     documents = [d for d, _ in sources.get("embedded")(Data(), cache).read("train", None) if d]
     bounds = survey(documents, Data().validation_fraction).bounds
     assert {bounds.split(document) for document in corpus.documents} == {"validation", "selection"}
@@ -52,11 +67,15 @@ def test_items_come_from_held_out_documents(corpus: Corpus, suite: dict[str, lis
     assert all(item.choices[item.label] in held for item in suite["word_order"])
 
 
-def test_the_suite_is_the_same_every_time_and_is_built_once(cache: Path, suite: dict[str, list[Item]], corpus: Corpus) -> None:
+def test_the_suite_is_the_same_every_time_and_is_built_once(
+    cache: Path, suite: dict[str, list[Item]], corpus: Corpus
+) -> None:
     built = embedded.build(cache=cache)
     other = embedded.write_suite(cache / "again", embedded.make_items(corpus))
     assert built.sha256 == other["sha256"]
-    assert {name: task["items"] for name, task in built.tasks.items()} == {name: len(items) for name, items in suite.items()}
+    assert {name: task["items"] for name, task in built.tasks.items()} == {
+        name: len(items) for name, items in suite.items()
+    }
     stamp = (built.folder / "cloze.jsonl").stat().st_mtime_ns
     assert embedded.build(cache=cache) == built
     assert (built.folder / "cloze.jsonl").stat().st_mtime_ns == stamp
@@ -80,7 +99,9 @@ def scorers(corpus: Corpus) -> Iterator[Callable[[str], float]]:
 
 
 @pytest.mark.parametrize("task", CROSSED)
-def test_crossed_items_are_a_coin_toss_without_the_context(suite: dict[str, list[Item]], corpus: Corpus, task: str) -> None:
+def test_crossed_items_are_a_coin_toss_without_the_context(
+    suite: dict[str, list[Item]], corpus: Corpus, task: str
+) -> None:
     items = suite[task]
     for a, b in zip(items[::2], items[1::2], strict=True):
         assert set(a.choices) == set(b.choices)
@@ -91,7 +112,9 @@ def test_crossed_items_are_a_coin_toss_without_the_context(suite: dict[str, list
 
 
 @pytest.mark.parametrize("task", PERMUTED)
-def test_permuted_items_have_the_same_words_and_length(suite: dict[str, list[Item]], task: str) -> None:
+def test_permuted_items_have_the_same_words_and_length(
+    suite: dict[str, list[Item]], task: str
+) -> None:
     for item in suite[task]:
         a, b = item.choices
         assert a != b
@@ -99,14 +122,18 @@ def test_permuted_items_have_the_same_words_and_length(suite: dict[str, list[Ite
         assert (sorted(a), sorted(a.split())) == (sorted(b), sorted(b.split()))
 
 
-def test_each_pair_of_forms_is_used_in_both_directions_alike(suite: dict[str, list[Item]], corpus: Corpus) -> None:
+def test_each_pair_of_forms_is_used_in_both_directions_alike(
+    suite: dict[str, list[Item]], corpus: Corpus
+) -> None:
     items = suite["agreement"]
     for n in range(0, len(items), 2):
         first, second = (_changed(item) for item in items[n : n + 2])
         assert first == second[::-1]
         assert items[n].twin == items[n + 1].twin != ""
     for scorer in list(scorers(corpus))[:4]:
-        assert abs(right(items, scorer) - 0.5) <= 0.02  # the words around differ, so that ties of word length may not cancel
+        assert (
+            abs(right(items, scorer) - 0.5) <= 0.02
+        )  # the words around differ, so that ties of word length may not cancel
 
 
 def _changed(item: Item) -> tuple[str, str]:
@@ -137,7 +164,10 @@ def test_makers_by_hand() -> None:
 
 
 def test_a_cloze_repeats_a_word_of_its_passage_and_its_twins_do_not() -> None:
-    documents = [f"Every {a} has a {b} and for this reason the {a} is kept." for a, b in (("matrix", "rank"), ("kernel", "size"))]
+    documents = [
+        f"Every {a} has a {b} and for this reason the {a} is kept."
+        for a, b in (("matrix", "rank"), ("kernel", "size"))
+    ]
     corpus = Corpus(documents, {"matrix": 50, "kernel": 51, "rank": 4, "size": 4})
     items = cloze(corpus, random.Random(0))
     assert {item.choices[item.label] for item in items} == {" matrix", " kernel"}
@@ -149,12 +179,16 @@ def test_a_cloze_repeats_a_word_of_its_passage_and_its_twins_do_not() -> None:
 def test_a_definition_ends_with_a_word_that_is_new_and_no_term() -> None:
     counts = dict.fromkeys(("matrix", "kernel", "graph", "sparse", "node"), 50)
     documents = [
-        "Compute all entries of the matrix.\n\nThen the kernel.", "Return every neighbour of a node. It is a leaf.",
-        "Compute all entries of a sparse matrix.", "Compute the graph of a graph.", "A kernel.",
+        "Compute all entries of the matrix.\n\nThen the kernel.",
+        "Return every neighbour of a node. It is a leaf.",
+        "Compute all entries of a sparse matrix.",
+        "Compute the graph of a graph.",
+        "A kernel.",
     ]
     items = definition(Corpus(documents, counts), random.Random(0))
     assert {(item.query, item.choices[item.label]) for item in items} == {
-        ("Compute all entries of the", " matrix"), ("Return every neighbour of a", " node"),
+        ("Compute all entries of the", " matrix"),
+        ("Return every neighbour of a", " node"),
     }
 
 
@@ -165,5 +199,8 @@ def test_counts_and_rarity() -> None:
 
 
 def test_too_little_text_is_named() -> None:
-    with pytest.raises(DataError, match="the held-out text gives 0 items of the task 'continuation' and 300 are needed"):
+    with pytest.raises(
+        DataError,
+        match="the held-out text gives 0 items of the task 'continuation' and 300 are needed",
+    ):
         embedded.make_items(Corpus(["A short text."], {}))

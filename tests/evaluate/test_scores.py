@@ -15,7 +15,9 @@ from lowrank.evaluate.harness import Answers, LoadedTask
 from lowrank.evaluate.scores import scores, standard_error
 
 
-def loaded(*members: list[tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...], float]]) -> tuple[LoadedTask, dict[str, Any]]:
+def loaded(
+    *members: list[tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...], float]],
+) -> tuple[LoadedTask, dict[str, Any]]:
     """A task, or a group, whose items have (log-likelihoods, right answers, sizes, acc)."""
     names = [f"m{i}" for i in range(len(members))]
     answers, samples = {}, {}
@@ -23,9 +25,13 @@ def loaded(*members: list[tuple[tuple[float, ...], tuple[int, ...], tuple[int, .
         for number, (_, right, sizes, _) in enumerate(items):
             answers[name, number] = Answers(f"{name}-{number}", right, sizes)
         samples[name] = [
-            {"doc_id": n, "filtered_resps": [(ll, False) for ll in lls], "acc": acc} for n, (lls, _, _, acc) in enumerate(items)
+            {"doc_id": n, "filtered_resps": [(ll, False) for ll in lls], "acc": acc}
+            for n, (lls, _, _, acc) in enumerate(items)
         ]
-    results = {name: {"acc,none": sum(s["acc"] for s in samples[name]) / len(samples[name])} for name in names}
+    results = {
+        name: {"acc,none": sum(s["acc"] for s in samples[name]) / len(samples[name])}
+        for name in names
+    }
     task = LoadedTask("t", {name: SimpleNamespace() for name in names}, "1", answers)  # type: ignore[misc]
     return task, {"samples": samples, "results": results}
 
@@ -52,7 +58,9 @@ def test_of_several_right_answers_the_likeliest_counts() -> None:
 
 
 def test_chance_is_the_mean_over_items_of_right_over_all() -> None:
-    task, results = loaded([((-1.0,) * 5, (0, 1), (1,) * 5, 1.0), ((-1.0,) * 4, (0,), (1,) * 4, 1.0)])
+    task, results = loaded(
+        [((-1.0,) * 5, (0, 1), (1,) * 5, 1.0), ((-1.0,) * 4, (0,), (1,) * 4, 1.0)]
+    )
     assert scores(task, ["acc"], results)[0].chance == pytest.approx((2 / 5 + 1 / 4) / 2)
 
 
@@ -69,10 +77,15 @@ def test_items_of_one_cluster_are_taken_together() -> None:
     values = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0]
     alone = np.std(values, ddof=1) / math.sqrt(len(values))
     assert standard_error(values, [f"{n}" for n in range(8)]) == pytest.approx(alone)
-    # twins of which one is right whenever the other is wrong: only the pairs that are both right vary
+    # twins of which one is right whenever the other is wrong: only the pairs that are both right
+    # vary
     pairs = np.reshape(values, (4, 2)).mean(1)
-    assert standard_error(values, [f"{n // 2}" for n in range(8)]) == pytest.approx(np.std(pairs, ddof=1) / math.sqrt(4))
-    assert standard_error(values * 3, [f"{n % 8}" for n in range(24)]) == pytest.approx(alone), "copies of an item add nothing"
+    assert standard_error(values, [f"{n // 2}" for n in range(8)]) == pytest.approx(
+        np.std(pairs, ddof=1) / math.sqrt(4)
+    )
+    assert standard_error(values * 3, [f"{n % 8}" for n in range(24)]) == pytest.approx(alone), (
+        "copies of an item add nothing"
+    )
     assert standard_error(values, ["one"] * 8) is None
 
 
@@ -89,5 +102,7 @@ def test_twins_are_clusters_by_their_keys() -> None:
 def test_a_disagreement_with_the_harness_is_an_error() -> None:
     task, results = loaded([((-1.0, -2.0), (0,), (1, 1), 1.0)])
     results["results"]["m0"]["acc,none"] = 0.9
-    with pytest.raises(EvaluationError, match=r"has a fault: acc is 1\.0 here and 0\.9 in the harness"):
+    with pytest.raises(
+        EvaluationError, match=r"has a fault: acc is 1\.0 here and 0\.9 in the harness"
+    ):
         scores(task, ["acc"], results)

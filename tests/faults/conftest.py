@@ -35,12 +35,16 @@ WORDS = ["matrix", "rank", "gradient", "weight", "loss", "step", "seed", "token"
 def write_corpus(folder: Path, seed: int, words: int) -> None:
     """``corpus.txt`` of 150 documents."""
     rng = random.Random(seed)
-    (folder / "corpus.txt").write_text("\n\n".join(" ".join(rng.choices(WORDS, k=words)) + f" {i}." for i in range(150)))
+    (folder / "corpus.txt").write_text(
+        "\n\n".join(" ".join(rng.choices(WORDS, k=words)) + f" {i}." for i in range(150))
+    )
 
 
 @pytest.fixture(scope="session")
 def tiny_study() -> Callable[[Path, Path], Path]:
-    """Write a study file of one run, and its corpus, into a folder (the first argument), its output elsewhere (the second)."""
+    """Write a study file of one run, and its corpus, into a folder (the first argument), its output
+    elsewhere (the second).
+    """
 
     def write(home: Path, output: Path) -> Path:
         write_corpus(home, seed=5, words=30)

@@ -1,8 +1,10 @@
-"""A process that has imported lowrank and forks a command line of it for each line of its standard input.
+"""A process that has imported lowrank and forks a command line of it for each line of its standard
+input.
 
-A command that is killed early has then done something else than importing. A line is JSON: ``{"run": arguments, "environment":
-variables, "log": file}`` is answered by the process's number; ``{"wait": number, "seconds": s}`` by its status, null while it runs.
-Beside the log, ``….stage`` tells which process began which stage of its study when.
+A command that is killed early has then done something else than importing. A line is JSON:
+``{"run": arguments, "environment": variables, "log": file}`` is answered by the process's number;
+``{"wait": number, "seconds": s}`` by its status, null while it runs. Beside the log, ``….stage``
+tells which process began which stage of its study when.
 """
 
 from __future__ import annotations
@@ -17,8 +19,17 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = (
-    "lowrank.cli.study", "lowrank.train.job", "lowrank.measure", "lowrank.evaluate", "lowrank.predict", "lowrank.report", "lm_eval",
-    "lowrank.evaluate.harness", "lowrank.launch.run", "transformers.models.llama.modeling_llama", "sqlalchemy.dialects.sqlite",
+    "lowrank.cli.study",
+    "lowrank.train.job",
+    "lowrank.measure",
+    "lowrank.evaluate",
+    "lowrank.predict",
+    "lowrank.report",
+    "lm_eval",
+    "lowrank.evaluate.harness",
+    "lowrank.launch.run",
+    "transformers.models.llama.modeling_llama",
+    "sqlalchemy.dialects.sqlite",
 )
 
 

@@ -1,4 +1,6 @@
-"""A flipped byte or a cut in any file of a study: one sentence that names it, or the same numbers as without; never others."""
+"""A flipped byte or a cut in any file of a study: one sentence that names it, or the same numbers
+as without; never others.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from lowrank.store.copy import differences
 from lowrank.train.session import Session
 
 STEP = "out/runs/*/checkpoints/step_00000002"
-# Every kind of file that a study has while a run is under way, and the number of bytes at which each is damaged: None, half of it.
+# Every kind of file that a study has while a run is under way, and the number of bytes at which
+# each is damaged: None, half of it.
 KINDS: dict[str, bytes | None] = {
     "cache/surveys/*.json": b'"documents": ',
     "cache/tokenizers/*/lowrank.json": b'"size": ',
@@ -38,12 +41,21 @@ KINDS: dict[str, bytes | None] = {
     "out/runs/*/resume/step_*/state.pt": None,
     "out/lowrank.db": None,
 }
-EMPTY = ["*/lock", "*.lock", "*.db-wal", "*.db-shm"]  # empty, or taken into the database when it was closed
+EMPTY = [
+    "*/lock",
+    "*.lock",
+    "*.db-wal",
+    "*.db-shm",
+]  # empty, or taken into the database when it was closed
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory, tiny_study: Callable[[Path, Path], Path]) -> Iterator[tuple[Path, Path]]:
-    """A study whose only run was stopped on its way (with a resume point), and the same study brought to its end."""
+def interrupted(
+    tmp_path_factory: pytest.TempPathFactory, tiny_study: Callable[[Path, Path], Path]
+) -> Iterator[tuple[Path, Path]]:
+    """A study whose only run was stopped on its way (with a resume point), and the same study
+    brought to its end.
+    """
     folder = tmp_path_factory.mktemp("damage")
     home, whole = folder / "home", folder / "whole"
     home.mkdir()
@@ -60,8 +72,13 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, tiny_study: Callable[[
         patch.setattr(Session, "_step", stop)
         assert run(["study", "run", str(home / "tiny.yaml"), "--only", "train"]) == 130
         patch.setattr(Session, "_step", step)
-        with Store.open(home / "out" / "lowrank.db") as store, store.connection(writes=True) as connection:
-            connection.exec_driver_sql("DELETE FROM checkpoint WHERE step = 2")  # so that its manifest is all that is known of it
+        with (
+            Store.open(home / "out" / "lowrank.db") as store,
+            store.connection(writes=True) as connection,
+        ):
+            connection.exec_driver_sql(
+                "DELETE FROM checkpoint WHERE step = 2"
+            )  # so that its manifest is all that is known of it
         shutil.copytree(home, whole)
         go_on(home)
         home.rename(folder / "finished")
@@ -87,17 +104,25 @@ def home(interrupted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Ite
 
 def test_every_kind_of_file_is_damaged_here(interrupted: tuple[Path, Path]) -> None:
     home, _ = interrupted
-    files = [path.relative_to(home).as_posix() for path in sorted(home.rglob("*")) if path.is_file()]
-    own = [name for name in files if name not in ("corpus.txt", "tiny.yaml") and "step_00000000" not in name]
+    files = [
+        path.relative_to(home).as_posix() for path in sorted(home.rglob("*")) if path.is_file()
+    ]
+    own = [
+        name
+        for name in files
+        if name not in ("corpus.txt", "tiny.yaml") and "step_00000000" not in name
+    ]
     known = [*KINDS, *EMPTY]
     assert [name for name in own if not any(fnmatch.fnmatch(name, kind) for kind in known)] == []
     assert [kind for kind in KINDS if not fnmatch.filter(files, kind)] == []
 
 
 def flip(path: Path, after: bytes | None) -> None:
-    """Change one byte: the first digit after ``after`` into another digit, or the lowest bit in the middle."""
+    """Change one byte: the first digit after ``after`` into another digit, or the lowest bit in the
+    middle.
+    """
     body = bytearray(path.read_bytes())
-    if after is None or not body[body.index(after) + len(after):][:1].isdigit():
+    if after is None or not body[body.index(after) + len(after) :][:1].isdigit():
         place = len(body) // 2 if after is None else body.index(after) + len(after) + 8
         body[place] ^= 1
     else:
@@ -109,9 +134,17 @@ def flip(path: Path, after: bytes | None) -> None:
 @pytest.mark.parametrize("how", ["flip", "cut"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_is_told_or_does_no_harm(
-    home: Path, interrupted: tuple[Path, Path], capsys: pytest.CaptureFixture[str], kind: str, how: str,
+    home: Path,
+    interrupted: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    how: str,
 ) -> None:
-    (path,) = (found for found in home.rglob("*") if fnmatch.fnmatch(found.relative_to(home).as_posix(), kind))
+    (path,) = (
+        found
+        for found in home.rglob("*")
+        if fnmatch.fnmatch(found.relative_to(home).as_posix(), kind)
+    )
     if how == "cut":
         os.truncate(path, path.stat().st_size // 2)
     elif kind.endswith(".db"):  # a page: a bit inside a number is beyond what SQLite can notice
@@ -128,8 +161,15 @@ def test_damage_is_told_or_does_no_harm(
         assert status == 1
         assert told, err
     if not kind.endswith(".db"):
-        with Store.open(interrupted[1] / "out" / "lowrank.db") as expected, Store.open(home / "out" / "lowrank.db") as found:
-            lines = [line for line in differences(expected, found) if not line.startswith(("run ", "work_unit", "provenance"))]
+        with (
+            Store.open(interrupted[1] / "out" / "lowrank.db") as expected,
+            Store.open(home / "out" / "lowrank.db") as found,
+        ):
+            lines = [
+                line
+                for line in differences(expected, found)
+                if not line.startswith(("run ", "work_unit", "provenance"))
+            ]
             wrong = [line for line in lines if "only in the first store" not in line]
             assert wrong == []
             assert lines == [] or status == 1, lines

@@ -1,4 +1,6 @@
-"""Random kill -9 over a whole study; what is left after the last restart equals the undisturbed study."""
+"""Random kill -9 over a whole study; what is left after the last restart equals the undisturbed
+study.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,16 @@ ORDER = ["begin", "train", "measure", "evaluate", "predict", "report"]
 
 
 class Nursery:
-    """Processes of ``lowrank`` that have done their imports when they begin (tests/faults/nursery.py)."""
+    """Processes of ``lowrank`` that have done their imports when they begin
+    (tests/faults/nursery.py).
+    """
 
     def __init__(self) -> None:
         command = [sys.executable, str(Path(__file__).with_name("nursery.py"))]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
 
     def _ask(self, **asked: Any) -> Any:
         assert self._process.stdin is not None
@@ -59,7 +65,13 @@ class Nursery:
     def start(self, place: Place, *arguments: str) -> int:
         """``lowrank study run`` of a study; the number of the process."""
         environment = {"LOWRANK_CACHE": str(place.cache), "LOWRANK_DATABASE_URL": place.url}
-        return int(self._ask(run=["study", "run", str(place.file), *arguments], environment=environment, log=str(place.log)))
+        return int(
+            self._ask(
+                run=["study", "run", str(place.file), *arguments],
+                environment=environment,
+                log=str(place.log),
+            )
+        )
 
     def wait(self, process: int, seconds: float) -> int | None:
         """Its exit status, None while it runs."""
@@ -111,14 +123,22 @@ class Place:
 
     def stage(self, process: int) -> str:
         """The stage that a process is in or was in at last."""
-        return next((stage for number, stage, _ in reversed(self.stages()) if number == process), "begin")
+        return next(
+            (stage for number, stage, _ in reversed(self.stages()) if number == process), "begin"
+        )
 
 
-def written(folder: Path, name: str, url: str = "", sections: str = METRICS, study: str = "faults") -> Place:
-    """A study file beside the corpus; those that are killed share a cache, the undisturbed one has its own."""
+def written(
+    folder: Path, name: str, url: str = "", sections: str = METRICS, study: str = "faults"
+) -> Place:
+    """A study file beside the corpus; those that are killed share a cache, the undisturbed one has
+    its own.
+    """
     cache = folder / ("cache" if name == "whole" else "cache-of-the-killed")
     place = Place(folder / name, url or f"sqlite:///{folder / name}/lowrank.db", cache)
-    place.file.write_text(STUDY.format(name=study, root=place.root, corpus=folder / "corpus.txt", sections=sections))
+    place.file.write_text(
+        STUDY.format(name=study, root=place.root, corpus=folder / "corpus.txt", sections=sections)
+    )
     return place
 
 
@@ -137,10 +157,16 @@ def finish(nursery: Nursery, place: Place) -> dict[str, float]:
 
 
 def kill_at_random(
-    nursery: Nursery, place: Place, rng: random.Random, stages: Sequence[str], longest: Mapping[str, float], workers: int = 1,
+    nursery: Nursery,
+    place: Place,
+    rng: random.Random,
+    stages: Sequence[str],
+    longest: Mapping[str, float],
+    workers: int = 1,
 ) -> Counter[str]:
-    """For each of ``stages`` kill one of ``workers`` processes up to ``longest`` seconds after it came there (or beyond, where
-    nothing was left to do), and start another; the stages that the kills met. Then all come to their ends.
+    """For each of ``stages`` kill one of ``workers`` processes up to ``longest`` seconds after it
+    came there (or beyond, where nothing was left to do), and start another; the stages that the
+    kills met. Then all come to their ends.
     """
     met: Counter[str] = Counter()
     running = [nursery.start(place) for _ in range(workers)]
@@ -163,17 +189,27 @@ def kill_at_random(
 
 
 def csv_tables(place: Place) -> dict[str, bytes]:
-    """The tables of a report but those with time, memory, attempts and the state of the source code."""
+    """The tables of a report but those with time, memory, attempts and the state of the source
+    code.
+    """
     found = {path.name: path.read_bytes() for path in (place.root / "report").rglob("*.csv")}
-    return {name: body for name, body in found.items() if name not in ("resources.csv", "runs.csv", "provenance.csv")}
+    return {
+        name: body
+        for name, body in found.items()
+        if name not in ("resources.csv", "runs.csv", "provenance.csv")
+    }
 
 
 def require_same(whole: Place, killed: Place) -> None:
-    """Rows, weights and tables of a study that was killed are those of the undisturbed one, and nothing is left over."""
+    """Rows, weights and tables of a study that was killed are those of the undisturbed one, and
+    nothing is left over.
+    """
     with Store.open(whole.url) as expected, Store.open(killed.url) as stored:
         assert expected.count(records.Checkpoint) == 3 * 5
         assert expected.count(records.MetricValue) > 0
-        problems = [line for line in differences(expected, stored) if not line.startswith("study")]  # its folder has another name
+        problems = [
+            line for line in differences(expected, stored) if not line.startswith("study")
+        ]  # its folder has another name
         assert problems == [], problems[:5]
         for row in stored.find(records.Checkpoint):
             checkpoint.verify(killed.root / row.path, row.sha256)
@@ -184,8 +220,14 @@ def require_same(whole: Place, killed: Place) -> None:
     assert found.keys() == tables.keys()
     assert {name: body for name, body in found.items() if body != tables[name]} == {}
     assert (killed.root / "report" / "index.html").exists()
-    left = [path for path in killed.root.rglob("*") if path.name.endswith(".tmp") or path.name == "resume"]
-    assert [path for path in left if not path.name.startswith(".report-")] == []  # of those only the doctor knows how old they are
+    left = [
+        path
+        for path in killed.root.rglob("*")
+        if path.name.endswith(".tmp") or path.name == "resume"
+    ]
+    assert [
+        path for path in left if not path.name.startswith(".report-")
+    ] == []  # of those only the doctor knows how old they are
 
 
 @pytest.fixture(scope="module")
@@ -199,21 +241,27 @@ def test_a_study_survives_kills_at_random_moments(tmp_path: Path, opened: Nurser
     whole, killed = written(tmp_path, "whole"), written(tmp_path, "killed")
     seconds = finish(opened, whole)
     stages = ["begin", "train", "train", "train", "train", "measure", "measure", "report"]
-    met = kill_at_random(opened, killed, random.Random(11), stages, {name: one / 3 for name, one in seconds.items()})
+    met = kill_at_random(
+        opened, killed, random.Random(11), stages, {name: one / 3 for name, one in seconds.items()}
+    )
     assert met.total() == len(stages)
     assert met["train"] >= 3
     require_same(whole, killed)
 
 
 @pytest.mark.postgres
-def test_two_studies_at_once_on_one_database(tmp_path: Path, opened: Nursery, postgres_store_url: str) -> None:
+def test_two_studies_at_once_on_one_database(
+    tmp_path: Path, opened: Nursery, postgres_store_url: str
+) -> None:
     write_corpus(tmp_path, seed=11)
     places = [written(tmp_path, name, postgres_store_url, study=name) for name in ("one", "other")]
     processes = [opened.start(place, "--only", "train", "--only", "measure") for place in places]
     for process, place in zip(processes, places, strict=True):
         assert opened.wait(process, LONGEST) == 0, place.log.read_text()[-3000:]
     with Store.open(postgres_store_url) as store:
-        studies = [store.find(records.Run, study_id=study.id) for study in store.find(records.Study)]
+        studies = [
+            store.find(records.Run, study_id=study.id) for study in store.find(records.Study)
+        ]
         assert [[run.status for run in runs] for runs in studies] == [["done"] * 3] * 2
         held = [sorted(weights_and_ranks(store, runs)) for runs in studies]
         assert held[0] == held[1]
@@ -225,5 +273,17 @@ def weights_and_ranks(store: Store, runs: list[records.Run]) -> Iterator[tuple[A
     """What two studies of the same runs have in common, by checkpoint."""
     for run in runs:
         for row in store.find(records.Checkpoint, run_id=run.id):
-            ranks = store.find(records.MetricValue, checkpoint_id=row.id, metric="stable_rank_w", layer=-2, module="")
-            yield run.method, row.step, row.sha256, row.validation_loss, tuple(rank.value for rank in ranks)
+            ranks = store.find(
+                records.MetricValue,
+                checkpoint_id=row.id,
+                metric="stable_rank_w",
+                layer=-2,
+                module="",
+            )
+            yield (
+                run.method,
+                row.step,
+                row.sha256,
+                row.validation_loss,
+                tuple(rank.value for rank in ranks),
+            )

@@ -32,44 +32,87 @@ def require_whole(root: Path, runs: int) -> None:
         assert [run.status for run in store.find(records.Run)] == ["done"] * runs
         saved = store.find(records.Checkpoint)
         assert len(saved) == 3 * runs
-        assert {value.checkpoint_id for value in store.find(records.MetricValue)} == {row.id for row in saved}
+        assert {value.checkpoint_id for value in store.find(records.MetricValue)} == {
+            row.id for row in saved
+        }
         assert store.count(records.WorkUnit) == 0
 
 
 def test_processes_share_a_study(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
     stages = ["--only", "train", "--only", "measure"]
-    assert run(["study", "run", str(study), "--launcher", "processes", "--workers", "2", *stages, *SMALL]) == 0
+    assert (
+        run(
+            [
+                "study",
+                "run",
+                str(study),
+                "--launcher",
+                "processes",
+                "--workers",
+                "2",
+                *stages,
+                *SMALL,
+            ]
+        )
+        == 0
+    )
     err = capfd.readouterr().err
     require_whole(study.parent / "out", 2)
     assert "1 | " in err
     assert "2 | " in err
     begun = time.monotonic()
-    assert run(["study", "run", str(study), "--launcher", "processes", "--workers", "2", "--only", "train", *SMALL]) == 0
+    assert (
+        run(
+            [
+                "study",
+                "run",
+                str(study),
+                "--launcher",
+                "processes",
+                "--workers",
+                "2",
+                "--only",
+                "train",
+                *SMALL,
+            ]
+        )
+        == 0
+    )
     assert time.monotonic() - begun < 20  # nothing is missing: no worker is started
     assert "|" not in capfd.readouterr().err
 
 
 def test_jobs_of_submitit_do_a_study(study: Path, capfd: pytest.CaptureFixture[str]) -> None:
     one = ["--set", "seeds=[0]", "--set", "methods=[cola]", "--only", "train", "--only", "measure"]
-    assert run(["study", "run", str(study), "--launcher", "slurm", "--workers", "1", *one, *JOBS]) == 0, capfd.readouterr().err
+    assert (
+        run(["study", "run", str(study), "--launcher", "slurm", "--workers", "1", *one, *JOBS]) == 0
+    ), capfd.readouterr().err
     require_whole(study.parent / "out", 1)
     assert list((study.parent / "out" / "logs" / "jobs").glob("*/*_log.out"))
 
 
 def test_what_failed_under_a_launcher_is_told_once_and_is_the_exit_status(
-    study: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    study: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The workers are calls in this process: two starts of Python less."""
-    monkeypatch.setattr(processes, "run_workers", lambda commands, *_: [run(command[3:]) for command in commands])
+    monkeypatch.setattr(
+        processes, "run_workers", lambda commands, *_: [run(command[3:]) for command in commands]
+    )
     bad = ["--set", "training.batch_size=100000", "--only", "train"]
     assert run(["study", "run", str(study), "--launcher", "processes", "--workers", "2", *bad]) == 1
     err = capfd.readouterr().err
-    told = [line for line in err.split("units done")[2].splitlines() if line.startswith("failed: ")]  # after both workers
+    told = [
+        line for line in err.split("units done")[2].splitlines() if line.startswith("failed: ")
+    ]  # after both workers
     assert len(told) == 4
     assert all("batch" in line for line in told)
 
 
-def test_what_workers_say_is_shown_under_their_numbers_and_failures_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_workers_say_is_shown_under_their_numbers_and_failures_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     code = "import sys; print('hello'); print('failed: the same'); print('bar 1', end='\\r'); sys.exit({status})"
     commands = [[sys.executable, "-S", "-c", code.format(status=status)] for status in (0, 3)]
     assert processes.run_workers(commands, [dict(os.environ)] * 2, tmp_path / "logs") == [0, 3]
@@ -82,7 +125,18 @@ def test_what_workers_say_is_shown_under_their_numbers_and_failures_once(tmp_pat
 
 
 def test_a_stopped_launcher_stops_its_workers(study: Path) -> None:
-    command = [sys.executable, "-m", "lowrank", "study", "run", str(study), "--launcher", "processes", "--workers", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "lowrank",
+        "study",
+        "run",
+        str(study),
+        "--launcher",
+        "processes",
+        "--workers",
+        "2",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     logs = study.parent / "out" / "logs"
     deadline = time.monotonic() + 60
@@ -112,33 +166,46 @@ def _read(path: Path) -> bytes:
         (("--launcher", "slurm", "--set", "slurm={gpus: 1}"), "gpus"),
     ],
 )
-def test_what_cannot_work_is_one_sentence(study: Path, capsys: pytest.CaptureFixture[str], arguments: Any, words: str) -> None:
+def test_what_cannot_work_is_one_sentence(
+    study: Path, capsys: pytest.CaptureFixture[str], arguments: Any, words: str
+) -> None:
     assert run(["study", "run", str(study), *arguments]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_a_missing_submitit_is_named_with_its_extra(
-    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    study: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert run(["study", "run", str(study), "--launcher", "slurm", "--workers", "1", *JOBS]) == 1
     assert "pip install 'lowrank[slurm]'" in capsys.readouterr().err
 
 
-def test_the_database_is_in_no_argument_and_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_database_is_in_no_argument_and_cores_are_shared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(processes, "cores", lambda: 8)
     made = processes.environments(3, "postgresql://me:secret@host/db", 0)
     assert [one["OMP_NUM_THREADS"] for one in made] == ["2"] * 3
     assert made[0]["LOWRANK_DATABASE_URL"] == "postgresql://me:secret@host/db"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert [one["CUDA_VISIBLE_DEVICES"] for one in processes.environments(3, "x", 2)] == ["4", "6", "4"]
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in processes.environments(3, "x", 2)] == [
+        "4",
+        "6",
+        "4",
+    ]
 
 
 def test_several_nodes_meet_at_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     from lowrank.config.schema import Slurm
 
-    command = slurm.accelerate_launch(Slurm(nodes=2, gpus_per_node=4, accelerate=("--mixed_precision", "no")), ["--method", "cola"])
+    command = slurm.accelerate_launch(
+        Slurm(nodes=2, gpus_per_node=4, accelerate=("--mixed_precision", "no")),
+        ["--method", "cola"],
+    )
 
     class Job:
         node, hostnames, job_id = 1, ("first", "second"), "123_4"
@@ -146,7 +213,11 @@ def test_several_nodes_meet_at_the_first(monkeypatch: pytest.MonkeyPatch) -> Non
     ran: list[list[str]] = []
     module = importlib.import_module("submitit")
     monkeypatch.setattr(module, "JobEnvironment", Job)
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: ran.append(command) or subprocess.CompletedProcess(command, 3))
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda command, **_: ran.append(command) or subprocess.CompletedProcess(command, 3),
+    )
     assert slurm.run_on_node(command) == 3
     told = " ".join(ran[0])
     assert "--num_processes 8 --num_machines 2" in told
@@ -164,9 +235,13 @@ print("Submitted batch job 77")
 
 @pytest.mark.parametrize("whole_nodes", [True, False])
 def test_the_script_of_a_job_array_asks_for_what_the_file_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_nodes: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole_nodes: bool,
 ) -> None:
-    """A stand-in for Slurm's sbatch keeps the script that submitit writes; what runs on the nodes is tested above."""
+    """A stand-in for Slurm's sbatch keeps the script that submitit writes; what runs on the nodes
+    is tested above.
+    """
     from lowrank.config.schema import Slurm
 
     commands, scripts = tmp_path / "bin", tmp_path / "scripts"
@@ -178,19 +253,47 @@ def test_the_script_of_a_job_array_asks_for_what_the_file_says(
     monkeypatch.setenv("PATH", str(commands), prepend=":")
     monkeypatch.setenv("LOWRANK_DATABASE_URL", "postgresql://me:hunter2@host/db")
     section = Slurm(
-        nodes=2, gpus_per_node=8, cpus_per_task=12, memory_gb=64, timeout_minutes=720, partition="gpu", account="lab",
+        nodes=2,
+        gpus_per_node=8,
+        cpus_per_task=12,
+        memory_gb=64,
+        timeout_minutes=720,
+        partition="gpu",
+        account="lab",
         additional={"constraint": "h100"},
     )
     command = slurm.accelerate_launch(section, ["--config", "study.yaml"])
-    jobs = slurm.submit([command, command], section, 1, tmp_path / "jobs", "demo-train", whole_nodes=whole_nodes)
+    jobs = slurm.submit(
+        [command, command], section, 1, tmp_path / "jobs", "demo-train", whole_nodes=whole_nodes
+    )
     assert [job.job_id for job in jobs] == ["77_0", "77_1"]
     (script,) = scripts.iterdir()
-    asked = {line.removeprefix("#SBATCH ").strip() for line in script.read_text().splitlines() if line.startswith("#SBATCH")}
+    asked = {
+        line.removeprefix("#SBATCH ").strip()
+        for line in script.read_text().splitlines()
+        if line.startswith("#SBATCH")
+    }
     nodes, gpus = ("2", "8") if whole_nodes else ("1", "1")
     assert asked >= {
-        f"--nodes={nodes}", f"--gpus-per-node={gpus}", "--ntasks-per-node=1", "--cpus-per-task=12", "--mem=64GB", "--time=720",
-        "--partition=gpu", "--account=lab", "--constraint=h100", "--job-name=demo-train", "--array=0-1%1",
+        f"--nodes={nodes}",
+        f"--gpus-per-node={gpus}",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=12",
+        "--mem=64GB",
+        "--time=720",
+        "--partition=gpu",
+        "--account=lab",
+        "--constraint=h100",
+        "--job-name=demo-train",
+        "--array=0-1%1",
     }
-    written = [path for folder in (scripts, tmp_path / "jobs") for path in folder.rglob("*") if path.is_file()]
+    written = [
+        path
+        for folder in (scripts, tmp_path / "jobs")
+        for path in folder.rglob("*")
+        if path.is_file()
+    ]
     assert any(b"accelerate.commands.launch" in path.read_bytes() for path in written)
-    assert not any(b"hunter2" in path.read_bytes() for path in written)  # the environment carries it
+    assert not any(
+        b"hunter2" in path.read_bytes() for path in written
+    )  # the environment carries it

@@ -1,4 +1,6 @@
-"""Several `lowrank study run` on one store: each run trained once, each checkpoint measured once, one of them killed."""
+"""Several `lowrank study run` on one store: each run trained once, each checkpoint measured once,
+one of them killed.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,27 @@ from lowrank.study import Plan
 
 def start(study: Path, url: str, *arguments: str) -> subprocess.Popen[str]:
     environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "LOWRANK_CACHE": str(study.parent / "cache"), "LOWRANK_DATABASE_URL": url,
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "LOWRANK_CACHE": str(study.parent / "cache"),
+        "LOWRANK_DATABASE_URL": url,
     }
-    command = [sys.executable, "-m", "lowrank", "study", "run", str(study), "--only", "train", "--only", "measure", *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "lowrank",
+        "study",
+        "run",
+        str(study),
+        "--only",
+        "train",
+        "--only",
+        "measure",
+        *arguments,
+    ]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def done_units(stderr: str) -> tuple[int, int]:
@@ -41,7 +60,9 @@ def test_three_processes_share_a_study_and_one_is_killed(study: Path, store_url:
         while not store.find(records.WorkUnit, kind="train") and time.monotonic() < deadline:
             time.sleep(0.05)
         (claim, *_) = store.find(records.WorkUnit, kind="train")
-        victim = next(process for process in processes if str(process.pid) == claim.owner.split("/")[1])
+        victim = next(
+            process for process in processes if str(process.pid) == claim.owner.split("/")[1]
+        )
         os.kill(victim.pid, signal.SIGKILL)
         counts = []
         for process in processes:
@@ -51,7 +72,10 @@ def test_three_processes_share_a_study_and_one_is_killed(study: Path, store_url:
                 counts.append(done_units(stderr))
         runs = store.find(records.Run)
         assert [run.status for run in runs] == ["done"] * 4
-        assert sum(run.attempts for run in runs) in (4, 5)  # the victim's run was begun twice, unless it died before it began
+        assert sum(run.attempts for run in runs) in (
+            4,
+            5,
+        )  # the victim's run was begun twice, unless it died before it began
         assert store.count(records.Checkpoint) == 12
         measured = {value.checkpoint_id for value in store.find(records.MetricValue)}
         assert len(measured) == 12
@@ -59,11 +83,18 @@ def test_three_processes_share_a_study_and_one_is_killed(study: Path, store_url:
         trained, units = map(sum, zip(*counts, strict=True))
         assert trained == 4
         stored = [*store.find(records.MetricValue), *store.find(records.SingularValue)]
-        assert units == len({(value.checkpoint_id, value.reference_checkpoint_id, value.protocol_id) for value in stored})
+        assert units == len(
+            {
+                (value.checkpoint_id, value.reference_checkpoint_id, value.protocol_id)
+                for value in stored
+            }
+        )
 
 
 def test_who_finds_the_folder_in_use_waits_and_goes_on(
-    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    study: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The claim of a frozen process has lapsed, but it is still there and has the run's lock."""
     monkeypatch.setenv("LOWRANK_CACHE", str(study.parent / "cache"))

@@ -1,6 +1,7 @@
 """Everything that the archives of losses and saved states need of lowrank, in one place.
 
-Where a module of lowrank moves or a function is renamed, this file follows; the archives and their tests stay as they are.
+Where a module of lowrank moves or a function is renamed, this file follows; the archives and their
+tests stay as they are.
 """
 
 from __future__ import annotations
@@ -34,12 +35,19 @@ VERSION: str = lowrank.__version__
 REFUSAL = LowrankError  # what a combination that is not allowed raises
 # The path is no place on a disk: it enters a run's hash, which must be the same everywhere.
 DATA = Data(
-    source="jsonl", path=_corpus.PATH.name, vocabulary_size=300, max_length=16, validation_fraction=0.1, validation_tokens=400,
+    source="jsonl",
+    path=_corpus.PATH.name,
+    vocabulary_size=300,
+    max_length=16,
+    validation_fraction=0.1,
+    validation_tokens=400,
 )
 SEED = 0
 
 Trajectory = dict[str, list[float]]
-"""Of each update the loss in nats per token, ``loss``, and the norm of the gradient before clipping, ``gradient_norm``."""
+"""Of each update the loss in nats per token, ``loss``, and the norm of the gradient before
+clipping, ``gradient_norm``.
+"""
 
 
 def method_names() -> list[str]:
@@ -60,23 +68,36 @@ def open_corpus(path: Path, cache_folder: Path) -> Dataset:
     return open_data(DATA.model_copy(update={"path": str(path)}), SEED, cache=cache_folder)
 
 
-def run_config(method: str, shape: Mapping[str, int], training: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConfig:
+def run_config(
+    method: str, shape: Mapping[str, int], training: Mapping[str, Any], settings: Mapping[str, Any]
+) -> RunConfig:
     """Configure a run; of ``settings`` a method takes those that it knows."""
     known = methods.get(method).Settings.model_fields
     chosen = {key: value for key, value in settings.items() if key in known}
     resolved = methods.get(method).Settings.model_validate(chosen).model_dump(mode="json")
     return RunConfig(
-        method=method, scale="golden", seed=SEED, init_seed=SEED, data_seed=SEED, shape=ModelShape(**shape),
-        settings=resolved, data=DATA, training=Training(**training),
+        method=method,
+        scale="golden",
+        seed=SEED,
+        init_seed=SEED,
+        data_seed=SEED,
+        shape=ModelShape(**shape),
+        settings=resolved,
+        data=DATA,
+        training=Training(**training),
     )
 
 
 @contextlib.contextmanager
 def on_one_thread() -> Iterator[None]:
-    """Compute on one thread of the CPU, also where there is a GPU: so the numbers of two machines can be compared."""
+    """Compute on one thread of the CPU, also where there is a GPU: so the numbers of two machines
+    can be compared.
+    """
     before, gpu = torch.get_num_threads(), torch.cuda.is_available()
     torch.set_num_threads(1)
-    AcceleratorState._reset_state(reset_partial_state=gpu)  # else an earlier run of the process has chosen the device
+    AcceleratorState._reset_state(
+        reset_partial_state=gpu
+    )  # else an earlier run of the process has chosen the device
     try:
         with mock.patch.object(torch.cuda, "is_available", return_value=False):
             yield
@@ -91,7 +112,9 @@ def accelerator(training: Training) -> Accelerator:
 
 
 def build_loop(config: RunConfig) -> Loop:
-    """Build the training loop of a run at its first update, as a session does. Raises :data:`REFUSAL`."""
+    """Build the training loop of a run at its first update, as a session does. Raises
+    :data:`REFUSAL`.
+    """
     data = dataset()
     made = accelerator(config.training)
     model, method = models.build(config, data.vocabulary_size, data.special)
@@ -116,7 +139,9 @@ def write_resume_point(folder: Path, update: int, loop: Loop, losses: list[float
 
 
 def read_resume_point(folder: Path) -> tuple[int, dict[str, Any]]:
-    """Read the update and the state of the newest resume point under ``folder``. Raises where there is none."""
+    """Read the update and the state of the newest resume point under ``folder``. Raises where there
+    is none.
+    """
     found = read_snapshot(folder)
     assert found is not None, f"there is no resume point under {folder}"
     progress, state = found
@@ -138,20 +163,34 @@ def write_checkpoint(folder: Path, update: int, loop: Loop) -> None:
     data, rows, config = dataset(), validation_rows(), loop.config
     loss, tokens = validation_loss(loop.wrapped, rows, config.training, loop.accelerator)
     manifest = checkpoint.Manifest(
-        step=update, kind="training", tokens_seen=0, method=config.method, settings=config.settings,
-        run_config_hash=config.fingerprint(), validation_loss=loss, validation_tokens=tokens,
-        evaluation_set_sha256=rows.record.sha256, tokenizer_hash=data.tokenizer_hash, lowrank_version=VERSION,
+        step=update,
+        kind="training",
+        tokens_seen=0,
+        method=config.method,
+        settings=config.settings,
+        run_config_hash=config.fingerprint(),
+        validation_loss=loss,
+        validation_tokens=tokens,
+        evaluation_set_sha256=rows.record.sha256,
+        tokenizer_hash=data.tokenizer_hash,
+        lowrank_version=VERSION,
     )
     checkpoint.save(folder, loop.model, manifest, data.tokenizer)
 
 
 def read_checkpoint(folder: Path, training: Training) -> dict[str, Any]:
-    """Load a checkpoint; return what its manifest says and the validation loss of the loaded model."""
+    """Load a checkpoint; return what its manifest says and the validation loss of
+    the loaded model.
+    """
     loaded = checkpoint.load(folder)
     facts = loaded.manifest
     return {
-        "method": facts.method, "step": facts.step, "weights_sha256": facts.weights_sha256,
-        "run_config_hash": facts.run_config_hash, "evaluation_set_sha256": facts.evaluation_set_sha256,
-        "tokenizer_hash": facts.tokenizer_hash, "manifest_loss": facts.validation_loss,
+        "method": facts.method,
+        "step": facts.step,
+        "weights_sha256": facts.weights_sha256,
+        "run_config_hash": facts.run_config_hash,
+        "evaluation_set_sha256": facts.evaluation_set_sha256,
+        "tokenizer_hash": facts.tokenizer_hash,
+        "manifest_loss": facts.validation_loss,
         "validation_loss": validate(loaded.model, training),
     }

@@ -1,4 +1,6 @@
-"""Make the modules of this folder importable by their names: pytest's import mode puts no folder of tests on the path."""
+"""Make the modules of this folder importable by their names: pytest's import mode puts no folder of
+tests on the path.
+"""
 
 from __future__ import annotations
 

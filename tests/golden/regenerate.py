@@ -1,9 +1,10 @@
 """Compare today's code with the golden archives, and with ``--write`` replace the archives.
 
-``python tests/golden/regenerate.py [TARGET ...] [--write]`` prints one line per difference, the archived value first;
-the exit status is 1 where there are any. A target is a module of this folder that defines ``ARCHIVE`` (what it is
-called), ``current()`` (today's values), ``archived()`` (those of the archive; None where there is none),
-``differences(old, new)`` (one sentence each) and ``write(new)``.
+``python tests/golden/regenerate.py [TARGET ...] [--write]`` prints one line per difference, the
+archived value first; the exit status is 1 where there are any. A target is a module of this folder
+that defines ``ARCHIVE`` (what it is called), ``current()`` (today's values), ``archived()`` (those
+of the archive; None where there is none), ``differences(old, new)`` (one sentence each) and
+``write(new)``.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def compare(module: ModuleType) -> tuple[Any, Iterator[str]]:
 
 
 def regenerate(names: Sequence[str], write: bool) -> int:
-    """Print the differences of each target, replace its archive where ``write``; return how many there were."""
+    """Print the differences of each target, replace its archive where ``write``; return how many
+    there were.
+    """
     total = 0
     for name in names:
         module = load(name)
@@ -64,7 +67,10 @@ def regenerate(names: Sequence[str], write: bool) -> int:
             print(f"{module.ARCHIVE}: {sentence}", flush=True)
         if write:
             module.write(new)
-        print(f"{module.ARCHIVE}: {count or 'no'} difference{'' if count == 1 else 's'}{', written' if write else ''}", flush=True)
+        print(
+            f"{module.ARCHIVE}: {count or 'no'} difference{'' if count == 1 else 's'}{', written' if write else ''}",
+            flush=True,
+        )
         total += count
     return total
 
@@ -74,8 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if importlib.util.find_spec("lowrank") is None:
         sys.path.insert(0, str(HERE.parent.parent))
     parser = argparse.ArgumentParser(description="Compare today's code with the golden archives.")
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"{', '.join(TARGETS)}; without one, all")
-    parser.add_argument("--write", action="store_true", help="replace the archives by today's values")
+    parser.add_argument(
+        "targets", nargs="*", metavar="TARGET", help=f"{', '.join(TARGETS)}; without one, all"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="replace the archives by today's values"
+    )
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.targets) - set(available()))
     if unknown:

@@ -1,7 +1,9 @@
-"""Resume points and checkpoints that an earlier version wrote, and the losses that they must give when they are loaded.
+"""Resume points and checkpoints that an earlier version wrote, and the losses that they must give
+when they are loaded.
 
-The folders under ``saved/`` are written once, where they are missing, and never again: that what they hold stays loadable is
-what they are kept for. Delete one and regenerate to have it written by today's code.
+The folders under ``saved/`` are written once, where they are missing, and never again: that what
+they hold stays loadable is what they are kept for. Delete one and regenerate to have it written by
+today's code.
 """
 
 from __future__ import annotations
@@ -26,11 +28,28 @@ PATH = FOLDER / "saved.json"
 AGAIN = "python tests/golden/regenerate.py saved --write"
 KEYS = ("update", "run_config_hash", "loss", "gradient_norm")  # of a resume point, in the archive
 KEPT, NEXT = 6, 5  # updates before the state was saved, and after it
-SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "rank": 8}
-WIDE = {**SMALL, "intermediate_size": 520}  # times the rank: more than the 4096 entries from which moments are quantised
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "rank": 8,
+}
+WIDE = {
+    **SMALL,
+    "intermediate_size": 520,
+}  # times the rank: more than the 4096 entries from which moments are quantised
 SETTINGS = {"rank": 8, "update_proj_gap": 4, "merge_every": 4, "restart_warmup": 1, "dropout": 0.1}
-TRAINING: Json = {"learning_rate": 3e-3, "steps": 20, "warmup_steps": 2, "batch_size": 4, "eps": 1e-6, "weight_decay": 0.01}
-# Between machines; float32 measured at 3e-6 with instruction sets switched off, bfloat16 has 8 bits (see losses.py).
+TRAINING: Json = {
+    "learning_rate": 3e-3,
+    "steps": 20,
+    "warmup_steps": 2,
+    "batch_size": 4,
+    "eps": 1e-6,
+    "weight_decay": 0.01,
+}
+# Between machines; float32 measured at 3e-6 with instruction sets switched off, bfloat16 has 8 bits
+# (see losses.py).
 TOLERANCES = {"loss": 1e-5, "gradient_norm": 2e-3}
 BFLOAT16 = {"loss": 5e-3, "gradient_norm": 0.5}
 
@@ -49,28 +68,38 @@ class Case:
 
 
 RESUME = {
-    "full_rank": Case("full_rank"),                                         # AdamW of PyTorch, fused
+    "full_rank": Case("full_rank"),  # AdamW of PyTorch, fused
     "full_rank_8bit": Case("full_rank", WIDE, {"state_bits": 8}),
-    "galore_8bit": Case("galore", WIDE, {"state_bits": 8}),                 # quantised moments in a subspace, its basis
+    "galore_8bit": Case(
+        "galore", WIDE, {"state_bits": 8}
+    ),  # quantised moments in a subspace, its basis
     "galore_bfloat16": Case("galore", SMALL, {"precision": "pure_bfloat16"}),
-    "fira": Case("fira"),                                                   # the norm of the residual
-    "relora": Case("relora"),                                               # after a merge, its counters begun anew
-    "sltrain": Case("sltrain"),                                             # a support beside the weights
+    "fira": Case("fira"),  # the norm of the residual
+    "relora": Case("relora"),  # after a merge, its counters begun anew
+    "sltrain": Case("sltrain"),  # a support beside the weights
 }
 CHECKPOINTS = {"full_rank": Case("full_rank"), "sltrain": Case("sltrain")}
 
 
 def current() -> Json:
-    """Load every saved state with today's code; a state that is missing is written by it first, beside the archive's folder."""
+    """Load every saved state with today's code; a state that is missing is written by it first,
+    beside the archive's folder.
+    """
     with tempfile.TemporaryDirectory(prefix="lowrank_golden_") as scratch, _rooms.on_one_thread():
         made = Path(scratch)
         resume, checkpoints = {}, {}
         for name, case in RESUME.items():
             resume[name] = resumed(case, _found(made, "resume", name))
         for name, case in CHECKPOINTS.items():
-            checkpoints[name] = _rooms.read_checkpoint(_found(made, "checkpoints", name) / "checkpoint", case.config().training)
+            checkpoints[name] = _rooms.read_checkpoint(
+                _found(made, "checkpoints", name) / "checkpoint", case.config().training
+            )
         new: Json = {"header": _header(), "resume": resume, "checkpoints": checkpoints}
-        new["made"] = {path.relative_to(made).as_posix(): path.read_bytes() for path in sorted(made.rglob("*")) if path.is_file()}
+        new["made"] = {
+            path.relative_to(made).as_posix(): path.read_bytes()
+            for path in sorted(made.rglob("*"))
+            if path.is_file()
+        }
     return new
 
 
@@ -80,7 +109,9 @@ def archived() -> Json | None:
 
 
 def write(new: Json) -> None:
-    """Replace the archive of losses, and add the states that are missing; states that are there stay as they are."""
+    """Replace the archive of losses, and add the states that are missing; states that are there
+    stay as they are.
+    """
     for name, content in new["made"].items():
         path = FOLDER / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +125,9 @@ def write(new: Json) -> None:
 
 
 def differences(old: Json, new: Json) -> Iterator[str]:
-    """Say which states no longer give what they gave, or have another layout than today's code writes."""
+    """Say which states no longer give what they gave, or have another layout than today's code
+    writes.
+    """
     for name in new.get("made", {}):
         yield f"{name}: missing, written by today's code"
     same = _equality.is_same_machine(old["header"], new["header"])
@@ -109,7 +142,9 @@ def differences(old: Json, new: Json) -> Iterator[str]:
 
 
 def resumed(case: Case, folder: Path) -> Json:
-    """Go on from a resume point: its update, the next :data:`NEXT` losses and norms, the layout of today's state there."""
+    """Go on from a resume point: its update, the next :data:`NEXT` losses and norms, the layout of
+    today's state there.
+    """
     loop = _rooms.build_loop(case.config())
     update, state = _rooms.read_resume_point(folder)
     loop.restore(state)
@@ -117,13 +152,18 @@ def resumed(case: Case, folder: Path) -> Json:
     fresh = _rooms.build_loop(case.config())
     _rooms.walk(fresh, 1, update)
     return {
-        "update": update, "run_config_hash": case.config().fingerprint(), "saved_layout": layout(state),
-        "layout": layout(fresh.state()), **found,
+        "update": update,
+        "run_config_hash": case.config().fingerprint(),
+        "saved_layout": layout(state),
+        "layout": layout(fresh.state()),
+        **found,
     }
 
 
 def layout(value: Any, where: str = "") -> dict[str, str]:
-    """List every leaf of a state by its path: type and shape of a tensor, the type of a plain value."""
+    """List every leaf of a state by its path: type and shape of a tensor, the type of a plain
+    value.
+    """
     if isinstance(value, torch.Tensor):
         return {where: f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"}
     if isinstance(value, dict):
@@ -132,7 +172,9 @@ def layout(value: Any, where: str = "") -> dict[str, str]:
         items = [(str(index), inner) for index, inner in enumerate(value)]
     else:
         return {where: type(value).__name__}
-    return {path: leaf for key, inner in items for path, leaf in layout(inner, f"{where}/{key}").items()}
+    return {
+        path: leaf for key, inner in items for path, leaf in layout(inner, f"{where}/{key}").items()
+    }
 
 
 def _resume_differences(name: str, old: Json, new: Json, same: bool) -> Iterator[str]:
@@ -146,14 +188,19 @@ def _resume_differences(name: str, old: Json, new: Json, same: bool) -> Iterator
             yield f"{what}: the state's {path} was {written.get(path, 'absent')}, is {now.get(path, 'absent')} in today's state"
     series = [{key: side[key] for key in ("loss", "gradient_norm")} for side in (old, new)]
     tolerances = BFLOAT16 if name.endswith("bfloat16") else TOLERANCES
-    yield from _equality.series_differences(what, old["update"] + 1, *series, {} if same else tolerances)
+    yield from _equality.series_differences(
+        what, old["update"] + 1, *series, {} if same else tolerances
+    )
 
 
 def _checkpoint_differences(name: str, old: Json, new: Json, same: bool) -> Iterator[str]:
     for key in old:
         before, now = old[key], new.get(key)
         if key == "validation_loss":
-            near = _equality.first_difference([before], [now], 0.0 if same else TOLERANCES["loss"]) is None
+            near = (
+                _equality.first_difference([before], [now], 0.0 if same else TOLERANCES["loss"])
+                is None
+            )
         else:
             near = before == now
         if not near:
@@ -161,7 +208,9 @@ def _checkpoint_differences(name: str, old: Json, new: Json, same: bool) -> Iter
 
 
 def _found(made: Path, kind: str, name: str) -> Path:
-    """Return the folder of a saved state: the archive's, or one under ``made`` that is written now."""
+    """Return the folder of a saved state: the archive's, or one under ``made`` that
+    is written now.
+    """
     folder = FOLDER / kind / name
     if folder.is_dir():
         return folder
@@ -179,7 +228,9 @@ def _header() -> Json:
     return _equality.header(_rooms.VERSION)
 
 
-if __name__ == "__main__":  # the test asks a fresh process: today's values as JSON, into the file that it names
+if (
+    __name__ == "__main__"
+):  # the test asks a fresh process: today's values as JSON, into the file that it names
     answer = current()
     answer["made"] = dict.fromkeys(answer["made"], "")
     Path(sys.argv[1]).write_text(json.dumps(answer), encoding="utf-8")

@@ -1,4 +1,6 @@
-"""What stored rows are known by is what it was: hashes of studies, runs, protocols, evaluation sets and units of work."""
+"""What stored rows are known by is what it was: hashes of studies, runs, protocols, evaluation sets
+and units of work.
+"""
 
 from __future__ import annotations
 
@@ -53,5 +55,8 @@ def test_a_changed_default_changes_the_hashes(monkeypatch: pytest.MonkeyPatch) -
     finally:
         monkeypatch.undo()
         CurvatureSettings.model_rebuild(force=True)
-    assert any("curvature" in sentence and "parameters: probes: archived 20, now 21" in sentence for sentence in found)
+    assert any(
+        "curvature" in sentence and "parameters: probes: archived 20, now 21" in sentence
+        for sentence in found
+    )
     assert CurvatureSettings(precision="float32").probes == 20

@@ -40,11 +40,19 @@ def test_no_row_has_changed(archive: dict[str, Any]) -> None:
     assert not found, "\n".join([f"{len(found)} rows differ:", *found[:20]])
 
 
-@pytest.mark.parametrize("metric", ["ccbh", "effective_rank_w", "hessian_trace", "sharpness_random", "held_out_loss"])
+@pytest.mark.parametrize(
+    "metric", ["ccbh", "effective_rank_w", "hessian_trace", "sharpness_random", "held_out_loss"]
+)
 def test_a_value_off_by_a_thousandth_is_named(archive: dict[str, Any], metric: str) -> None:
     new = copy.deepcopy(archive)
-    rows = {key: row[0] for key, row in new["values"].items() if f"|{metric}|" in key and "published" not in key}
-    largest = max((key for key, value in rows.items() if value != "absent"), key=lambda key: abs(rows[key]))
+    rows = {
+        key: row[0]
+        for key, row in new["values"].items()
+        if f"|{metric}|" in key and "published" not in key
+    }
+    largest = max(
+        (key for key, value in rows.items() if value != "absent"), key=lambda key: abs(rows[key])
+    )
     new["values"][largest][0] *= 1.001
     assert len(list(lenses.differences(archive, new))) == 1
     new["environment"] = {}  # another machine: within the tolerances, still too far
@@ -74,7 +82,9 @@ def test_a_metric_without_rows_names_the_command(archive: dict[str, Any]) -> Non
     old = copy.deepcopy(archive)
     old["values"] = {key: row for key, row in old["values"].items() if key.split("|")[3] != "ccbh"}
     (sentence,) = lenses.differences(old, archive)
-    assert sentence.startswith("the metric 'ccbh' of lens 'interpolation' is registered and not in the archive")
+    assert sentence.startswith(
+        "the metric 'ccbh' of lens 'interpolation' is registered and not in the archive"
+    )
     assert sentence.endswith(lenses.COMMAND)
 
 

@@ -1,4 +1,6 @@
-"""A tiny study with checkpoints of every method, made by nudging the weights instead of training."""
+"""A tiny study with checkpoints of every method, made by nudging the weights
+instead of training.
+"""
 
 from __future__ import annotations
 
@@ -65,35 +67,76 @@ def save_run(store: Store, root: Path, study_row: records.Study, config: RunConf
     model.eval()
     run = store.add(new_run(config, study_row))
     start = init_hash(model, method)
-    run = store.update(records.Run, run.id or 0, init_hash=start, status="done", tokenizer_hash=data.tokenizer_hash)
+    run = store.update(
+        records.Run, run.id or 0, init_hash=start, status="done", tokenizer_hash=data.tokenizer_hash
+    )
     for kind, step in (("initial", 0), ("training", 10), ("final", 20)):
         if step:
             nudge(model, 100 * config.seed + step + sum(map(ord, config.method)))
         folder = root / "checkpoints" / config.folder / f"step-{step}"
-        manifest = checkpoint.Manifest(step=step, kind=kind, tokens_seen=step, method=config.method, settings=config.settings)
+        manifest = checkpoint.Manifest(
+            step=step, kind=kind, tokens_seen=step, method=config.method, settings=config.settings
+        )
         saved = checkpoint.save(folder, model, manifest)
-        store.add(records.Checkpoint(
-            run_id=run.id or 0, step=step, kind=kind, tokens_seen=step, path=str(folder.relative_to(root)),
-            sha256=saved.weights_sha256, bytes=saved.bytes, validation_loss=4.0,
-        ))
+        store.add(
+            records.Checkpoint(
+                run_id=run.id or 0,
+                step=step,
+                kind=kind,
+                tokens_seen=step,
+                path=str(folder.relative_to(root)),
+                sha256=saved.weights_sha256,
+                bytes=saved.bytes,
+                validation_loss=4.0,
+            )
+        )
 
 
 @pytest.fixture
-def make_study(sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TinyStudy]:
-    """Builds a study with the given methods, seeds and metrics; several of one test differ in their names."""
+def make_study(
+    sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., TinyStudy]:
+    """Builds a study with the given methods, seeds and metrics; several of one test differ in their
+    names.
+    """
     monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
 
-    def make(*methods: str, metrics: Any = "[spectra]", seeds: str = "[0]", name: str = "tiny") -> TinyStudy:
+    def make(
+        *methods: str, metrics: Any = "[spectra]", seeds: str = "[0]", name: str = "tiny"
+    ) -> TinyStudy:
         text = tmp_path / "corpus.txt"
-        words = ["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "to", "old", "red", "house", "where", "it", "was"]
-        documents = [" ".join(words[(i * j) % len(words)] for j in range(1, 60)) for i in range(1, 200)]
+        words = [
+            "the",
+            "cat",
+            "sat",
+            "on",
+            "a",
+            "mat",
+            "and",
+            "dog",
+            "ran",
+            "to",
+            "old",
+            "red",
+            "house",
+            "where",
+            "it",
+            "was",
+        ]
+        documents = [
+            " ".join(words[(i * j) % len(words)] for j in range(1, 60)) for i in range(1, 200)
+        ]
         text.write_text("\n\n".join(documents))
         file = tmp_path / f"{name}.yaml"
         listed = ", ".join(f"{m}: {EXTRA.get(m, 'null')}" for m in methods)
-        file.write_text(STUDY.format(name=name, methods=listed, path=text, metrics=metrics, seeds=seeds))
+        file.write_text(
+            STUDY.format(name=name, methods=listed, path=text, metrics=metrics, seeds=seeds)
+        )
         study = load_study(file)
         root = tmp_path / f"out-{name}"
-        row = sqlite_store.add(records.Study(name=study.name, config={}, config_hash="x", root=str(root)))
+        row = sqlite_store.add(
+            records.Study(name=study.name, config={}, config_hash="x", root=str(root))
+        )
         for config in resolve_runs(study, str(file)):
             save_run(sqlite_store, root, row, config)
         return TinyStudy(sqlite_store, study, root, file)

@@ -1,4 +1,6 @@
-"""Bad input on the command line: one sentence that names it, exit status 1, and everything else is measured."""
+"""Bad input on the command line: one sentence that names it, exit status 1, and everything else is
+measured.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ METRICS = """
 
 
 def damaged(study: Any, change: Callable[[dict[str, torch.Tensor]], None], **config: Any) -> None:
-    """Galore's last checkpoint with other weights (and fields of its configuration); manifest and row agree with them."""
+    """Galore's last checkpoint with other weights (and fields of its configuration); manifest and
+    row agree with them.
+    """
     row, path = study.store.select(
         "SELECT c.id, c.path FROM checkpoint c JOIN run r ON r.id = c.run_id WHERE r.method = 'galore' AND c.step = 20"
     )[1][0]
@@ -37,7 +41,9 @@ def damaged(study: Any, change: Callable[[dict[str, torch.Tensor]], None], **con
     shutil.rmtree(folder)
     saved = checkpoint.save(folder, loaded.model, replace(loaded.manifest, files={}), state=state)
     with study.store.connection(writes=True) as connection:
-        connection.exec_driver_sql("UPDATE checkpoint SET sha256 = ? WHERE id = ?", (saved.weights_sha256, row))
+        connection.exec_driver_sql(
+            "UPDATE checkpoint SET sha256 = ? WHERE id = ?", (saved.weights_sha256, row)
+        )
 
 
 def not_finite(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,17 +90,41 @@ def no_reference(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 SHAPES = "the two checkpoints have different shapes (model.layers.0.mlp.down_proj.weight); compare models of one shape"
 
 
-@pytest.mark.parametrize(("spoil", "words", "told", "done"), [
-    (not_finite, "the weight 'model.layers.1.self_attn.q_proj.weight' is not finite; the run diverged", 4, 14),
-    (another_shape, SHAPES, 2, 16),  # hidden states are of one width still
-    (another_tokenizer, "its tokenizer is not that of the evaluation set; give it a study of its own", 5, 13),
-    (no_text, "holds 0 rows of 16 tokens, fewer than the 1 needed; give more text", 8, 10),
-    (no_token, "the evaluation set of source 'text' scores no token; give documents of two tokens or more", 8, 10),
-    (no_reference, "there is no full_rank checkpoint of scale tiny, seed 0, step 10", 3, 5),
-], ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("spoil", "words", "told", "done"),
+    [
+        (
+            not_finite,
+            "the weight 'model.layers.1.self_attn.q_proj.weight' is not finite; the run diverged",
+            4,
+            14,
+        ),
+        (another_shape, SHAPES, 2, 16),  # hidden states are of one width still
+        (
+            another_tokenizer,
+            "its tokenizer is not that of the evaluation set; give it a study of its own",
+            5,
+            13,
+        ),
+        (no_text, "holds 0 rows of 16 tokens, fewer than the 1 needed; give more text", 8, 10),
+        (
+            no_token,
+            "the evaluation set of source 'text' scores no token; give documents of two tokens or more",
+            8,
+            10,
+        ),
+        (no_reference, "there is no full_rank checkpoint of scale tiny, seed 0, step 10", 3, 5),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
 def test_bad_input_is_told_and_the_rest_is_measured(
-    spoil: Callable[..., None], words: str, told: int, done: int, make_study: Callable[..., Any],
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[..., None],
+    words: str,
+    told: int,
+    done: int,
+    make_study: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tiny = make_study("full_rank", "galore", metrics=METRICS)
     spoil(tiny, monkeypatch)
@@ -107,4 +137,6 @@ def test_bad_input_is_told_and_the_rest_is_measured(
     assert any(words in sentence for sentence in sentences), sentences
     assert len(sentences) == told
     assert json.loads(shown.out)[0]["units"] == done
-    assert all(len(re.findall("galore-tiny-s0 step 20", sentence)) <= 2 for sentence in sentences), "what it is about is said once"
+    assert all(
+        len(re.findall("galore-tiny-s0 step 20", sentence)) <= 2 for sentence in sentences
+    ), "what it is about is said once"

@@ -41,15 +41,20 @@ EVERYTHING = """
 
 def rows(study: Any) -> list[tuple[Any, ...]]:
     """All metric rows by content."""
-    return sorted(study.store.select(
-        "SELECT checkpoint_id, reference_checkpoint_id, protocol_id, metric, layer, module, value, note FROM metric_value"
-    )[1], key=str)
+    return sorted(
+        study.store.select(
+            "SELECT checkpoint_id, reference_checkpoint_id, protocol_id, metric, layer, module, value, note FROM metric_value"
+        )[1],
+        key=str,
+    )
 
 
 def test_spectra_of_every_method_are_stored_once(make_study: Make) -> None:
     tiny = make_study("full_rank", "cola", "sltrain", "relora", metrics=SPECTRA)
     tasks = plan(tiny.store, tiny.study, tiny.root)
-    assert len(tasks) == 4 * (3 + 2 + 1)  # three checkpoints, two steps between them, last against first
+    assert len(tasks) == 4 * (
+        3 + 2 + 1
+    )  # three checkpoints, two steps between them, last against first
     first = measure(tiny.store, tiny.study, tiny.root, progress=False)
     assert first.failed == []
     assert first.units == len(tasks)
@@ -62,7 +67,12 @@ def test_spectra_of_every_method_are_stored_once(make_study: Make) -> None:
     assert (again.units, again.rows, again.loads) == (0, 0, 0)
     assert rows(tiny) == stored
     protocol = tiny.store.first(records.Protocol, lens="spectra")
-    assert (protocol.name, protocol.space, protocol.precision, protocol.evaluation_set_id) == ("exact", "dense", "float64", None)
+    assert (protocol.name, protocol.space, protocol.precision, protocol.evaluation_set_id) == (
+        "exact",
+        "dense",
+        "float64",
+        None,
+    )
     assert tiny.store.first(records.Provenance) is not None
 
 
@@ -76,10 +86,13 @@ def every_row(study: Any) -> dict[str, set[tuple[Any, ...]]]:
     return found
 
 
-LENSES = "SELECT DISTINCT p.lens FROM protocol p JOIN {table} t ON t.protocol_id = p.id ORDER BY p.lens"
+LENSES = (
+    "SELECT DISTINCT p.lens FROM protocol p JOIN {table} t ON t.protocol_id = p.id ORDER BY p.lens"
+)
 TABLES = ("metric_value", "curve_point", "singular_value")
 WHOLE = {  # the columns that a curve or a spectrum has in common
-    "curve_point": "checkpoint_id, reference_key, protocol_id, curve", "metric_value": "checkpoint_id, reference_key, protocol_id",
+    "curve_point": "checkpoint_id, reference_key, protocol_id, curve",
+    "metric_value": "checkpoint_id, reference_key, protocol_id",
     "singular_value": "checkpoint_id, reference_key, protocol_id, matrix, layer, module",
 }
 
@@ -89,21 +102,33 @@ def delete(study: Any, table: str, where: str) -> None:
         assert connection.exec_driver_sql(f"DELETE FROM {table} WHERE {where}").rowcount > 0
 
 
-def test_all_lenses_are_measured_and_any_deleted_rows_come_back_exactly_and_alone(make_study: Make) -> None:
+def test_all_lenses_are_measured_and_any_deleted_rows_come_back_exactly_and_alone(
+    make_study: Make,
+) -> None:
     tiny = make_study("full_rank", "cola", metrics=EVERYTHING)
     tasks = plan(tiny.store, tiny.study, tiny.root)
     first = measure(tiny.store, tiny.study, tiny.root, progress=False)
     assert (first.failed, first.blocked, first.units) == ([], [], len(tasks))
     assert first.loads == 2 * 3, "every checkpoint is loaded once"
     whole = every_row(tiny)
-    stored = [(table, lens) for table in TABLES for lens, in tiny.store.select(LENSES.format(table=table))[1]]
-    assert {lens for _, lens in stored} == {"activations", "curvature", "interpolation", "landscape", "spectra"}
+    stored = [
+        (table, lens)
+        for table in TABLES
+        for (lens,) in tiny.store.select(LENSES.format(table=table))[1]
+    ]
+    assert {lens for _, lens in stored} == {
+        "activations",
+        "curvature",
+        "interpolation",
+        "landscape",
+        "spectra",
+    }
     for kind in (
-        "id = (SELECT MIN(t.id) {own})",                                        # the first
-        "id = (SELECT MAX(t.id) {own})",                                        # the last
-        "id IN (SELECT MAX(t.id) {own} GROUP BY {columns})",                    # the last of every curve and spectrum
+        "id = (SELECT MIN(t.id) {own})",  # the first
+        "id = (SELECT MAX(t.id) {own})",  # the last
+        "id IN (SELECT MAX(t.id) {own} GROUP BY {columns})",  # the last of every curve and spectrum
         "id = (SELECT t.id {own} ORDER BY t.id LIMIT 1 OFFSET (SELECT COUNT(*) / 2 {own}))",
-        "({plain}) IN (SELECT {columns} {own} ORDER BY t.id LIMIT 1)",          # a whole curve or spectrum
+        "({plain}) IN (SELECT {columns} {own} ORDER BY t.id LIMIT 1)",  # a whole curve or spectrum
     ):
         for table, lens in stored:
             own = f"FROM {table} t JOIN protocol p ON p.id = t.protocol_id WHERE p.lens = '{lens}'"
@@ -118,11 +143,17 @@ def test_all_lenses_are_measured_and_any_deleted_rows_come_back_exactly_and_alon
 
 @pytest.mark.parametrize("name", methods.names())
 def test_the_planner_knows_how_many_singular_values_a_method_has(name: str) -> None:
-    shape = ModelShape(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, rank=4)
+    shape = ModelShape(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, rank=4
+    )
     settings = {"rank": 4} if "rank" in methods.get(name).Settings.model_fields else {}
     made = create(name, settings)
     config = SimpleNamespace(
-        method=name, settings=made.settings.model_dump(mode="json"), shape=shape, init_seed=0, data=SimpleNamespace(max_length=8),
+        method=name,
+        settings=made.settings.model_dump(mode="json"),
+        shape=shape,
+        init_seed=0,
+        data=SimpleNamespace(max_length=8),
     )
     model, made = build(config, 30, {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
     found: Counter[str] = Counter()
@@ -135,7 +166,9 @@ def test_the_planner_knows_how_many_singular_values_a_method_has(name: str) -> N
 
 def test_only_what_is_selected_is_measured(make_study: Make) -> None:
     tiny = make_study("full_rank", "cola", metrics=SPECTRA)
-    measure(tiny.store, tiny.study, tiny.root, Selection(methods=("cola",), steps=(10,)), progress=False)
+    measure(
+        tiny.store, tiny.study, tiny.root, Selection(methods=("cola",), steps=(10,)), progress=False
+    )
     measured = tiny.store.select(
         "SELECT DISTINCT r.method, c.step FROM metric_value m "
         "JOIN checkpoint c ON c.id = m.checkpoint_id JOIN run r ON r.id = c.run_id"
@@ -143,7 +176,9 @@ def test_only_what_is_selected_is_measured(make_study: Make) -> None:
     assert measured == [("cola", 10)]
 
 
-def damage(study: Any, method: str, step: int, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+def damage(
+    study: Any, method: str, step: int, change: Callable[[dict[str, torch.Tensor]], None]
+) -> None:
     """Rewrite a checkpoint's weights on disk with a manifest that agrees, and its row with it."""
     row = checkpoint_row(study, method, step)
     folder = study.root / row.path
@@ -153,7 +188,9 @@ def damage(study: Any, method: str, step: int, change: Callable[[dict[str, torch
     shutil.rmtree(folder)
     saved = checkpoint.save(folder, loaded.model, replace(loaded.manifest, files={}), state=state)
     with sqlite3.connect(str(study.store.url_masked).removeprefix("sqlite:///")) as connection:
-        connection.execute("UPDATE checkpoint SET sha256 = ? WHERE id = ?", (saved.weights_sha256, row.id))
+        connection.execute(
+            "UPDATE checkpoint SET sha256 = ? WHERE id = ?", (saved.weights_sha256, row.id)
+        )
     connection.close()
 
 
@@ -166,10 +203,18 @@ def checkpoint_row(study: Any, method: str, step: int) -> records.Checkpoint:
 
 def test_a_weight_that_is_not_finite_fails_its_units_and_no_others(make_study: Make) -> None:
     tiny = make_study("full_rank", "galore", metrics=SPECTRA)
-    damage(tiny, "galore", 10, lambda state: state["model.layers.0.mlp.up_proj.weight"].fill_(float("nan")))
+    damage(
+        tiny,
+        "galore",
+        10,
+        lambda state: state["model.layers.0.mlp.up_proj.weight"].fill_(float("nan")),
+    )
     outcome = measure(tiny.store, tiny.study, tiny.root, progress=False)
     assert len(outcome.failed) == 3, "its W, and ΔW to both neighbours"
-    assert all("model.layers.0.mlp.up_proj.weight' is not finite" in sentence for sentence in outcome.failed)
+    assert all(
+        "model.layers.0.mlp.up_proj.weight' is not finite" in sentence
+        for sentence in outcome.failed
+    )
     assert outcome.units == 6 + 3
     assert tiny.store.count(records.WorkUnit, kind="measure", status="failed") == 3
     again = measure(tiny.store, tiny.study, tiny.root, progress=False)
@@ -181,10 +226,22 @@ def test_a_weight_that_is_not_finite_fails_its_units_and_no_others(make_study: M
     assert tiny.store.count(records.WorkUnit) == 0, "a unit that succeeded leaves only its results"
 
 
-def test_a_unit_that_fails_in_one_study_is_none_of_another_with_the_same_runs(make_study: Make) -> None:
-    one, other = make_study("galore", metrics=SPECTRA), make_study("galore", metrics=SPECTRA, name="other")
-    assert {run.config_hash for run in one.store.find(records.Run)} == {one.store.first(records.Run).config_hash}
-    damage(one, "galore", 10, lambda state: state["model.layers.0.mlp.up_proj.weight"].fill_(float("nan")))
+def test_a_unit_that_fails_in_one_study_is_none_of_another_with_the_same_runs(
+    make_study: Make,
+) -> None:
+    one, other = (
+        make_study("galore", metrics=SPECTRA),
+        make_study("galore", metrics=SPECTRA, name="other"),
+    )
+    assert {run.config_hash for run in one.store.find(records.Run)} == {
+        one.store.first(records.Run).config_hash
+    }
+    damage(
+        one,
+        "galore",
+        10,
+        lambda state: state["model.layers.0.mlp.up_proj.weight"].fill_(float("nan")),
+    )
     assert len(measure(one.store, one.study, one.root, progress=False).failed) == 3
     second = measure(other.store, other.study, other.root, progress=False)
     assert (second.units, second.failed, second.left_alone) == (6, [], [])
@@ -222,7 +279,8 @@ def test_a_missing_reference_run_is_told_and_stored_nowhere(make_study: Make) ->
     assert not outcome.complete
     assert outcome.units == 6
     assert {task.row()["detail"] for task in plan(tiny.store, tiny.study, tiny.root)} == {
-        f"there is no full_rank checkpoint of scale tiny, seed 0, step {step}" for step in (0, 10, 20)
+        f"there is no full_rank checkpoint of scale tiny, seed 0, step {step}"
+        for step in (0, 10, 20)
     }
 
 
@@ -237,7 +295,11 @@ def test_another_tokenizer_is_refused(make_study: Make) -> None:
 
 
 def test_cola_against_others_is_explained(make_study: Make) -> None:
-    tiny = make_study("full_rank", "cola", metrics="[{lens: interpolation, settings: {points: 3, kinds: [methods]}}]")
+    tiny = make_study(
+        "full_rank",
+        "cola",
+        metrics="[{lens: interpolation, settings: {points: 3, kinds: [methods]}}]",
+    )
     measure(tiny.store, tiny.study, tiny.root, progress=False)
     found = tiny.store.find(records.MetricValue, metric="imbh")
     assert [(row.value, row.note) for row in found] == [
@@ -249,19 +311,29 @@ def test_cola_against_others_is_explained(make_study: Make) -> None:
 def test_every_nth_checkpoint_counts_back_from_the_last(make_study: Make) -> None:
     tiny = make_study("full_rank", metrics="[{lens: spectra, variants: [main], every: 2}]")
     units = [task.unit for task in plan(tiny.store, tiny.study, tiny.root)]
-    steps = [(unit.checkpoint.step, unit.reference.step if unit.reference else None) for unit in units]
-    assert sorted(steps, key=str) == [(0, None), (20, 0), (20, 10), (20, None)], "ΔW stays that of neighbours"
+    steps = [
+        (unit.checkpoint.step, unit.reference.step if unit.reference else None) for unit in units
+    ]
+    assert sorted(steps, key=str) == [(0, None), (20, 0), (20, 10), (20, None)], (
+        "ΔW stays that of neighbours"
+    )
 
 
 def test_a_small_memory_loads_again_and_gives_the_same(make_study: Make) -> None:
-    tiny = make_study("full_rank", "galore", metrics="[{lens: interpolation, settings: {points: 3, align: false}}]")
+    tiny = make_study(
+        "full_rank",
+        "galore",
+        metrics="[{lens: interpolation, settings: {points: 3, align: false}}]",
+    )
     tasks = plan(tiny.store, tiny.study, tiny.root)
     bench = Workbench(tiny.store, tiny.root, torch.device("cpu"), budget=1)
     bench.schedule(tasks)
     values = {}
     for index, task in enumerate(tasks):
         bench.begin(task)
-        values[task.label] = list(task.variant.lens.compute(task.unit, bench, task.variant.settings))
+        values[task.label] = list(
+            task.variant.lens.compute(task.unit, bench, task.variant.settings)
+        )
         bench.end(index)
         assert len(bench._held) <= 2
     assert sum(bench.loads.values()) > 6
@@ -269,7 +341,10 @@ def test_a_small_memory_loads_again_and_gives_the_same(make_study: Make) -> None
     roomy.schedule(tasks)
     for index, task in enumerate(tasks):
         roomy.begin(task)
-        assert list(task.variant.lens.compute(task.unit, roomy, task.variant.settings)) == values[task.label]
+        assert (
+            list(task.variant.lens.compute(task.unit, roomy, task.variant.settings))
+            == values[task.label]
+        )
         roomy.end(index)
     assert set(roomy.loads.values()) == {1}
     assert roomy._held == {}, "nothing is held that nobody needs"
@@ -287,7 +362,11 @@ def test_copies_beside_a_checkpoint_count_as_memory(make_study: Make) -> None:
         for task in tasks:
             bench.begin(task)
             bench.network(task.unit.checkpoint, "dense" if copies else "trained")
-            bench.memo(task.unit.checkpoint, "the same", lambda bench=bench, task=task: bench.loaded(task.unit.checkpoint).model)
+            bench.memo(
+                task.unit.checkpoint,
+                "the same",
+                lambda bench=bench, task=task: bench.loaded(task.unit.checkpoint).model,
+            )
         return len(bench._held), sum(size["cpu"] for size in bench._sizes.values())
 
     number, plain = held(None, copies=False)
@@ -300,7 +379,9 @@ def test_copies_beside_a_checkpoint_count_as_memory(make_study: Make) -> None:
     assert held(plain, copies=True)[0] < 3, "copies push checkpoints out"
 
 
-def test_shares_of_several_processes_cover_everything_once(make_study: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shares_of_several_processes_cover_everything_once(
+    make_study: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     landscape = "[{lens: landscape, variants: [main], settings: {directions: 2, components: [1]}}]"
     tiny = make_study("full_rank", "galore", metrics=landscape)
     everything = {task.unit_key for task in plan(tiny.store, tiny.study, tiny.root)}
@@ -323,12 +404,21 @@ def test_shares_of_several_processes_cover_everything_once(make_study: Make, mon
 
 
 def test_settings_that_select_do_not_measure_again(make_study: Make) -> None:
-    tiny = make_study("full_rank", "galore", metrics="[{lens: interpolation, settings: {points: 3, align: false}}]")
+    tiny = make_study(
+        "full_rank",
+        "galore",
+        metrics="[{lens: interpolation, settings: {points: 3, align: false}}]",
+    )
     measure(tiny.store, tiny.study, tiny.root, progress=False)
     before = rows(tiny)
-    wider = load_study(tiny.file, ["metrics=[{lens: interpolation, settings: {points: 3, align: true}}]"])
+    wider = load_study(
+        tiny.file, ["metrics=[{lens: interpolation, settings: {points: 3, align: true}}]"]
+    )
     tasks = plan(tiny.store, wider, tiny.root)
-    assert {key[0] for task in tasks for key in task.missing.values} == {"imbh_folded", "imbh_aligned"}
+    assert {key[0] for task in tasks for key in task.missing.values} == {
+        "imbh_folded",
+        "imbh_aligned",
+    }
     measure(tiny.store, wider, tiny.root, progress=False)
     assert set(before) < set(rows(tiny))
     assert tiny.store.count(records.Protocol) == 1
@@ -342,12 +432,17 @@ def test_of_runs_that_differ_in_the_recipe_the_newest_counts(make_study: Make) -
     for config in resolve_runs(edited):
         if config.method == "full_rank":
             tiny.add(config)
-    second, galore = tiny.store.find(records.Run, method="full_rank")[-1], tiny.store.first(records.Run, method="galore")
+    second, galore = (
+        tiny.store.find(records.Run, method="full_rank")[-1],
+        tiny.store.first(records.Run, method="galore"),
+    )
     units = [task.unit for task in plan(tiny.store, edited, tiny.root)]
     assert {point.run_id for unit in units for point in unit.points} == {second.id, galore.id}
     older = [task.unit for task in plan(tiny.store, edited, tiny.root, Selection(runs=(first.id,)))]
     assert {unit.checkpoint.run_id for unit in older} == {first.id}
-    assert not any("seeds" in unit.roles for unit in [*units, *older]), "two recipes of one seed are no two seeds"
+    assert not any("seeds" in unit.roles for unit in [*units, *older]), (
+        "two recipes of one seed are no two seeds"
+    )
 
 
 def test_selections_that_do_not_exist_are_usage_errors(make_study: Make) -> None:
@@ -364,18 +459,26 @@ def test_selections_that_do_not_exist_are_usage_errors(make_study: Make) -> None
         plan(tiny.store, tiny.study, tiny.root, Selection(lenses=("landscap",)))
 
 
-@pytest.mark.parametrize(("metrics", "words"), [
-    ("[{lens: spectra, settings: {treshold: 0.2}}]", r"unknown key 'metrics\[0\].settings.treshold'; did you mean 'threshold'"),
-    ("[{lens: spectra, variants: [dense]}]", "no variant 'dense'; known: main, factor"),
-    ("[{lens: landscape, settings: {directions: many}}]", r"metrics\[0\].settings.directions"),
-])
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        (
+            "[{lens: spectra, settings: {treshold: 0.2}}]",
+            r"unknown key 'metrics\[0\].settings.treshold'; did you mean 'threshold'",
+        ),
+        ("[{lens: spectra, variants: [dense]}]", "no variant 'dense'; known: main, factor"),
+        ("[{lens: landscape, settings: {directions: many}}]", r"metrics\[0\].settings.directions"),
+    ],
+)
 def test_metric_settings_are_checked(make_study: Make, metrics: str, words: str) -> None:
     tiny = make_study("full_rank", metrics=metrics)
     with pytest.raises(ConfigError, match=words):
         plan(tiny.store, tiny.study, tiny.root)
 
 
-def test_the_command_line_measures_plans_and_lists(make_study: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_measures_plans_and_lists(
+    make_study: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
     tiny = make_study("full_rank", metrics=SPECTRA)
     file = tiny.file.with_name("cli.yaml")
     file.write_text(tiny.file.read_text() + f"output: {tiny.root}\n")
@@ -395,6 +498,8 @@ def test_the_command_line_measures_plans_and_lists(make_study: Make, capsys: pyt
     assert call("--method", "cola")[0] == 2
     assert run(["metrics", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert {"metric", "definition", "unit", "range", "source", "defaults", "presets"} <= set(listed[0])
+    assert {"metric", "definition", "unit", "range", "source", "defaults", "presets"} <= set(
+        listed[0]
+    )
     assert run(["methods"]) == run(["scales"]) == 0
     assert "full_rank" in capsys.readouterr().out

@@ -32,9 +32,22 @@ def counted(weights: Any, seed: int, index: int, normalization: Any) -> Any:
     return draw(weights, seed, index, normalization)
 
 
-def member(rank: int, world: int, port: int, study: Any, options: dict[str, Any], answer: Any, breaks: int | None) -> None:
+def member(
+    rank: int,
+    world: int,
+    port: int,
+    study: Any,
+    options: dict[str, Any],
+    answer: Any,
+    breaks: int | None,
+) -> None:
     """One process of a launch; rank 1 fails at direction ``breaks``."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
 
     def broken(weights: Any, seed: int, index: int, normalization: Any) -> Any:
         if (rank, index) == (1, breaks):
@@ -47,16 +60,23 @@ def member(rank: int, world: int, port: int, study: Any, options: dict[str, Any]
     answer.send((outcome, DRAWN))
 
 
-def launch(study: Any, world: int = 2, breaks: int | None = None, **options: Any) -> list[tuple[Any, list[int]]]:
+def launch(
+    study: Any, world: int = 2, breaks: int | None = None, **options: Any
+) -> list[tuple[Any, list[int]]]:
     """(outcome, numbers of drawn directions) of every process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context, waiting = multiprocessing.get_context("fork"), []  # torch is imported already, and has one thread
+    context, waiting = (
+        multiprocessing.get_context("fork"),
+        [],
+    )  # torch is imported already, and has one thread
     DRAWN.clear()
     for rank in range(world):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=member, args=(rank, world, port, study, options, sender, breaks), daemon=True)
+        process = context.Process(
+            target=member, args=(rank, world, port, study, options, sender, breaks), daemon=True
+        )
         process.start()
         sender.close()
         waiting.append((process, receiver))
@@ -106,7 +126,9 @@ def test_few_checkpoints_are_shared_by_their_directions(measured: Any) -> None:
     outcomes = launch(measured, selection=chosen)
     assert [outcome.helper for outcome, _ in outcomes] == [False, True]
     outcomes = launch(measured)
-    assert [outcome.helper for outcome, _ in outcomes] == [False, False], "five checkpoints are enough for two"
+    assert [outcome.helper for outcome, _ in outcomes] == [False, False], (
+        "five checkpoints are enough for two"
+    )
     assert [outcome.failed for outcome, _ in outcomes] == [[], []]
     assert min(outcome.units for outcome, _ in outcomes) > 0
     for found, before in zip(content(measured.store), measured.before, strict=True):
@@ -116,11 +138,15 @@ def test_few_checkpoints_are_shared_by_their_directions(measured: Any) -> None:
 def test_what_one_process_cannot_compute_fails_for_all_and_stops_nobody(measured: Any) -> None:
     (first, _), (second, _) = launch(measured, breaks=3, split="directions")
     assert first.failed
-    assert all("MemoryError: no room" in sentence and "landscape" in sentence for sentence in first.failed)
+    assert all(
+        "MemoryError: no room" in sentence and "landscape" in sentence for sentence in first.failed
+    )
     assert second.failed == []
     stored = {row.lens for row in measured.store.find(records.Protocol)}
     assert stored == {"landscape", "interpolation", "curvature", "spectra"}
-    left = {task.variant.lens.name() for task in plan(measured.store, measured.study, measured.root)}
+    left = {
+        task.variant.lens.name() for task in plan(measured.store, measured.study, measured.root)
+    }
     assert left == {"landscape"}
     launch(measured, split="directions", retry_failed=True)
     for found, before in zip(content(measured.store), measured.before, strict=True):

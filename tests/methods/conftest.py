@@ -16,12 +16,23 @@ from lowrank.config.schema import Data, ModelShape, Training
 from lowrank.methods.base import Method
 
 # An odd width, so that processes get uneven shards.
-SHAPE = ModelShape(hidden_size=32, intermediate_size=87, num_hidden_layers=2, num_attention_heads=4, rank=8)
+SHAPE = ModelShape(
+    hidden_size=32, intermediate_size=87, num_hidden_layers=2, num_attention_heads=4, rank=8
+)
 VOCABULARY = 64
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 # So that a handful of updates meets refreshes and merges; a method takes those that it knows.
-QUICK = {"rank": 8, "update_proj_gap": 3, "merge_every": 4, "restart_warmup": 1, "alpha": 4.0, "dropout": 0.1}
-TRAINING = Training(learning_rate=1e-2, steps=12, warmup_steps=2, batch_size=8, eps=1e-6, weight_decay=0.01)
+QUICK = {
+    "rank": 8,
+    "update_proj_gap": 3,
+    "merge_every": 4,
+    "restart_warmup": 1,
+    "alpha": 4.0,
+    "dropout": 0.1,
+}
+TRAINING = Training(
+    learning_rate=1e-2, steps=12, warmup_steps=2, batch_size=8, eps=1e-6, weight_decay=0.01
+)
 
 
 @pytest.fixture(autouse=True)
@@ -33,13 +44,22 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def run_config(method: str, seed: int = 0, training: dict[str, Any] | None = None, **settings: Any) -> RunConfig:
+def run_config(
+    method: str, seed: int = 0, training: dict[str, Any] | None = None, **settings: Any
+) -> RunConfig:
     known = methods.get(method).Settings.model_fields
     chosen = {key: value for key, value in {**QUICK, **settings}.items() if key in known}
     resolved = methods.get(method).Settings.model_validate(chosen).model_dump(mode="json")
     return RunConfig(
-        method=method, scale="tiny", seed=seed, init_seed=seed, data_seed=seed, shape=SHAPE, settings=resolved,
-        data=Data(max_length=16), training=TRAINING.model_copy(update=training or {}),
+        method=method,
+        scale="tiny",
+        seed=seed,
+        init_seed=seed,
+        data_seed=seed,
+        shape=SHAPE,
+        settings=resolved,
+        data=Data(max_length=16),
+        training=TRAINING.model_copy(update=training or {}),
     )
 
 
@@ -83,7 +103,9 @@ def batch(update: int) -> Tensor:
     return 3 + (start + torch.arange(16)) % (VOCABULARY - 3)
 
 
-def begin(method: str, seed: int = 0, training: dict[str, Any] | None = None, **settings: Any) -> Run:
+def begin(
+    method: str, seed: int = 0, training: dict[str, Any] | None = None, **settings: Any
+) -> Run:
     config = run_config(method, seed, training, **settings)
     model, built = models.build(config, VOCABULARY, SPECIAL)
     return Run(model, built, built.optimizer(model, config.training), config)
@@ -97,5 +119,7 @@ def begin_run() -> Callable[..., Run]:
 
 @pytest.fixture
 def start() -> Callable[..., Run]:
-    """``start(method, seed=0, **settings)``: a run at its first update; settings that the method does not know are left out."""
+    """``start(method, seed=0, **settings)``: a run at its first update; settings that the method
+    does not know are left out.
+    """
     return begin

@@ -71,9 +71,15 @@ def test_one_seed_gives_one_model_whatever_was_drawn_before(name: str, start: St
     torch.rand(5)
     state_before = torch.get_rng_state()
     assert_same(first, start(name).model.state_dict())
-    assert torch.equal(torch.get_rng_state(), state_before), "building a model moved the global generator"
+    assert torch.equal(torch.get_rng_state(), state_before), (
+        "building a model moved the global generator"
+    )
     other = start(name, seed=1).model.state_dict()
-    assert all(not torch.equal(first[key], other[key]) for key in first if "embed_tokens" in key or key == "lm_head.weight")
+    assert all(
+        not torch.equal(first[key], other[key])
+        for key in first
+        if "embed_tokens" in key or key == "lm_head.weight"
+    )
 
 
 @every_method
@@ -139,7 +145,12 @@ def test_stopped_and_resumed_is_bit_identical(name: str, cut: int, start: Start)
 def test_state_is_counted_by_its_tensors(name: str, start: Start) -> None:
     run = start(name)
     run.train(1, 1)
-    moments = [v for s in run.optimizer.state.values() for k, v in s.items() if k in ("exp_avg", "exp_avg_sq")]
+    moments = [
+        v
+        for s in run.optimizer.state.values()
+        for k, v in s.items()
+        if k in ("exp_avg", "exp_avg_sq")
+    ]
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     assert 0 < sum(m.numel() for m in moments) <= 2 * trained
 
@@ -155,19 +166,33 @@ def test_dense_weights_give_the_same_logits(name: str, start: Start, rows: Tenso
     treated = {path for path, _ in targets(run.model)}
     assert dense.keys() == treated
     known = LlamaConfig().to_dict().keys() - {"model_type"}
-    plain = LlamaForCausalLM(LlamaConfig(**{key: value for key, value in run.model.config.to_dict().items() if key in known}))
-    state = {key: value for key, value in run.model.state_dict().items() if key.rpartition(".")[0] not in treated}
+    plain = LlamaForCausalLM(
+        LlamaConfig(
+            **{key: value for key, value in run.model.config.to_dict().items() if key in known}
+        )
+    )
+    state = {
+        key: value
+        for key, value in run.model.state_dict().items()
+        if key.rpartition(".")[0] not in treated
+    }
     plain.load_state_dict(state | {f"{path}.weight": W for path, W in dense.items()})
     torch.testing.assert_close(logits(plain, rows), logits(run.model, rows), rtol=1e-5, atol=1e-5)
 
 
 @every_method
-def test_checkpoints_load_through_transformers(name: str, start: Start, rows: Tensor, tmp_path: Path) -> None:
+def test_checkpoints_load_through_transformers(
+    name: str, start: Start, rows: Tensor, tmp_path: Path
+) -> None:
     run = start(name)
     run.train(1, 5)
     run.model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert type(loaded) is (lowrank.models.LowRankLlamaForCausalLM if run.method.custom_architecture else LlamaForCausalLM)
+    assert type(loaded) is (
+        lowrank.models.LowRankLlamaForCausalLM
+        if run.method.custom_architecture
+        else LlamaForCausalLM
+    )
     assert_same(run.model.state_dict(), loaded.state_dict())
     assert torch.equal(logits(run.model, rows), logits(loaded, rows))
     halves = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
@@ -177,9 +202,15 @@ def test_checkpoints_load_through_transformers(name: str, start: Start, rows: Te
 
 
 @every_method
-def test_keys_missing_from_a_checkpoint_are_drawn_and_not_left_as_memory(name: str, start: Start, tmp_path: Path) -> None:
+def test_keys_missing_from_a_checkpoint_are_drawn_and_not_left_as_memory(
+    name: str, start: Start, tmp_path: Path
+) -> None:
     run = start(name)
-    own = {key for path, module in targets(run.model) for key in (f"{path}.{n}" for n, _ in module.named_parameters())}
+    own = {
+        key
+        for path, module in targets(run.model)
+        for key in (f"{path}.{n}" for n, _ in module.named_parameters())
+    }
     state = {key: value for key, value in run.model.state_dict().items() if key not in own}
     run.model.save_pretrained(tmp_path, state_dict=state)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
@@ -191,7 +222,9 @@ def test_keys_missing_from_a_checkpoint_are_drawn_and_not_left_as_memory(name: s
 @every_method
 def test_generates(name: str, start: Start, rows: Tensor) -> None:
     model = start(name).model.eval()
-    found = model.generate(rows[:, :4], max_new_tokens=3, do_sample=False, attention_mask=torch.ones_like(rows[:, :4]))
+    found = model.generate(
+        rows[:, :4], max_new_tokens=3, do_sample=False, attention_mask=torch.ones_like(rows[:, :4])
+    )
     assert found.shape[1] <= 7
 
 
@@ -216,8 +249,12 @@ def test_trains_in_pure_bfloat16(name: str, start: Start) -> None:
 @every_method
 def test_gradient_checkpointing_changes_no_loss(name: str, start: Start) -> None:
     plain, saving = start(name), start(name)
-    lowrank.models.prepare(saving.model, saving.config.training.model_copy(update={"gradient_checkpointing": True}))
-    assert any(getattr(module, "gradient_checkpointing", False) for module in saving.model.modules())
+    lowrank.models.prepare(
+        saving.model, saving.config.training.model_copy(update={"gradient_checkpointing": True})
+    )
+    assert any(
+        getattr(module, "gradient_checkpointing", False) for module in saving.model.modules()
+    )
     assert saving.train(1, 5) == pytest.approx(plain.train(1, 5), rel=1e-5)
 
 
@@ -226,7 +263,11 @@ def test_raises_where_it_has_nothing_to_act_on(name: str, start: Start) -> None:
     run = start(name)
     if run.method.family == "baseline":
         return
-    act = run.method.attach if run.method.custom_architecture else partial(run.method.optimizer, training=run.config.training)
+    act = (
+        run.method.attach
+        if run.method.custom_architecture
+        else partial(run.method.optimizer, training=run.config.training)
+    )
     with pytest.raises(LowrankError, match="no target layer"):
         act(nn.Sequential(nn.Linear(4, 4)))
 

@@ -1,4 +1,6 @@
-"""Leading singular subspaces against float64 SVDs: angles, energy, order, signs, and matrices that break routines."""
+"""Leading singular subspaces against float64 SVDs: angles, energy, order, signs, and matrices that
+break routines.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ ROWS, COLUMNS, RANK = 96, 160, 24
 def spectrum(kind: str) -> Tensor:
     steps = torch.arange(ROWS, dtype=torch.float64)
     return {
-        "flat": 1 + 0.01 * (ROWS - steps), "falling": 0.9**steps, "steep": 10.0 ** (-steps / 6), "long": 1 / (1 + steps),
+        "flat": 1 + 0.01 * (ROWS - steps),
+        "falling": 0.9**steps,
+        "steep": 10.0 ** (-steps / 6),
+        "long": 1 / (1 + steps),
     }[kind]
 
 
@@ -51,7 +56,9 @@ def test_exact_vectors_are_those_of_a_float64_svd(kind: str, layout: str) -> Non
 def test_fast_vectors_keep_the_energy(kind: str, scale: float) -> None:
     A = matrix(kind, scale)
     found = fast_vectors(A, RANK).double()
-    torch.testing.assert_close(found.T @ found, torch.eye(RANK, dtype=torch.float64), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        found.T @ found, torch.eye(RANK, dtype=torch.float64), rtol=0, atol=1e-5
+    )
     best = torch.linalg.svdvals(A.double())[:RANK].square().sum()
     assert (found.T @ A.double()).square().sum() > 0.999 * best
     assert torch.equal(found, fast_vectors(A, RANK).double())
@@ -60,10 +67,14 @@ def test_fast_vectors_keep_the_energy(kind: str, scale: float) -> None:
 @pytest.mark.parametrize("svd", ["exact", "fast"])
 @pytest.mark.parametrize("make", [torch.zeros, torch.eye, torch.ones])
 @pytest.mark.parametrize("rank", [1, RANK, ROWS])
-def test_degenerate_gradients_still_give_a_basis(svd: str, make: Callable[..., Tensor], rank: int) -> None:
+def test_degenerate_gradients_still_give_a_basis(
+    svd: str, make: Callable[..., Tensor], rank: int
+) -> None:
     A = make(ROWS, COLUMNS)
     found = (exact_vectors if svd == "exact" else fast_vectors)(A, rank).double()
-    torch.testing.assert_close(found.T @ found, torch.eye(rank, dtype=torch.float64), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        found.T @ found, torch.eye(rank, dtype=torch.float64), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("svd", ["exact", "fast"])
@@ -75,13 +86,18 @@ def test_the_largest_entry_of_every_vector_is_positive(svd: str, side: str, turn
     assert found.shape == (G.shape[0] if side == "left" else G.shape[1], RANK)
     assert (found.gather(0, found.abs().argmax(0, keepdim=True)) > 0).all()
     U, _, Vh = torch.linalg.svd(G.double(), full_matrices=False)
-    assert largest_angle(found, (U if side == "left" else Vh.T)[:, :RANK]) < (1e-4 if svd == "exact" else 0.2)
+    assert largest_angle(found, (U if side == "left" else Vh.T)[:, :RANK]) < (
+        1e-4 if svd == "exact" else 0.2
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bases_have_the_gradients_dtype_and_the_documented_shapes(dtype: torch.dtype) -> None:
     G = matrix("falling").to(dtype)
-    shapes = {kind: tuple(tuple(basis.shape) for basis in decompose(G, RANK, kind, "exact")) for kind in ("left", "right", "full")}
+    shapes = {
+        kind: tuple(tuple(basis.shape) for basis in decompose(G, RANK, kind, "exact"))
+        for kind in ("left", "right", "full")
+    }
     left, right = (ROWS, RANK), (RANK, COLUMNS)
     assert shapes == {"left": (left,), "right": (right,), "full": (left, right)}
     assert decompose(G, RANK, "std", "exact")[0].dtype == dtype

@@ -13,13 +13,20 @@ from transformers import AutoModelForCausalLM
 DOCUMENT = Path(__file__).parents[2] / "docs" / "methods.md"
 
 
-def test_the_optimizers_work_in_a_plain_loop_and_in_the_trainer(start: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_optimizers_work_in_a_plain_loop_and_in_the_trainer(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
     examples = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     assert len(examples) == 2
     model = start("full_rank").model
     rows = torch.randint(3, 64, (8, 16), generator=torch.Generator().manual_seed(0))
     dataset = [{"input_ids": row, "labels": row} for row in rows]
-    names: dict[str, Any] = {"model": model, "batches": [rows] * 6, "folder": str(tmp_path), "dataset": dataset}
+    names: dict[str, Any] = {
+        "model": model,
+        "batches": [rows] * 6,
+        "folder": str(tmp_path),
+        "dataset": dataset,
+    }
     before = model(input_ids=rows, labels=rows).loss.item()
     exec(examples[0], names)
     middle = model(input_ids=rows, labels=rows).loss.item()

@@ -1,4 +1,6 @@
-"""CoLA, SLTrain and ReLoRA layers against independent formulations, closed forms and finite differences."""
+"""CoLA, SLTrain and ReLoRA layers against independent formulations, closed forms and finite
+differences.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,24 @@ from lowrank.presets import load
 
 OUT, IN, RANK = 12, 9, 4
 COUNTS = {  # all, trained; vocabulary 32000, untied head
-    "60m": {"full_rank": 58_073_600, "cola": 42_770_944, "sltrain": 43_529_832, "relora": (68_067_840, 42_770_944)},
-    "130m": {"full_rank": 134_105_856, "cola": 93_997_824, "sltrain": 96_545_796, "relora": (178_932_480, 93_997_824)},
-    "350m": {"full_rank": 367_969_280, "cola": 185_222_144, "sltrain": 194_293_544, "relora": (487_605_248, 185_222_144)},
+    "60m": {
+        "full_rank": 58_073_600,
+        "cola": 42_770_944,
+        "sltrain": 43_529_832,
+        "relora": (68_067_840, 42_770_944),
+    },
+    "130m": {
+        "full_rank": 134_105_856,
+        "cola": 93_997_824,
+        "sltrain": 96_545_796,
+        "relora": (178_932_480, 93_997_824),
+    },
+    "350m": {
+        "full_rank": 367_969_280,
+        "cola": 185_222_144,
+        "sltrain": 194_293_544,
+        "relora": (487_605_248, 185_222_144),
+    },
 }
 for scale in COUNTS.values():
     scale["galore"] = scale["fira"] = scale["full_rank"]
@@ -52,7 +69,9 @@ def by_hand(layer: Any, x: Tensor) -> Tensor:
     W = 6.0 / RANK * layer.B @ layer.A
     if isinstance(layer, SLTrainLinear):
         for position, value in zip(layer.indices.tolist(), layer.values, strict=True):
-            W = W + torch.zeros_like(W).index_put((torch.tensor(position // IN), torch.tensor(position % IN)), value)
+            W = W + torch.zeros_like(W).index_put(
+                (torch.tensor(position // IN), torch.tensor(position % IN)), value
+            )
     else:
         W = W + layer.weight
     return x @ W.T + layer.bias
@@ -60,19 +79,28 @@ def by_hand(layer: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", ["cola", "sltrain", "relora"])
 def test_forward_and_gradients_follow_the_equation(name: str) -> None:
-    layer, x = layers(torch.float64)[name], torch.randn(2, 5, IN, dtype=torch.float64, requires_grad=True)
+    layer, x = (
+        layers(torch.float64)[name],
+        torch.randn(2, 5, IN, dtype=torch.float64, requires_grad=True),
+    )
     trained = [x, *(p for p in layer.parameters() if p.requires_grad)]
     ours, theirs = layer(x), by_hand(layer, x)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     upstream = torch.randn_like(ours)
-    for g, h in zip(torch.autograd.grad(ours, trained, upstream), torch.autograd.grad(theirs, trained, upstream), strict=True):
+    for g, h in zip(
+        torch.autograd.grad(ours, trained, upstream),
+        torch.autograd.grad(theirs, trained, upstream),
+        strict=True,
+    ):
         torch.testing.assert_close(g, h, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", ["cola", "sltrain", "relora"])
 def test_derivatives_of_first_and_second_order_match_finite_differences(name: str) -> None:
     layer = layers(torch.float64)[name]
-    trained = {n: p.detach().requires_grad_() for n, p in layer.named_parameters() if p.requires_grad}
+    trained = {
+        n: p.detach().requires_grad_() for n, p in layer.named_parameters() if p.requires_grad
+    }
     x = torch.randn(3, IN, dtype=torch.float64, requires_grad=True)
 
     def run(x: Tensor, *values: Tensor) -> Tensor:
@@ -95,7 +123,11 @@ def test_bfloat16_autocast_gives_float32_gradients(name: str) -> None:
         found = layer(x)
     assert found.dtype == torch.bfloat16
     found.float().square().sum().backward()
-    assert all(p.grad.dtype == torch.float32 and p.grad.abs().sum() > 0 for p in layer.parameters() if p.requires_grad)
+    assert all(
+        p.grad.dtype == torch.float32 and p.grad.abs().sum() > 0
+        for p in layer.parameters()
+        if p.requires_grad
+    )
     torch.testing.assert_close(found.float(), by_hand(layer, x).detach(), rtol=0.05, atol=0.2)
 
 
@@ -162,8 +194,12 @@ def test_relora_merge_keeps_the_function_and_restarts_the_adapter() -> None:
     assert layer.A.abs().max() <= 1 / math.sqrt(IN)
 
 
-@pytest.mark.parametrize(("reset", "share"), [("full", 0.0), ("shared_mask", 0.2), ("independent_masks", 0.2)])
-def test_relora_resets_the_moments_of_the_adapter_alone(reset: str, share: float, start: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    ("reset", "share"), [("full", 0.0), ("shared_mask", 0.2), ("independent_masks", 0.2)]
+)
+def test_relora_resets_the_moments_of_the_adapter_alone(
+    reset: str, share: float, start: Callable[..., Any]
+) -> None:
     run = start("relora", reset=reset, keep=0.2, merge_every=4)
     run.train(1, 3)
     factors = [p for name, p in run.model.named_parameters() if name.endswith((".A", ".B"))]
@@ -172,17 +208,32 @@ def test_relora_resets_the_moments_of_the_adapter_alone(reset: str, share: float
     run.train(4, 4)
     kept = [run.optimizer.state[p]["exp_avg"].clone() for p in others]
     merge(4, run.model, run.optimizer, named_draws(0))
-    m, v = (torch.cat([run.optimizer.state[f][key].flatten() for f in factors]) for key in ("exp_avg", "exp_avg_sq"))
+    m, v = (
+        torch.cat([run.optimizer.state[f][key].flatten() for f in factors])
+        for key in ("exp_avg", "exp_avg_sq")
+    )
     assert (m != 0).float().mean().item() == pytest.approx(share, abs=0.03)
     both = ((m != 0) & (v != 0)).float().mean().item()
     assert both == pytest.approx(share**2 if reset == "independent_masks" else share, abs=0.03)
-    assert {float(run.optimizer.state[f]["step"]) for f in factors} == {0.0 if reset == "full" else 4.0}
-    assert all(torch.equal(k, run.optimizer.state[p]["exp_avg"]) for k, p in zip(kept, others, strict=True))
+    assert {float(run.optimizer.state[f]["step"]) for f in factors} == {
+        0.0 if reset == "full" else 4.0
+    }
+    assert all(
+        torch.equal(k, run.optimizer.state[p]["exp_avg"]) for k, p in zip(kept, others, strict=True)
+    )
 
 
 def test_relora_merges_after_the_multiple_or_as_published(start: Callable[..., Any]) -> None:
-    assert [u for u in range(1, 14) if start("relora", merge_every=4).method.merges_after(u)] == [4, 8, 12]
-    assert [u for u in range(1, 14) if start("relora", merge_every=4, merge_lag=1).method.merges_after(u)] == [5, 9, 13]
+    assert [u for u in range(1, 14) if start("relora", merge_every=4).method.merges_after(u)] == [
+        4,
+        8,
+        12,
+    ]
+    assert [
+        u
+        for u in range(1, 14)
+        if start("relora", merge_every=4, merge_lag=1).method.merges_after(u)
+    ] == [5, 9, 13]
 
 
 def test_relora_draws_new_factors_at_every_merge(start: Callable[..., Any]) -> None:
@@ -197,8 +248,12 @@ def test_relora_draws_new_factors_at_every_merge(start: Callable[..., Any]) -> N
 
 def test_relora_that_resets_nothing_raises(start: Callable[..., Any]) -> None:
     run = start("relora", merge_every=4)
-    with pytest.raises(LowrankError, match=r"no moments of model\.layers\.0\..*A to reset at update 4"):
-        run.method.after_update(4, run.model, torch.optim.SGD(run.model.parameters(), lr=0.1), named_draws(0))
+    with pytest.raises(
+        LowrankError, match=r"no moments of model\.layers\.0\..*A to reset at update 4"
+    ):
+        run.method.after_update(
+            4, run.model, torch.optim.SGD(run.model.parameters(), lr=0.1), named_draws(0)
+        )
     with pytest.raises(LowrankError, match="no adapter to merge at update 4"):
         run.method.after_update(4, nn.Linear(2, 2), run.optimizer, named_draws(0))
 
@@ -209,7 +264,9 @@ def test_relora_draws_do_not_depend_on_wrappers(start: Callable[..., Any]) -> No
     after, wrapped.method.after_update = wrapped.method.after_update, lambda *_: None
     wrapped.train(1, 2)
     after(2, nn.ModuleDict({"module": wrapped.model}), wrapped.optimizer, named_draws(0))
-    assert torch.equal(bare.model.model.layers[0].mlp.up_proj.A, wrapped.model.model.layers[0].mlp.up_proj.A)
+    assert torch.equal(
+        bare.model.model.layers[0].mlp.up_proj.A, wrapped.model.model.layers[0].mlp.up_proj.A
+    )
 
 
 def test_cola_drops_the_outer_gate_activation_on_request(start: Callable[..., Any]) -> None:
@@ -237,7 +294,9 @@ def test_parameter_counts_of_the_published_shapes(scale: str, name: str) -> None
     method, arguments = create(name, settings), models.llama_config(shape, 32000, 256, {})
     with torch.device("meta"):
         if method.custom_architecture:
-            model: nn.Module = LowRankLlamaForCausalLM(LowRankLlamaConfig(method=name, method_settings=settings, **arguments))
+            model: nn.Module = LowRankLlamaForCausalLM(
+                LowRankLlamaConfig(method=name, method_settings=settings, **arguments)
+            )
         else:
             model = models.LlamaForCausalLM(models.LlamaConfig(**arguments))
     published = COUNTS[scale][name]

@@ -43,7 +43,11 @@ def total_of_ordinary(run: Any, update: int) -> float:
     torch.manual_seed(update)
     rows = run.batch(update)
     run.model(input_ids=rows, labels=rows).loss.backward()
-    norm = float(torch.nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None]))
+    norm = float(
+        torch.nn.utils.get_total_norm(
+            [p.grad for p in run.model.parameters() if p.grad is not None]
+        )
+    )
     run.optimizer.zero_grad()
     return norm
 
@@ -54,12 +58,17 @@ def test_from_a_broken_gradient_on_nothing_moves(stop: bool, start: Start) -> No
     trained = dict(run.model.named_parameters())
     before = {name: p.detach().clone() for name, p in trained.items()}
     updates = LayerwiseUpdates(list(trained.values()), run.optimizer, stop=stop)
-    trained["model.layers.1.input_layernorm.weight"].register_hook(lambda gradient: gradient * torch.nan)
+    trained["model.layers.1.input_layernorm.weight"].register_hook(
+        lambda gradient: gradient * torch.nan
+    )
     rows = run.batch(1)
     run.model(input_ids=rows, labels=rows).loss.backward()
     moved = {name for name, p in trained.items() if not torch.equal(p, before[name])}
     assert "lm_head.weight" in moved
-    assert ("model.layers.1.input_layernorm.weight" in moved, "model.layers.0.mlp.up_proj.weight" in moved) == (not stop, not stop)
+    assert (
+        "model.layers.1.input_layernorm.weight" in moved,
+        "model.layers.0.mlp.up_proj.weight" in moved,
+    ) == (not stop, not stop)
     assert all(p.grad is None for p in trained.values())
     broken = [name for name, p in trained.items() if not torch.isfinite(updates.found[p])]
     assert broken == ["model.layers.1.input_layernorm.weight"]

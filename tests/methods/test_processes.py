@@ -1,4 +1,6 @@
-"""Two processes (gloo) against one with twice the accumulation: every method, over refreshes and merges, DDP and FSDP2."""
+"""Two processes (gloo) against one with twice the accumulation: every method, over refreshes and
+merges, DDP and FSDP2.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,12 @@ def rows_of(update: int) -> Tensor:
     return 3 + (torch.randint(3, 64, (8, 1), generator=generator) + torch.arange(16)) % 61
 
 
-def train(run: Any, model: torch.nn.Module, parts: list[int], first: int = 1, last: int = UPDATES) -> list[float]:
-    """Losses of the updates ``first`` … ``last`` over the halves ``parts`` of each batch, accumulated."""
+def train(
+    run: Any, model: torch.nn.Module, parts: list[int], first: int = 1, last: int = UPDATES
+) -> list[float]:
+    """Losses of the updates ``first`` … ``last`` over the halves ``parts`` of each batch,
+    accumulated.
+    """
     draw, losses = models.named_draws(0), []
     for update in range(first, last + 1):
         for group in run.optimizer.param_groups:
@@ -81,11 +87,15 @@ def sharded(name: str, start: Start, seed: int = 0) -> Any:
 
 
 def resumed(name: str, start: Start, rank: int) -> dict[str, Any]:
-    """A sharded run, its state after five updates, and the weights after ten: run on, and resumed from the state."""
+    """A sharded run, its state after five updates, and the weights after ten: run on, and resumed
+    from the state.
+    """
     run = sharded(name, start)
     train(run, run.model, [rank], last=5)
     again = sharded(name, start, seed=4)
-    again.model.load_state_dict({key: value.clone() for key, value in run.model.state_dict().items()})
+    again.model.load_state_dict(
+        {key: value.clone() for key, value in run.model.state_dict().items()}
+    )
     file = io.BytesIO()
     torch.save(run.optimizer.state_dict(), file)
     file.seek(0)
@@ -95,12 +105,20 @@ def resumed(name: str, start: Start, rank: int) -> dict[str, Any]:
     assert whole_run == resumed_run
     bits = gathered(run.model), gathered(again.model)
     assert all(torch.equal(bits[0][key], bits[1][key]) for key in bits[0])
-    local_rows = run.optimizer.state[run.model.model.layers[0].mlp.up_proj.weight]["exp_avg"].to_local()
+    local_rows = run.optimizer.state[run.model.model.layers[0].mlp.up_proj.weight][
+        "exp_avg"
+    ].to_local()
     assert local_rows.shape == ((44, 43)[rank], 8), "the moments are not sharded"
     from_whole = sharded(name, start, seed=4)
     from_whole.optimizer.load_state_dict(found["optimizer"])
-    layouts = [{k: v.placements for k, v in s.items() if hasattr(v, "placements")} for s in from_whole.optimizer.state.values()]
-    assert layouts == [{k: v.placements for k, v in s.items() if hasattr(v, "placements")} for s in run.optimizer.state.values()]
+    layouts = [
+        {k: v.placements for k, v in s.items() if hasattr(v, "placements")}
+        for s in from_whole.optimizer.state.values()
+    ]
+    assert layouts == [
+        {k: v.placements for k, v in s.items() if hasattr(v, "placements")}
+        for s in run.optimizer.state.values()
+    ]
     return {**found, "after": gathered(run.model)}
 
 
@@ -115,29 +133,45 @@ def result(run: Any, model: Any, rank: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+def two_processes(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("processes")
     begin = request.getfixturevalue("begin_run")
-    torch.multiprocessing.start_processes(work, (str(folder / "store"), folder, begin), nprocs=2, start_method="fork")
+    torch.multiprocessing.start_processes(
+        work, (str(folder / "store"), folder, begin), nprocs=2, start_method="fork"
+    )
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
 @pytest.mark.parametrize("name", methods.names())
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_train_as_one_that_accumulates(
-    name: str, kind: str, two_processes: list[dict[str, Any]], start: Start,
+    name: str,
+    kind: str,
+    two_processes: list[dict[str, Any]],
+    start: Start,
 ) -> None:
     run = start(name, **SETTINGS)
     alone = train(run, run.model, [0, 1])
     first, second = (found[f"{name}/{kind}"] for found in two_processes)
     together = first["losses"].tolist()
-    assert all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(alone, together, strict=True)), (alone, together)
-    different = [key for key, value in first["weights"].items() if not torch.equal(value, second["weights"][key])]
+    assert all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(alone, together, strict=True)), (
+        alone,
+        together,
+    )
+    different = [
+        key
+        for key, value in first["weights"].items()
+        if not torch.equal(value, second["weights"][key])
+    ]
     assert not different, "the processes drifted apart"
 
 
 @pytest.mark.parametrize("name", methods.names())
-def test_dense_weights_of_a_sharded_model_are_whole(name: str, two_processes: list[dict[str, Any]], start: Start) -> None:
+def test_dense_weights_of_a_sharded_model_are_whole(
+    name: str, two_processes: list[dict[str, Any]], start: Start
+) -> None:
     alone = start(name, seed=4, **SETTINGS)
     alone.model.load_state_dict(two_processes[0][f"{name}/fsdp"]["weights"])
     expected = alone.method.dense(alone.model)
@@ -151,7 +185,9 @@ def test_dense_weights_of_a_sharded_model_are_whole(name: str, two_processes: li
 
 
 @pytest.mark.parametrize("name", PROJECTED)
-def test_a_sharded_run_resumes_on_one_process(name: str, two_processes: list[dict[str, Any]], start: Start) -> None:
+def test_a_sharded_run_resumes_on_one_process(
+    name: str, two_processes: list[dict[str, Any]], start: Start
+) -> None:
     found = two_processes[0][f"{name}/resumed"]
     run = start(name, seed=4, **SETTINGS)
     run.model.load_state_dict(found["model"])

@@ -1,4 +1,6 @@
-"""GaLoreAdamW and FiraAdamW against the authors' packages, step by step, under one convention of signs."""
+"""GaLoreAdamW and FiraAdamW against the authors' packages, step by step, under one convention of
+signs.
+"""
 
 from __future__ import annotations
 
@@ -36,19 +38,27 @@ def canonical(original: Any) -> Any:
 
 @pytest.fixture
 def galore_oracle(monkeypatch: pytest.MonkeyPatch) -> type:
-    monkeypatch.setattr(GaLoreProjector, "get_orthogonal_matrix", canonical(GaLoreProjector.get_orthogonal_matrix))
+    monkeypatch.setattr(
+        GaLoreProjector, "get_orthogonal_matrix", canonical(GaLoreProjector.get_orthogonal_matrix)
+    )
     return galore_torch.GaLoreAdamW
 
 
 @pytest.fixture
 def fira_oracle(monkeypatch: pytest.MonkeyPatch) -> type:
-    monkeypatch.setattr(GradientProjector, "get_orthogonal_matrix", canonical(GradientProjector.get_orthogonal_matrix))
+    monkeypatch.setattr(
+        GradientProjector,
+        "get_orthogonal_matrix",
+        canonical(GradientProjector.get_orthogonal_matrix),
+    )
     return fira.FiraAdamW
 
 
 def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
     generator = torch.Generator().manual_seed(1)
-    made = [torch.randn(shape, generator=generator) for shape in SHAPES.values()] + [torch.randn(7, generator=generator)]
+    made = [torch.randn(shape, generator=generator) for shape in SHAPES.values()] + [
+        torch.randn(7, generator=generator)
+    ]
     return [nn.Parameter(p.to(dtype)) for p in made]
 
 
@@ -60,10 +70,15 @@ def set_gradients(trained: list[nn.Parameter], update: int) -> None:
 
 
 def groups(trained: list[nn.Parameter], **projected: Any) -> list[dict[str, Any]]:
-    return [{"params": trained[3:]}, {"params": trained[:3], "rank": 4, "update_proj_gap": 5, **projected}]
+    return [
+        {"params": trained[3:]},
+        {"params": trained[:3], "rank": 4, "update_proj_gap": 5, **projected},
+    ]
 
 
-def run(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], first: int = 0, last: int = 25) -> None:
+def run(
+    optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], first: int = 0, last: int = 25
+) -> None:
     for update in range(first, last):
         set_gradients(trained, update)
         optimizer.step()
@@ -72,11 +87,14 @@ def run(optimizer: torch.optim.Optimizer, trained: list[nn.Parameter], first: in
 @pytest.mark.parametrize("proj_type", ["std", "reverse_std", "right", "left", "full"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("correct_bias", [True, False])
-def test_galore_follows_the_authors_package(galore_oracle: type, proj_type: str, weight_decay: float, correct_bias: bool) -> None:
+def test_galore_follows_the_authors_package(
+    galore_oracle: type, proj_type: str, weight_decay: float, correct_bias: bool
+) -> None:
     ours, theirs = parameters(), parameters()
     key = {"scale": 0.25, "proj_type": proj_type}
-    # Two-sided, the projected gradient is diagonal but for rounding at each refresh, and Adam blows that rounding up
-    # to full steps wherever eps is as small as it is: there no two implementations can agree.
+    # Two-sided, the projected gradient is diagonal but for rounding at each refresh, and Adam blows
+    # that rounding up to full steps wherever eps is as small as it is: there no two implementations
+    # can agree.
     eps = 1e-2 if proj_type == "full" else 1e-6
     common = {"lr": 1e-2, "eps": eps, "weight_decay": weight_decay, "correct_bias": correct_bias}
     run(GaLoreAdamW(groups(ours, **key), **common), ours)
@@ -88,7 +106,9 @@ def test_galore_follows_the_authors_package(galore_oracle: type, proj_type: str,
 @pytest.mark.parametrize("proj_type", ["std", "reverse_std"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("alpha", [1.0, 0.25])
-def test_fira_follows_the_authors_package(fira_oracle: type, proj_type: str, weight_decay: float, alpha: float) -> None:
+def test_fira_follows_the_authors_package(
+    fira_oracle: type, proj_type: str, weight_decay: float, alpha: float
+) -> None:
     ours, theirs = parameters(), parameters()
     key = {"alpha": alpha, "proj_type": proj_type}
     common = {"lr": 1e-2, "weight_decay": weight_decay}
@@ -101,16 +121,26 @@ def test_fira_follows_the_authors_package(fira_oracle: type, proj_type: str, wei
 @pytest.mark.parametrize("update", [7, 10])
 @pytest.mark.parametrize(
     ("oracle", "ours", "key"),
-    [("galore_oracle", GaLoreAdamW, {"scale": 0.25, "proj_type": "std"}),
-     ("galore_oracle", GaLoreAdamW, {"scale": 1.0, "proj_type": "reverse_std"}),
-     ("fira_oracle", FiraAdamW, {"alpha": 0.25, "proj_type": "std"})],
+    [
+        ("galore_oracle", GaLoreAdamW, {"scale": 0.25, "proj_type": "std"}),
+        ("galore_oracle", GaLoreAdamW, {"scale": 1.0, "proj_type": "reverse_std"}),
+        ("fira_oracle", FiraAdamW, {"alpha": 0.25, "proj_type": "std"}),
+    ],
 )
 def test_goes_on_from_a_state_of_the_authors_package(
-    oracle: str, ours: type, key: dict[str, Any], update: int, request: pytest.FixtureRequest,
+    oracle: str,
+    ours: type,
+    key: dict[str, Any],
+    update: int,
+    request: pytest.FixtureRequest,
 ) -> None:
-    """Read from a file with their projector alone allowed; between two refreshes, and where one is due."""
+    """Read from a file with their projector alone allowed; between two refreshes, and where one is
+    due.
+    """
     theirs, common = parameters(), {"lr": 1e-2, "weight_decay": 0.1}
-    published = request.getfixturevalue(oracle)(groups(theirs, **key), no_deprecation_warning=True, **common)
+    published = request.getfixturevalue(oracle)(
+        groups(theirs, **key), no_deprecation_warning=True, **common
+    )
     run(published, theirs, last=update)
     file = io.BytesIO()
     torch.save(published.state_dict(), file)
@@ -159,7 +189,9 @@ def test_fira_refuses_two_sided_projection() -> None:
 
 
 def test_the_convention_of_signs_matters(galore_oracle: type) -> None:
-    """Without it a comparison after the first refresh says nothing: flipped vectors change the trajectory."""
+    """Without it a comparison after the first refresh says nothing: flipped vectors change the
+    trajectory.
+    """
     ours, theirs = parameters(), parameters()
     run(GaLoreAdamW(groups(ours, scale=0.25), lr=1e-2), ours, last=25)
     flipping = GaLoreAdamW(groups(theirs, scale=0.25), lr=1e-2)
@@ -208,13 +240,18 @@ def test_state_keeps_its_precision_in_a_model_of_another(Optimizer: type) -> Non
     second.load_state_dict(first.state_dict())
     run(second, halves, first=8, last=12)
     for p in halves:
-        assert {value.dtype for value in second.state[p].values() if torch.is_tensor(value)} == {torch.float32}
+        assert {value.dtype for value in second.state[p].values() if torch.is_tensor(value)} == {
+            torch.float32
+        }
         assert torch.isfinite(p).all()
 
 
 def test_a_gradient_that_is_not_finite_is_named_before_anything_moves() -> None:
     named = [("embed.weight", nn.Parameter(torch.ones(3, 3)))]
-    matrices = [("a.weight", nn.Parameter(torch.ones(4, 3))), ("b.weight", nn.Parameter(torch.ones(3, 4)))]
+    matrices = [
+        ("a.weight", nn.Parameter(torch.ones(4, 3))),
+        ("b.weight", nn.Parameter(torch.ones(3, 4))),
+    ]
     optimizer = GaLoreAdamW([{"params": named}, {"params": matrices, "rank": 2}])
     for _, p in [*named, *matrices]:
         p.grad = torch.randn(p.shape)
@@ -224,10 +261,16 @@ def test_a_gradient_that_is_not_finite_is_named_before_anything_moves() -> None:
     assert all(torch.equal(p, torch.ones_like(p)) for _, p in [*named, *matrices])
 
 
-@pytest.mark.parametrize(("change", "sentence"), [
-    ({"rank": 11}, "rank 11"), ({"rank": 0}, "rank 0"), ({"proj_type": "sideways"}, "proj_type is 'sideways'"),
-    ({"svd": "sloppy"}, "svd is 'sloppy'"), ({"update_proj_gap": 0}, "update_proj_gap"),
-])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"rank": 11}, "rank 11"),
+        ({"rank": 0}, "rank 0"),
+        ({"proj_type": "sideways"}, "proj_type is 'sideways'"),
+        ({"svd": "sloppy"}, "svd is 'sloppy'"),
+        ({"update_proj_gap": 0}, "update_proj_gap"),
+    ],
+)
 def test_impossible_groups_are_refused(change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         GaLoreAdamW(groups(parameters(), **change))
@@ -243,7 +286,10 @@ def test_a_vector_cannot_be_projected() -> None:
 def test_the_layout_of_gradients_in_memory_changes_nothing(Optimizer: type, projected: int) -> None:
     plain, turned = parameters(), parameters()
     turned[2] = nn.Parameter(turned[2].detach().T.contiguous().T)
-    ours, other = (Optimizer([{"params": p[projected:]}, {"params": p[:projected], "rank": 4}], lr=1e-2) for p in (plain, turned))
+    ours, other = (
+        Optimizer([{"params": p[projected:]}, {"params": p[:projected], "rank": 4}], lr=1e-2)
+        for p in (plain, turned)
+    )
     for update in range(4):
         set_gradients(plain, update)
         for p, q in zip(plain, turned, strict=True):

@@ -1,4 +1,6 @@
-"""A method from outside: one file and one entry point, and the whole suite applies to it (CONTRIBUTING, "Add a method")."""
+"""A method from outside: one file and one entry point, and the whole suite applies to it
+(CONTRIBUTING, "Add a method").
+"""
 
 from __future__ import annotations
 
@@ -65,8 +67,20 @@ def test_a_method_from_outside_is_held_to_the_whole_suite(tmp_path: Path) -> Non
     (folder / "entry_points.txt").write_text(ENTRY_POINT, encoding="utf-8")
     suite = Path(__file__).with_name("test_conformance.py")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", str(suite), "-q", "-k", "toy", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=suite.parents[2])
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        str(suite),
+        "-q",
+        "-k",
+        "toy",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environment, cwd=suite.parents[2]
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
     assert " failed" not in done.stdout

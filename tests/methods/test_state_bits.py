@@ -1,4 +1,6 @@
-"""Moments in eight bits: the maps against bitsandbytes, the optimizers against float32 states, state that survives."""
+"""Moments in eight bits: the maps against bitsandbytes, the optimizers against float32 states,
+state that survives.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +31,29 @@ signs = pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigne
 @signs
 def test_the_maps_are_those_of_bitsandbytes(signed: bool) -> None:
     functional = pytest.importorskip("bitsandbytes.functional")
-    torch.testing.assert_close(torch.tensor(dynamic_map(signed)), functional.create_dynamic_map(signed=signed), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        torch.tensor(dynamic_map(signed)),
+        functional.create_dynamic_map(signed=signed),
+        rtol=1e-6,
+        atol=0,
+    )
 
 
 def entries(signed: bool, elements: int = 64 * BLOCK + 17) -> Tensor:
     """Magnitudes over nine decades, the last block not full, one block of zeros."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(elements, generator=generator) * 10.0 ** (-9 * torch.rand(elements, generator=generator))
+    x = torch.randn(elements, generator=generator) * 10.0 ** (
+        -9 * torch.rand(elements, generator=generator)
+    )
     x[BLOCK : 2 * BLOCK] = 0.0
     return x if signed else x.abs()
 
 
 @signs
 def test_every_entry_becomes_the_nearest_value(signed: bool) -> None:
-    """Against all 256 distances in float64; half the widest gap, 0.9/64 or 0.9/128 of the block's maximum, bounds the error."""
+    """Against all 256 distances in float64; half the widest gap, 0.9/64 or 0.9/128 of the block's
+    maximum, bounds the error.
+    """
     x, codec = entries(signed), Codec(signed, CPU)
     codes, scales = codec.encode(x)
     assert codes.dtype == torch.uint8
@@ -52,7 +63,9 @@ def test_every_entry_becomes_the_nearest_value(signed: bool) -> None:
     if not signed:
         values = values[1:]  # above zero nothing becomes zero
     found, wanted = codec.decode(codes, scales).double(), x.double()
-    nearest = (wanted / ends.clamp(min=1e-30)).unsqueeze(1).sub(values).abs().min(dim=1).values * ends
+    nearest = (wanted / ends.clamp(min=1e-30)).unsqueeze(1).sub(values).abs().min(
+        dim=1
+    ).values * ends
     error = (found - wanted).abs()
     assert (error <= nearest + 1e-6 * ends).all()
     assert (error <= 0.45 / (64 if signed else 128) * ends * (1 + 1e-5)).all()
@@ -91,7 +104,9 @@ def test_codes_zeroed_or_masked_are_moments_zeroed_or_masked() -> None:
 Trained = tuple[Any, list[Any]]
 
 
-def pair(make: Callable[..., Any], shapes: list[tuple[int, ...]], dtype: torch.dtype = torch.float32) -> list[Trained]:
+def pair(
+    make: Callable[..., Any], shapes: list[tuple[int, ...]], dtype: torch.dtype = torch.float32
+) -> list[Trained]:
     """The same parameters twice, under an optimizer with states of 8 and one of 32 bits."""
     made = []
     for bits in (8, 32):
@@ -115,7 +130,9 @@ def plain(parameters: list[Any], bits: int) -> Any:
 
 def projected(cls: type) -> Callable[..., Any]:
     return lambda parameters, bits: cls(
-        [{"params": parameters[:2], "rank": 16, "update_proj_gap": 4}, {"params": parameters[2:]}], lr=0.01, state_bits=bits,
+        [{"params": parameters[:2], "rank": 16, "update_proj_gap": 4}, {"params": parameters[2:]}],
+        lr=0.01,
+        state_bits=bits,
     )
 
 
@@ -126,7 +143,9 @@ SHAPES: list[tuple[int, ...]] = [(300, 70), (70, 300), (90, 100), (7,)]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("maker", MAKERS)
 def test_follows_the_states_in_float32(maker: str, dtype: torch.dtype) -> None:
-    """20 updates: the way that every parameter went differs by a few per cent of its length; small ones agree to rounding."""
+    """20 updates: the way that every parameter went differs by a few per cent of its length; small
+    ones agree to rounding.
+    """
     (eight, ours), (full, theirs) = pair(MAKERS[maker], SHAPES, dtype)
     start = [p.detach().clone().float() for p in ours]
     for update in range(20):
@@ -147,7 +166,10 @@ def test_follows_the_states_in_float32(maker: str, dtype: torch.dtype) -> None:
 def test_a_tensor_of_many_chunks_is_updated_as_its_blocks_would_be() -> None:
     torch.manual_seed(0)
     whole = nn.Parameter(torch.randn(CHUNK + 3 * BLOCK + 5))
-    parts = [nn.Parameter(piece.clone()) for piece in whole.detach().split([CHUNK - 16 * BLOCK, 16 * BLOCK, 3 * BLOCK + 5])]
+    parts = [
+        nn.Parameter(piece.clone())
+        for piece in whole.detach().split([CHUNK - 16 * BLOCK, 16 * BLOCK, 3 * BLOCK + 5])
+    ]
     one, many = AdamW8bit([whole], lr=0.1), AdamW8bit(parts[:2], lr=0.1)
     for update in range(3):
         torch.manual_seed(update)
@@ -186,8 +208,14 @@ def test_state_loads_as_plain_tensors_and_goes_on_bit_for_bit(maker: str) -> Non
             resumed.load_state_dict(torch.load(file, weights_only=True))
             for p, q in zip(ours, theirs, strict=True):
                 q.data.copy_(p)
-                dtypes = {key: value.dtype for key, value in resumed.state[q].items() if torch.is_tensor(value)}
-                assert dtypes["exp_avg"] == (torch.uint8 if "exp_avg_scale" in dtypes else torch.float32)
+                dtypes = {
+                    key: value.dtype
+                    for key, value in resumed.state[q].items()
+                    if torch.is_tensor(value)
+                }
+                assert dtypes["exp_avg"] == (
+                    torch.uint8 if "exp_avg_scale" in dtypes else torch.float32
+                )
         elif update > 2:
             gradients(theirs, update)
             resumed.step()
@@ -195,7 +223,9 @@ def test_state_loads_as_plain_tensors_and_goes_on_bit_for_bit(maker: str) -> Non
 
 
 @pytest.mark.parametrize("name", methods.names())
-def test_every_method_trains_and_resumes_with_eight_bits(name: str, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_method_trains_and_resumes_with_eight_bits(
+    name: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in (_adam, _quantisation):
         monkeypatch.setattr(module, "SMALLEST", 256)  # the matrices here are small
     run, resumed = (start(name, training={"state_bits": 8}) for _ in range(2))

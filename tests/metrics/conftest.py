@@ -19,11 +19,16 @@ from lowrank.methods.base import create
 from lowrank.metrics.base import Alone, Batch, Panel, Point, Unit
 from lowrank.models import build, init_hash
 
-SHAPE = ModelShape(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, rank=4)
+SHAPE = ModelShape(
+    hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, rank=4
+)
 VOCABULARY = 40
 SETTINGS: dict[str, dict[str, Any]] = {
-    "cola": {"rank": 4}, "relora": {"rank": 4, "merge_every": 10, "restart_warmup": 2, "alpha": 8.0},
-    "sltrain": {"rank": 4, "sparsity": 0.05, "alpha": 8.0}, "galore": {"rank": 4}, "fira": {"rank": 4},
+    "cola": {"rank": 4},
+    "relora": {"rank": 4, "merge_every": 10, "restart_warmup": 2, "alpha": 8.0},
+    "sltrain": {"rank": 4, "sparsity": 0.05, "alpha": 8.0},
+    "galore": {"rank": 4},
+    "fira": {"rank": 4},
 }
 
 torch.set_num_threads(1)  # tiny matrices: threads would only wait for one another
@@ -62,7 +67,9 @@ class MemoryBench(Alone):
 
 def tokens(rows: int, length: int, seed: int = 0, padded: int = 0) -> Batch:
     """Random tokens; the last ``padded`` of the last row are padding."""
-    ids = torch.randint(0, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
+    ids = torch.randint(
+        0, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed)
+    )
     labels = ids.clone()
     if padded:
         labels[-1, -padded:] = -100
@@ -73,10 +80,15 @@ def network(method: str, seed: int = 0) -> SimpleNamespace:
     """A model at its initialisation, in evaluation mode."""
     made = create(method, SETTINGS.get(method, {}))
     config = SimpleNamespace(
-        method=method, settings=made.settings.model_dump(mode="json"), shape=SHAPE, init_seed=seed,
+        method=method,
+        settings=made.settings.model_dump(mode="json"),
+        shape=SHAPE,
+        init_seed=seed,
         data=SimpleNamespace(max_length=16),
     )
-    model, made = build(config, VOCABULARY, {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})  # type: ignore[arg-type]
+    model, made = build(
+        config, VOCABULARY, {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    )  # type: ignore[arg-type]
     return SimpleNamespace(model=model.eval(), method=made)
 
 
@@ -104,18 +116,31 @@ class Arena:
                 checkpoint_id = len(points) + 1
                 self.bench.models[checkpoint_id] = current
                 rank = SHAPE.rank if current.method.custom_architecture else None
-                points.append(Point(
-                    checkpoint_id=checkpoint_id, run_id=run_id, method=method, scale="tiny", seed=seed, step=step, layers=2,
-                    last=step == 20, width=16, rank=rank,
-                    lengths=spectrum_lengths(method, SETTINGS.get(method), SHAPE.model_dump()),
-                    has_dense=current.method.has_dense, baseline=current.method.family == "baseline",
-                    init_hash=init_hash(network(method, seed).model, current.method),
-                ))
+                points.append(
+                    Point(
+                        checkpoint_id=checkpoint_id,
+                        run_id=run_id,
+                        method=method,
+                        scale="tiny",
+                        seed=seed,
+                        step=step,
+                        layers=2,
+                        last=step == 20,
+                        width=16,
+                        rank=rank,
+                        lengths=spectrum_lengths(method, SETTINGS.get(method), SHAPE.model_dump()),
+                        has_dense=current.method.has_dense,
+                        baseline=current.method.family == "baseline",
+                        init_hash=init_hash(network(method, seed).model, current.method),
+                    )
+                )
         self.panel = Panel(tuple(points))
 
     def point(self, method: str, step: int, seed: int = 0) -> Point:
         """One checkpoint."""
-        return next(p for p in self.panel.points if (p.method, p.step, p.seed) == (method, step, seed))
+        return next(
+            p for p in self.panel.points if (p.method, p.step, p.seed) == (method, step, seed)
+        )
 
 
 @pytest.fixture

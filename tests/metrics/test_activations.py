@@ -1,4 +1,6 @@
-"""Distances between activations: closed forms, invariances, and estimators written out over all pairs of positions."""
+"""Distances between activations: closed forms, invariances, and estimators written out over all
+pairs of positions.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from lowrank.metrics.activations import Accumulator, Activations, ActivationSettings, compare, hidden_states
+from lowrank.metrics.activations import (
+    Accumulator,
+    Activations,
+    ActivationSettings,
+    compare,
+    hidden_states,
+)
 from lowrank.metrics.base import AGGREGATE_LAYER, Expected, MetricError, Unit
 
 
@@ -20,11 +28,16 @@ def noise(n: int, h: int, seed: int = 0) -> torch.Tensor:
 
 def test_identical_activations() -> None:
     x = noise(50, 8)
-    assert compare(x, x) == pytest.approx({"l2": 0.0, "cosine": 1.0, "cka": 1.0, "cka_debiased": 1.0}, abs=1e-12)
+    assert compare(x, x) == pytest.approx(
+        {"l2": 0.0, "cosine": 1.0, "cka": 1.0, "cka_debiased": 1.0}, abs=1e-12
+    )
 
 
 def test_l2_and_cosine_by_hand() -> None:
-    x, y = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+    x, y = (
+        torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]]),
+        torch.tensor([[0.0, 0.0], [0.0, 2.0], [1.0, 1.0]]),
+    )
     found = compare(x, y)
     assert found["l2"] == pytest.approx((5 + 2 + 1) / 3)
     assert found["cosine"] == pytest.approx((0 + 0 + math.sqrt(0.5)) / 3), "a zero row has cosine 0"
@@ -62,11 +75,16 @@ def over_pairs(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     def unbiased(K: np.ndarray, L: np.ndarray) -> float:
         K, L = K - np.diag(np.diag(K)), L - np.diag(np.diag(L))
         one = np.ones(n)
-        total = np.trace(K @ L) + (one @ K @ one) * (one @ L @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one @ K @ L @ one)
+        total = (
+            np.trace(K @ L)
+            + (one @ K @ one) * (one @ L @ one) / ((n - 1) * (n - 2))
+            - 2 / (n - 2) * (one @ K @ L @ one)
+        )
         return float(total / (n * (n - 3)))
 
     return {
-        name: f(K, L) / math.sqrt(f(K, K) * f(L, L)) for name, f in (("cka", biased), ("cka_debiased", unbiased))
+        name: f(K, L) / math.sqrt(f(K, K) * f(L, L))
+        for name, f in (("cka", biased), ("cka_debiased", unbiased))
     }
 
 
@@ -118,15 +136,27 @@ def run(unit: Unit, bench: Any, **options: Any) -> dict[tuple[str, int], Any]:
 def test_layers_are_the_hidden_states_without_padding(arena: Callable[..., Any]) -> None:
     place = arena(("full_rank", 0), ("galore", 0))
     galore = place.point("galore", 20)
-    unit = next(u for u in Activations().units(place.panel, ActivationSettings()) if u.checkpoint is galore)
+    unit = next(
+        u for u in Activations().units(place.panel, ActivationSettings()) if u.checkpoint is galore
+    )
     found = run(unit, place.bench)
     states = []
     for point in (unit.checkpoint, unit.reference):
         model = place.bench.models[point.checkpoint_id].model
-        parts = [model.model(input_ids=b.input_ids, output_hidden_states=True, use_cache=False) for b in place.bench.rows]
-        assert all(torch.equal(p.hidden_states[-1], p.last_hidden_state) for p in parts), "the last state is after the norm"
+        parts = [
+            model.model(input_ids=b.input_ids, output_hidden_states=True, use_cache=False)
+            for b in place.bench.rows
+        ]
+        assert all(torch.equal(p.hidden_states[-1], p.last_hidden_state) for p in parts), (
+            "the last state is after the norm"
+        )
         kept = [b.labels != -100 for b in place.bench.rows]
-        states.append([torch.cat([p.hidden_states[i][k] for p, k in zip(parts, kept, strict=True)]) for i in range(3)])
+        states.append(
+            [
+                torch.cat([p.hidden_states[i][k] for p, k in zip(parts, kept, strict=True)])
+                for i in range(3)
+            ]
+        )
     for layer, x, y in zip((-1, 0, 1), *states, strict=True):
         for name, value in compare(x, y).items():
             assert found[f"activation_{name}", layer].value == pytest.approx(value, rel=1e-9)
@@ -141,10 +171,15 @@ def test_layers_are_the_hidden_states_without_padding(arena: Callable[..., Any])
 
 def test_the_baseline_is_its_own_reference(arena: Callable[..., Any]) -> None:
     place = arena(("full_rank", 0))
-    unit = next(u for u in Activations().units(place.panel, ActivationSettings()) if u.checkpoint.step == 20)
+    unit = next(
+        u for u in Activations().units(place.panel, ActivationSettings()) if u.checkpoint.step == 20
+    )
     stated = run(unit, place.bench)
     point = unit.checkpoint
-    computed = [compare(s[0], s[0]) for s in hidden_states(place.bench.models[point.checkpoint_id].model, place.bench.rows[0])]
+    computed = [
+        compare(s[0], s[0])
+        for s in hidden_states(place.bench.models[point.checkpoint_id].model, place.bench.rows[0])
+    ]
     for name, value in computed[1].items():
         assert stated[f"activation_{name}", 0].value == pytest.approx(value, abs=1e-9)
 
@@ -170,7 +205,10 @@ def test_memory_does_not_grow_with_positions() -> None:
         streamed = Accumulator()
         for i in range(parts):
             streamed.update(noise(64, 16, seed=i), noise(64, 16, seed=i + 1))
-        everything = [*streamed._shift, *(v for moments in streamed._sums for v in vars(moments).values())]
+        everything = [
+            *streamed._shift,
+            *(v for moments in streamed._sums for v in vars(moments).values()),
+        ]
         return sum(v.numel() for v in everything if isinstance(v, torch.Tensor))
 
     assert held(2) == held(40) < 4 * (16 * 16 + 4 * 16)

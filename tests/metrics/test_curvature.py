@@ -13,24 +13,40 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lowrank.loss import scored_tokens, summed_nats
 from lowrank.metrics._offsets import Walk, rule_for
 from lowrank.metrics.base import Batch, Expected, Unit
-from lowrank.metrics.curvature import Curvature, CurvatureSettings, hessian_products, hutchinson, top_eigenvalue
+from lowrank.metrics.curvature import (
+    Curvature,
+    CurvatureSettings,
+    hessian_products,
+    hutchinson,
+    top_eigenvalue,
+)
 from lowrank.metrics.landscape import Grid, LandscapeSettings, random_table
 
 STEP = 1e-5
 
 
 class Small:
-    """A LLaMA of 180 parameters in float64, its tokens, and its Hessian by central differences of the gradient."""
+    """A LLaMA of 180 parameters in float64, its tokens, and its Hessian by central differences of
+    the gradient.
+    """
 
     def __init__(self) -> None:
         torch.manual_seed(0)
         config = LlamaConfig(
-            vocab_size=6, hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-            max_position_embeddings=16, tie_word_embeddings=False,
+            vocab_size=6,
+            hidden_size=4,
+            intermediate_size=4,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=16,
+            tie_word_embeddings=False,
         )
         self.network = LlamaForCausalLM(config)
         for path in [path for path, _ in self.network.named_modules()]:
-            if path.endswith("norm"):  # the Hugging Face norm computes in float32 whatever the weights are
+            if path.endswith(
+                "norm"
+            ):  # the Hugging Face norm computes in float32 whatever the weights are
                 self.network.set_submodule(path, torch.nn.RMSNorm(4, eps=config.rms_norm_eps))
         self.network.double().eval()
         with torch.no_grad():
@@ -44,9 +60,13 @@ class Small:
 
     def _gradient(self, flat: torch.Tensor) -> torch.Tensor:
         torch.nn.utils.vector_to_parameters(flat, self.network.parameters())
-        total = sum(summed_nats(self.network(input_ids=b.input_ids).logits, b.labels) for b in self.batches)
+        total = sum(
+            summed_nats(self.network(input_ids=b.input_ids).logits, b.labels) for b in self.batches
+        )
         loss = total / sum(scored_tokens(b.labels) for b in self.batches)
-        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(self.network.parameters()))])
+        return torch.cat(
+            [g.flatten() for g in torch.autograd.grad(loss, list(self.network.parameters()))]
+        )
 
     def _hessian(self) -> np.ndarray:
         at = torch.nn.utils.parameters_to_vector(self.network.parameters()).detach().clone()
@@ -69,7 +89,10 @@ def small() -> Small:
 def test_products_are_those_of_the_hessian(small: Small) -> None:
     generator = torch.Generator().manual_seed(1)
     with hessian_products(small.network, small.batches) as (product, like):
-        v = {name: torch.randn(W.shape, generator=generator, dtype=torch.float64) for name, W in like.items()}
+        v = {
+            name: torch.randn(W.shape, generator=generator, dtype=torch.float64)
+            for name, W in like.items()
+        }
         found = torch.cat([t.flatten() for t in product(v).values()]).numpy()
     flat = torch.cat([t.flatten() for t in v.values()]).numpy()
     np.testing.assert_allclose(found, small.hessian @ flat, rtol=1e-5, atol=1e-7)
@@ -85,7 +108,9 @@ def test_trace_top_eigenvalue_and_sharpness_agree_with_the_exact_hessian(small: 
     assert value == pytest.approx(top, rel=1e-5)
     assert bound <= 1e-6 * value
     assert used < 60
-    settings = LandscapeSettings(directions=200, grid=Grid(start=-0.003, step=0.00025, count=25), nodes=1)
+    settings = LandscapeSettings(
+        directions=200, grid=Grid(start=-0.003, step=0.00025, count=25), nodes=1
+    )
     rule = rule_for(settings.grid.offsets(), settings.nodes)
     with Walk(small.network, small.batches) as walk:
         sharp = rule.sharpness(random_table(walk, rule, settings))
@@ -95,9 +120,13 @@ def test_trace_top_eigenvalue_and_sharpness_agree_with_the_exact_hessian(small: 
 
 def test_top_eigenvalue_of_a_diagonal() -> None:
     values = torch.tensor([5.0, 4.9, 1.0, -20.0, 0.0], dtype=torch.float64)
-    found, bound, _ = top_eigenvalue(lambda v: {"x": values * v["x"]}, {"x": values}, most=50, tolerance=1e-9, seed=0)
+    found, bound, _ = top_eigenvalue(
+        lambda v: {"x": values * v["x"]}, {"x": values}, most=50, tolerance=1e-9, seed=0
+    )
     assert found == pytest.approx(5.0, rel=1e-9)
-    zero, bound, used = top_eigenvalue(lambda v: {"x": 0 * v["x"]}, {"x": values}, most=50, tolerance=1e-9, seed=0)
+    zero, bound, used = top_eigenvalue(
+        lambda v: {"x": 0 * v["x"]}, {"x": values}, most=50, tolerance=1e-9, seed=0
+    )
     assert (zero, bound, used) == (0.0, 0.0, 1)
 
 
@@ -125,4 +154,7 @@ def test_a_method_without_dense_weights_says_so(arena: Callable[..., Any]) -> No
     absent = run(Unit(place.point("cola", 20)), place.bench)
     assert {r.value for r in absent.values()} == {None}
     assert all("no dense equivalent" in r.note for r in absent.values())
-    assert run(Unit(place.point("cola", 20)), place.bench, space="trained")["hessian_trace"].value is not None
+    assert (
+        run(Unit(place.point("cola", 20)), place.bench, space="trained")["hessian_trace"].value
+        is not None
+    )

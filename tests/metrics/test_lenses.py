@@ -1,4 +1,6 @@
-"""What every registered lens must keep, found by discovery: a new lens is tested the moment its file exists."""
+"""What every registered lens must keep, found by discovery: a new lens is tested the moment its
+file exists.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ QUICK: dict[str, dict[str, Any]] = {
     "landscape": {"directions": 2, "nodes": 1, "components": (1, 5)},
     "curvature": {"probes": 2, "iterations": 2},
 }
-RUNS = (("full_rank", 0), ("full_rank", 1), ("cola", 0), ("relora", 0), ("sltrain", 0), ("galore", 0))
+RUNS = (
+    ("full_rank", 0),
+    ("full_rank", 1),
+    ("cola", 0),
+    ("relora", 0),
+    ("sltrain", 0),
+    ("galore", 0),
+)
 
 
 def cases() -> Iterator[Any]:
@@ -33,7 +42,9 @@ def settings_of(name: str, preset: str, variant: str) -> Any:
     """The settings of a variant, made quick."""
     lens = metrics.get(name)
     chosen = next(dict(v.settings) for v in lens.variants(preset) if v.name == variant)
-    quick = {k: v for k, v in QUICK.get(name, {}).items() if not (k == "nodes" and "nodes" in chosen)}
+    quick = {
+        k: v for k, v in QUICK.get(name, {}).items() if not (k == "nodes" and "nodes" in chosen)
+    }
     return validate(lens.Settings, {**chosen, **quick}, "test")
 
 
@@ -66,12 +77,33 @@ def test_facts_for_people(name: str) -> None:
 def test_metric_names_are_unique_and_hold_the_sixteen() -> None:
     names = [info.name for lens in metrics.names() for info in metrics.get(lens).metrics]
     assert len(names) == len(set(names))
-    spectral = {f"{m}_{w}" for m in ("effective_rank", "stable_rank", "spectral_gap", "threshold_rank") for w in ("w", "dw")}
-    landscape = {"sharpness_random", "direction_variance", *(f"sharpness_pca_{k}" for k in (1, 5, 10, 20, 100))}
-    assert spectral | landscape | {"ccbh", "imbh", "activation_l2", "activation_cosine", "activation_cka"} <= set(names)
+    spectral = {
+        f"{m}_{w}"
+        for m in ("effective_rank", "stable_rank", "spectral_gap", "threshold_rank")
+        for w in ("w", "dw")
+    }
+    landscape = {
+        "sharpness_random",
+        "direction_variance",
+        *(f"sharpness_pca_{k}" for k in (1, 5, 10, 20, 100)),
+    }
+    assert spectral | landscape | {
+        "ccbh",
+        "imbh",
+        "activation_l2",
+        "activation_cosine",
+        "activation_cka",
+    } <= set(names)
     assert {
-        "delta_norm", "delta_norm_relative", "ccbh_excess", "imbh_excess", "imbh_aligned", "activation_cka_debiased", "sigma_pca_1",
-        "hessian_trace", "hessian_top_eigenvalue",
+        "delta_norm",
+        "delta_norm_relative",
+        "ccbh_excess",
+        "imbh_excess",
+        "imbh_aligned",
+        "activation_cka_debiased",
+        "sigma_pca_1",
+        "hessian_trace",
+        "hessian_top_eigenvalue",
     } <= set(names)
 
 
@@ -82,12 +114,17 @@ def test_an_unknown_lens_suggests_the_nearest() -> None:
 
 @pytest.mark.parametrize(("name", "preset", "variant"), list(cases()))
 def test_computes_what_it_announces_twice_the_same_and_leaves_no_trace(
-    name: str, preset: str, variant: str, arena: Callable[..., Any],
+    name: str,
+    preset: str,
+    variant: str,
+    arena: Callable[..., Any],
 ) -> None:
     lens, settings = metrics.get(name)(), settings_of(name, preset, variant)
     place = arena(*RUNS)
     known = {info.name.rstrip("0123456789") for info in lens.metrics}
-    before = {i: [p.clone() for p in found.model.parameters()] for i, found in place.bench.models.items()}
+    before = {
+        i: [p.clone() for p in found.model.parameters()] for i, found in place.bench.models.items()
+    }
     units = sampled(lens, place, settings)
     assert units
     for unit in units:
@@ -103,11 +140,15 @@ def test_computes_what_it_announces_twice_the_same_and_leaves_no_trace(
             if isinstance(result, Curve):
                 assert len(result.offsets) == len(result.means)
     for i, found in place.bench.models.items():
-        assert all(torch.equal(a, b) for a, b in zip(before[i], found.model.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(before[i], found.model.parameters(), strict=True)
+        )
 
 
 @pytest.mark.parametrize("name", [n for n in metrics.names() if metrics.get(n).needs_data])
-def test_an_exception_half_way_leaves_the_weights_as_they_were(name: str, arena: Callable[..., Any]) -> None:
+def test_an_exception_half_way_leaves_the_weights_as_they_were(
+    name: str, arena: Callable[..., Any]
+) -> None:
     lens, settings = metrics.get(name)(), settings_of(name, "exact", "exact")
     place = arena(("full_rank", 0), ("galore", 0))
     calls = 0
@@ -118,8 +159,13 @@ def test_an_exception_half_way_leaves_the_weights_as_they_were(name: str, arena:
         if calls % 3 == 0:
             raise RuntimeError("broken off")
 
-    before = {i: [p.clone() for p in found.model.parameters()] for i, found in place.bench.models.items()}
-    flags = {i: [p.requires_grad for p in found.model.parameters()] for i, found in place.bench.models.items()}
+    before = {
+        i: [p.clone() for p in found.model.parameters()] for i, found in place.bench.models.items()
+    }
+    flags = {
+        i: [p.requires_grad for p in found.model.parameters()]
+        for i, found in place.bench.models.items()
+    }
     for found in place.bench.models.values():
         found.model.model.register_forward_hook(break_off)
     broken = 0
@@ -130,7 +176,9 @@ def test_an_exception_half_way_leaves_the_weights_as_they_were(name: str, arena:
             broken += 1
     assert broken > 0
     for i, found in place.bench.models.items():
-        assert all(torch.equal(a, b) for a, b in zip(before[i], found.model.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(before[i], found.model.parameters(), strict=True)
+        )
         assert [p.requires_grad for p in found.model.parameters()] == flags[i]
 
 
@@ -138,4 +186,6 @@ def test_an_exception_half_way_leaves_the_weights_as_they_were(name: str, arena:
 def test_settings_that_only_select_stay_out_of_the_protocol(name: str) -> None:
     fields = metrics.get(name).Settings.model_fields
     marked = {field for field, info in fields.items() if info.json_schema_extra == SELECTION}
-    assert marked <= {"distributions", "kinds", "align", "final_only"}, "a new one must not be able to change a value"
+    assert marked <= {"distributions", "kinds", "align", "final_only"}, (
+        "a new one must not be able to change a value"
+    )

@@ -37,4 +37,6 @@ def test_loss_and_error_by_hand(arena: Callable[..., Any]) -> None:
 
 def test_every_checkpoint_on_request(arena: Callable[..., Any]) -> None:
     built = arena(("full_rank", 0))
-    assert [u.checkpoint.step for u in Loss().units(built.panel, LossSettings(final_only=False))] == [0, 10, 20]
+    assert [
+        u.checkpoint.step for u in Loss().units(built.panel, LossSettings(final_only=False))
+    ] == [0, 10, 20]

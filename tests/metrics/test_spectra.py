@@ -30,7 +30,9 @@ from lowrank.metrics.spectra import (
 
 def test_closed_forms() -> None:
     flat = singular_value_metrics(torch.full((7,), 3.0))
-    assert flat == pytest.approx({"effective_rank": 7, "stable_rank": 7, "spectral_gap": 0, "threshold_rank": 7})
+    assert flat == pytest.approx(
+        {"effective_rank": 7, "stable_rank": 7, "spectral_gap": 0, "threshold_rank": 7}
+    )
     assert set(singular_value_metrics(torch.tensor([2.0])).values()) == {1.0}
     assert set(singular_value_metrics(torch.zeros(4)).values()) == {0.0}
     s = torch.tensor([0.1, 4.0, 1.0, 0.05], dtype=torch.float64)
@@ -49,7 +51,10 @@ def test_bad_singular_values_raise(bad: list[float]) -> None:
         singular_value_metrics(torch.tensor(bad))
 
 
-@given(hnp.arrays(np.float64, st.integers(1, 20), elements=st.just(0.0) | st.floats(1e-150, 1e150)), st.floats(1e-3, 1e3))
+@given(
+    hnp.arrays(np.float64, st.integers(1, 20), elements=st.just(0.0) | st.floats(1e-150, 1e150)),
+    st.floats(1e-3, 1e3),
+)
 @settings(max_examples=100, deadline=None)
 def test_ranges_and_scale_invariance(s: np.ndarray, factor: float) -> None:
     found, scaled = (singular_value_metrics(torch.from_numpy(v.copy())) for v in (s, s * factor))
@@ -67,7 +72,10 @@ def test_singular_values_equal_the_svd(shape: tuple[int, int]) -> None:
     expected = np.linalg.svd(W.double().numpy(), compute_uv=False)
     found = singular_values(W)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10, atol=1e-8 * expected[0])
-    exact, ours = singular_value_metrics(torch.from_numpy(expected.copy())), singular_value_metrics(found)
+    exact, ours = (
+        singular_value_metrics(torch.from_numpy(expected.copy())),
+        singular_value_metrics(found),
+    )
     assert ours == pytest.approx(exact, rel=1e-9)
 
 
@@ -84,7 +92,9 @@ def test_product_is_never_formed_but_has_its_singular_values() -> None:
     generator = torch.Generator().manual_seed(0)
     B, A = torch.randn(40, 6, generator=generator), torch.randn(6, 25, generator=generator)
     expected = np.linalg.svd((B.double() @ A.double()).numpy(), compute_uv=False)
-    np.testing.assert_allclose(product_singular_values(B, A).numpy(), expected, atol=1e-12 * expected[0])
+    np.testing.assert_allclose(
+        product_singular_values(B, A).numpy(), expected, atol=1e-12 * expected[0]
+    )
     wide = product_singular_values(torch.ones(3, 9), torch.ones(9, 4))
     np.testing.assert_allclose(wide.numpy(), [9 * math.sqrt(12), 0, 0], atol=1e-6)
 
@@ -104,7 +114,10 @@ def test_aggregates_are_means_over_matrices(arena: Callable[..., Any]) -> None:
     names = [n for n in W if n.endswith("_proj.weight")]
     assert len(names) == 14
     deltas = {n: W[n].double() - V[n].double() for n in names}
-    each = [singular_value_metrics(torch.from_numpy(np.linalg.svd(d.numpy(), compute_uv=False))) for d in deltas.values()]
+    each = [
+        singular_value_metrics(torch.from_numpy(np.linalg.svd(d.numpy(), compute_uv=False)))
+        for d in deltas.values()
+    ]
     for name in ("effective_rank", "stable_rank", "spectral_gap", "threshold_rank"):
         value = found[f"{name}_dw", AGGREGATE_LAYER, ""]
         assert value.value == pytest.approx(np.mean([e[name] for e in each]), rel=1e-9)
@@ -113,44 +126,67 @@ def test_aggregates_are_means_over_matrices(arena: Callable[..., Any]) -> None:
     size = math.sqrt(sum(float(W[n].double().square().sum()) for n in names))
     assert found["delta_norm", AGGREGATE_LAYER, ""].value == pytest.approx(moved)
     assert found["delta_norm_relative", AGGREGATE_LAYER, ""].value == pytest.approx(moved / size)
-    one = singular_value_metrics(torch.linalg.svdvals(deltas["model.layers.1.mlp.down_proj.weight"]))
+    one = singular_value_metrics(
+        torch.linalg.svdvals(deltas["model.layers.1.mlp.down_proj.weight"])
+    )
     assert found["stable_rank_dw", 1, "down"].value == pytest.approx(one["stable_rank"])
 
 
-def test_relora_is_measured_as_its_effective_weight_or_as_three_factors(arena: Callable[..., Any]) -> None:
+def test_relora_is_measured_as_its_effective_weight_or_as_three_factors(
+    arena: Callable[..., Any],
+) -> None:
     place = arena(("relora", 0))
     point = place.point("relora", 20)
     layer = place.bench.models[point.checkpoint_id].model.model.layers[0].self_attn.q_proj
     dense = rows(Unit(point, None, frozenset({"w"})), place.bench)
     effective = layer.weight.double() + layer.scale * layer.B.double() @ layer.A.double()
     expected = singular_value_metrics(torch.linalg.svdvals(effective))
-    assert dense["effective_rank_w", 0, "q"].value == pytest.approx(expected["effective_rank"], rel=1e-5)
+    assert dense["effective_rank_w", 0, "q"].value == pytest.approx(
+        expected["effective_rank"], rel=1e-5
+    )
     factors = rows(Unit(point, None, frozenset({"w"})), place.bench, space="factor")
     assert factors["effective_rank_w", 0, "q"].n == 3
-    three = [singular_value_metrics(torch.linalg.svdvals(f.double()))["effective_rank"] for f in (layer.weight, layer.A, layer.B)]
+    three = [
+        singular_value_metrics(torch.linalg.svdvals(f.double()))["effective_rank"]
+        for f in (layer.weight, layer.A, layer.B)
+    ]
     assert factors["effective_rank_w", 0, "q"].value == pytest.approx(np.mean(three))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("method", "merged"), [("relora", False), ("relora", True), ("sltrain", False)])
-def test_a_small_update_of_a_sum_of_parts_keeps_its_digits(method: str, merged: bool, arena: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(
+    ("method", "merged"), [("relora", False), ("relora", True), ("sltrain", False)]
+)
+def test_a_small_update_of_a_sum_of_parts_keeps_its_digits(
+    method: str, merged: bool, arena: Callable[..., Any]
+) -> None:
     place = arena((method, 0))
     now, before = place.point(method, 20), place.point(method, 10)
     models = [place.bench.models[p.checkpoint_id].model for p in (now, before)]
-    for new, old in zip(*([m for m in model.modules() if hasattr(m, "dense")] for model in models), strict=True):
+    for new, old in zip(
+        *([m for m in model.modules() if hasattr(m, "dense")] for model in models), strict=True
+    ):
         if method == "relora":
             new.weight.copy_(old.weight)
         else:
             new.values.copy_(old.values * 1.0001)
-        new.B.copy_(old.B + 1e-4 * new.B)  # moves by little: two dense float32 sums would lose most of it in rounding
+        new.B.copy_(
+            old.B + 1e-4 * new.B
+        )  # moves by little: two dense float32 sums would lose most of it in rounding
         new.A.copy_(old.A)
         if merged:
             new.merge_()
     unit = Unit(now, before, frozenset({"dw"}))
-    deltas = differences(*(matrices(p, place.bench, "dense", linearise=False) for p in (now, before)), unit)
+    deltas = differences(
+        *(matrices(p, place.bench, "dense", linearise=False) for p in (now, before)), unit
+    )
     product = method == "relora" and not merged
-    assert {isinstance(entry, tuple) for entry in deltas.values()} == {product}, "a merge rounds W0, which leaves no product"
-    assert all((values[8:] == 0).all() == product for values in all_singular_values(deltas).values()), "of rank 2r at most"
+    assert {isinstance(entry, tuple) for entry in deltas.values()} == {product}, (
+        "a merge rounds W0, which leaves no product"
+    )
+    assert all(
+        (values[8:] == 0).all() == product for values in all_singular_values(deltas).values()
+    ), "of rank 2r at most"
     found = rows(unit, place.bench)
     W, V = (effective(model.model.layers[0].self_attn.q_proj) for model in models)
     exact = singular_value_metrics(torch.from_numpy(np.linalg.svd(W - V, compute_uv=False)))
@@ -175,18 +211,27 @@ def test_a_method_without_dense_weights_says_what_is_measured(arena: Callable[..
     product = rows(Unit(point, None, frozenset({"w"})), place.bench)
     layer = place.bench.models[point.checkpoint_id].model.model.layers[0].mlp.down_proj
     expected = singular_value_metrics(torch.linalg.svdvals(layer.B.double() @ layer.A.double()))
-    assert product["effective_rank_w", 0, "down"].value == pytest.approx(expected["effective_rank"], rel=1e-6)
+    assert product["effective_rank_w", 0, "down"].value == pytest.approx(
+        expected["effective_rank"], rel=1e-6
+    )
     assert {r.note for r in product.values()} == {LINEARISED}
-    assert {r.note for r in rows(Unit(point, before, frozenset({"dw"})), place.bench).values()} == {FACTORS}
+    assert {r.note for r in rows(Unit(point, before, frozenset({"dw"})), place.bench).values()} == {
+        FACTORS
+    }
 
 
 def test_a_checkpoint_against_itself_does_not_move(arena: Callable[..., Any]) -> None:
     place = arena(("full_rank", 0))
     point = place.point("full_rank", 20)
-    assert {r.value for r in rows(Unit(point, point, frozenset({"dw"})), place.bench).values()} == {0.0}
+    assert {r.value for r in rows(Unit(point, point, frozenset({"dw"})), place.bench).values()} == {
+        0.0
+    }
 
 
 def test_different_shapes_are_refused(arena: Callable[..., Any]) -> None:
     place = arena(("full_rank", 0), ("cola", 0))
     with pytest.raises(MetricError, match="different shapes"):
-        rows(Unit(place.point("cola", 20), place.point("full_rank", 20), frozenset({"dw"})), place.bench)
+        rows(
+            Unit(place.point("cola", 20), place.point("full_rank", 20), frozenset({"dw"})),
+            place.bench,
+        )

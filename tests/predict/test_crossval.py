@@ -1,4 +1,6 @@
-"""Cross-validation, selection and inference against scikit-learn, brute force and the published numbers."""
+"""Cross-validation, selection and inference against scikit-learn, brute force and the published
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,26 @@ from sklearn.preprocessing import StandardScaler
 
 from lowrank.errors import UnknownNameError
 from lowrank.predict import PredictError, cross_validate
-from lowrank.predict.crossval import INNER_FOLDS, PENALTIES, GroupedRidge, Selection, ranking_accuracy
+from lowrank.predict.crossval import (
+    INNER_FOLDS,
+    PENALTIES,
+    GroupedRidge,
+    Selection,
+    ranking_accuracy,
+)
 from lowrank.predict.inference import bootstrap_pearson, exchange, out_of_fold_r2, permutation_p
 from lowrank.predict.published import published_check, published_rows
 from lowrank.predict.selection import consistent, correlations, nested
 from lowrank.store import Store
 
 
-def problem(rows: int = 48, columns: int = 3, groups: int = 4, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+def problem(
+    rows: int = 48, columns: int = 3, groups: int = 4, seed: int = 0
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
-    X = pd.DataFrame(generator.normal(size=(rows, columns)), columns=[f"f{i}" for i in range(columns)])
+    X = pd.DataFrame(
+        generator.normal(size=(rows, columns)), columns=[f"f{i}" for i in range(columns)]
+    )
     y = X.to_numpy() @ np.arange(1, columns + 1) + generator.normal(size=rows)
     return X, y, np.arange(rows) % groups
 
@@ -42,19 +54,29 @@ def test_linear_predictions_are_scikit_learns() -> None:
     X, y, groups = problem()
     found = cross_validate(X, y, groups)
     pipeline = make_pipeline(StandardScaler(), LinearRegression())
-    np.testing.assert_allclose(found.predicted, cross_val_predict(pipeline, X, y, groups=groups, cv=LeaveOneGroupOut()), rtol=1e-12)
+    np.testing.assert_allclose(
+        found.predicted,
+        cross_val_predict(pipeline, X, y, groups=groups, cv=LeaveOneGroupOut()),
+        rtol=1e-12,
+    )
     assert found.r2_in_sample == pytest.approx(pipeline.fit(X, y).score(X, y))
     assert found.pearson == pytest.approx(stats.pearsonr(y, found.predicted).statistic)
     assert found.spearman == pytest.approx(stats.spearmanr(y, found.predicted).statistic)
     assert [found.per_fold[str(g)]["rows"] for g in range(4)] == [12] * 4
 
 
-@pytest.mark.parametrize("select", [None, nested(np.arange(48) // 16, keep=1)], ids=["fixed", "nested"])
+@pytest.mark.parametrize(
+    "select", [None, nested(np.arange(48) // 16, keep=1)], ids=["fixed", "nested"]
+)
 @pytest.mark.parametrize("model", ["linear", "ridge"])
 def test_a_group_is_predicted_without_its_targets(model: str, select: Selection | None) -> None:
     X, y, groups = problem()
-    changed = np.where(groups == 2, 1000.0 * X["f0"], y)  # in this group alone another feature would be chosen
-    before, after = (cross_validate(X, target, groups, model, select=select) for target in (y, changed))
+    changed = np.where(
+        groups == 2, 1000.0 * X["f0"], y
+    )  # in this group alone another feature would be chosen
+    before, after = (
+        cross_validate(X, target, groups, model, select=select) for target in (y, changed)
+    )
     np.testing.assert_array_equal(before.predicted[groups == 2], after.predicted[groups == 2])
     assert not np.allclose(before.predicted[groups != 2], after.predicted[groups != 2])
 
@@ -76,14 +98,19 @@ def test_the_ridge_chooses_the_penalty_of_a_grid_search() -> None:
     sums = dict.fromkeys(PENALTIES, 0.0)
     for train, test in folds.split(Z, y, groups):
         for a in PENALTIES:
-            sums[a] += float(((Ridge(a).fit(Z[train], y[train]).predict(Z[test]) - y[test]) ** 2).sum())
+            sums[a] += float(
+                ((Ridge(a).fit(Z[train], y[train]).predict(Z[test]) - y[test]) ** 2).sum()
+            )
     assert own.alpha_ == min(sums, key=sums.__getitem__)
     np.testing.assert_allclose(own.predict(Z), Ridge(own.alpha_).fit(Z, y).predict(Z))
 
 
 def test_arrays_of_one_dimension_are_one_feature() -> None:
     X, y, groups = problem(columns=1)
-    np.testing.assert_array_equal(cross_validate(X["f0"].to_numpy(), y, groups).predicted, cross_validate(X, y, groups).predicted)
+    np.testing.assert_array_equal(
+        cross_validate(X["f0"].to_numpy(), y, groups).predicted,
+        cross_validate(X, y, groups).predicted,
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +142,9 @@ def test_unknown_models_and_empty_features() -> None:
 def test_ranking_accuracy_counts_pairs() -> None:
     y, p = np.array([1.0, 2.0, 2.0, 3.0]), np.array([0.5, 0.5, 0.7, 0.6])
     pairs = [(i, j) for i in range(4) for j in range(i) if y[i] != y[j]]
-    expected = np.mean([0.5 if p[i] == p[j] else float((y[i] > y[j]) == (p[i] > p[j])) for i, j in pairs])
+    expected = np.mean(
+        [0.5 if p[i] == p[j] else float((y[i] > y[j]) == (p[i] > p[j])) for i, j in pairs]
+    )
     assert ranking_accuracy(y, p) == pytest.approx(expected)
     assert np.isnan(ranking_accuracy(np.ones(3), np.arange(3.0)))
 
@@ -124,10 +153,18 @@ def test_selection_wants_one_sign_at_every_size() -> None:
     generator = np.random.default_rng(1)
     y, sizes = generator.normal(size=90), np.repeat(["60m", "130m", "350m"], 30)
     flipped = np.where(sizes == "350m", -y, y)
-    X = pd.DataFrame({"flips": flipped, "weak": y + generator.normal(0, 3, 90), "strong": -y + generator.normal(0, 0.3, 90)})
+    X = pd.DataFrame(
+        {
+            "flips": flipped,
+            "weak": y + generator.normal(0, 3, 90),
+            "strong": -y + generator.normal(0, 0.3, 90),
+        }
+    )
     table = correlations(X, y, sizes)
     assert list(table["consistent"]) == [False, True, True]
-    assert table.loc["weak", "60m"] == pytest.approx(stats.pearsonr(X["weak"][:30], y[:30]).statistic)
+    assert table.loc["weak", "60m"] == pytest.approx(
+        stats.pearsonr(X["weak"][:30], y[:30]).statistic
+    )
     assert consistent(X, y, sizes) == ["strong", "weak"]
     assert consistent(X[["flips"]], y, sizes) == ["flips"]
 
@@ -135,7 +172,11 @@ def test_selection_wants_one_sign_at_every_size() -> None:
 def test_nested_selection_does_not_reward_noise() -> None:
     """Features chosen on all rows predict a random target; chosen inside each fold they cannot."""
     generator = np.random.default_rng(5)
-    y, groups, sizes = generator.normal(size=60), np.repeat(np.arange(6), 10), np.tile(["a", "b"], 30)
+    y, groups, sizes = (
+        generator.normal(size=60),
+        np.repeat(np.arange(6), 10),
+        np.tile(["a", "b"], 30),
+    )
     noise = pd.DataFrame(generator.normal(size=(60, 400)), columns=[f"n{i}" for i in range(400)])
     chosen = consistent(noise, y, sizes)
     leaked = cross_validate(noise[chosen], y, groups)
@@ -153,7 +194,10 @@ def test_the_bootstrap_draws_whole_runs() -> None:
     low, high = bootstrap_pearson(y, p, runs, resamples=300, seed=4)
     drawn = np.random.default_rng(4).integers(8, size=(300, 8))
     brute = [
-        np.corrcoef(np.concatenate([y[runs == r] for r in row]), np.concatenate([p[runs == r] for r in row]))[0, 1] for row in drawn
+        np.corrcoef(
+            np.concatenate([y[runs == r] for r in row]), np.concatenate([p[runs == r] for r in row])
+        )[0, 1]
+        for row in drawn
     ]
     assert (low, high) == pytest.approx(tuple(np.percentile(brute, [2.5, 97.5])))
     alone = bootstrap_pearson(y, p, np.arange(48), resamples=300, seed=4)
@@ -166,7 +210,9 @@ def test_many_targets_at_once_give_the_figures_of_one_by_one() -> None:
     X["twice"] = 2 * X["f0"]  # singular: both take the least-norm solution
     targets = np.stack([y, y[::-1]], axis=1)
     expected = [cross_validate(X, target, groups).r2 for target in targets.T]
-    np.testing.assert_allclose(out_of_fold_r2(X.to_numpy(), targets, groups.astype(object)), expected, rtol=1e-8)
+    np.testing.assert_allclose(
+        out_of_fold_r2(X.to_numpy(), targets, groups.astype(object)), expected, rtol=1e-8
+    )
 
 
 def hand_r2(X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> float:
@@ -175,7 +221,9 @@ def hand_r2(X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> float:
     for group in np.unique(groups):
         left = groups == group
         A = np.column_stack([np.ones((~left).sum()), X[~left]])
-        predicted[left] = np.column_stack([np.ones(left.sum()), X[left]]) @ np.linalg.solve(A.T @ A, A.T @ y[~left])
+        predicted[left] = np.column_stack([np.ones(left.sum()), X[left]]) @ np.linalg.solve(
+            A.T @ A, A.T @ y[~left]
+        )
     return float(1 - ((y - predicted) ** 2).sum() / ((y - y.mean()) ** 2).sum())
 
 
@@ -189,22 +237,44 @@ def test_the_p_value_is_that_of_exchanging_residuals_by_hand() -> None:
     for k in range(40):
         order = np.arange(6) if k == 0 else draws.permutation(6)
         target = line + (y - line).reshape(6, 4)[order].ravel()
-        gains.append(hand_r2(np.hstack([loss, geometry]), target, groups) - hand_r2(loss, target, groups))
+        gains.append(
+            hand_r2(np.hstack([loss, geometry]), target, groups) - hand_r2(loss, target, groups)
+        )
     expected = (1 + sum(g >= gains[0] for g in gains[1:])) / 40
     frames = pd.DataFrame(loss), pd.DataFrame(geometry)
-    assert permutation_p(*frames, y, groups, runs, permutations=39, seed=8) == pytest.approx(expected)
+    assert permutation_p(*frames, y, groups, runs, permutations=39, seed=8) == pytest.approx(
+        expected
+    )
 
 
 def test_the_test_keeps_its_level_where_geometry_only_tells_the_group() -> None:
-    """Features that differ between groups and say nothing about the target: small p values are as rare as they should be."""
+    """Features that differ between groups and say nothing about the target: small p values are as
+    rare as they should be.
+    """
     found = []
     for seed in range(40):
         generator = np.random.default_rng(seed)
         runs = np.repeat(np.arange(12), 5)
         loss = generator.normal(size=60)
-        geometry = pd.DataFrame({"g": 3.0 * (runs % 3) + generator.normal(size=12)[runs] + 0.3 * generator.normal(size=60)})
+        geometry = pd.DataFrame(
+            {
+                "g": 3.0 * (runs % 3)
+                + generator.normal(size=12)[runs]
+                + 0.3 * generator.normal(size=60)
+            }
+        )
         y = loss + generator.normal(size=12)[runs] + 0.3 * generator.normal(size=60)
-        found.append(permutation_p(pd.DataFrame({"loss": loss}), geometry, y, runs % 3, runs, permutations=39, seed=seed))
+        found.append(
+            permutation_p(
+                pd.DataFrame({"loss": loss}),
+                geometry,
+                y,
+                runs % 3,
+                runs,
+                permutations=39,
+                seed=seed,
+            )
+        )
     assert 0.35 < np.mean(found) < 0.65
     assert np.mean(np.array(found) <= 0.1) <= 0.2
 
@@ -222,7 +292,9 @@ def test_two_rows_have_no_correlation_of_their_own() -> None:
     X, y, _ = problem(rows=6, columns=1)
     found = cross_validate(X, y, np.array([0, 0, 1, 1, 1, 1]))
     assert np.isnan(found.per_fold["0"]["pearson"])
-    assert found.per_fold["1"]["pearson"] == pytest.approx(np.corrcoef(y[2:], found.predicted[2:])[0, 1])
+    assert found.per_fold["1"]["pearson"] == pytest.approx(
+        np.corrcoef(y[2:], found.predicted[2:])[0, 1]
+    )
 
 
 @pytest.mark.parametrize(("weight", "adds"), [(1.0, True), (0.0, False)])
@@ -232,5 +304,7 @@ def test_the_permutation_test_sees_what_geometry_adds(weight: float, adds: bool)
     loss, extra = generator.normal(size=60), generator.normal(size=60)
     y = loss + weight * extra + 0.3 * generator.normal(size=60)
     geometry = pd.DataFrame({"g": 0.8 * loss + extra})
-    p = permutation_p(pd.DataFrame({"loss": loss}), geometry, y, runs.astype(int) % 3, runs, permutations=99)
+    p = permutation_p(
+        pd.DataFrame({"loss": loss}), geometry, y, runs.astype(int) % 3, runs, permutations=99
+    )
     assert (p == 0.01) if adds else (p > 0.05)

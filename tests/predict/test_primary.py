@@ -20,17 +20,37 @@ def test_the_primary_metric_is_what_the_protocol_names(store: Store, factory: Mo
     named = feature_table(store, "demo").frame.set_index("checkpoint_id")[TARGET]
     means = {m: mean_score(store, m) for m in ("acc", "margin")}
     assert named.to_dict() == pytest.approx(means["acc"])
-    other = store.add(replace(protocol, id=None, parameters_hash="", parameters={"primary": dict.fromkeys(tasks, "margin")}))
-    store.add_all([replace(s, id=None, protocol_id=other.id or 0) for s in store.find(DownstreamScore)])
+    other = store.add(
+        replace(
+            protocol,
+            id=None,
+            parameters_hash="",
+            parameters={"primary": dict.fromkeys(tasks, "margin")},
+        )
+    )
+    store.add_all(
+        [replace(s, id=None, protocol_id=other.id or 0) for s in store.find(DownstreamScore)]
+    )
     renamed = feature_table(store, "demo").frame.set_index("checkpoint_id")[TARGET]
     assert renamed.to_dict() == pytest.approx({key: means["margin"][key] for key in renamed.index})
-    silent = store.add(replace(protocol, id=None, parameters_hash="", parameters={}))  # scores stored by other means
-    store.add_all([replace(s, id=None, protocol_id=silent.id or 0) for s in store.find(DownstreamScore, protocol_id=other.id)])
-    assert feature_table(store, "demo").frame.set_index("checkpoint_id")[TARGET].to_dict() == pytest.approx(means["acc"])
+    silent = store.add(
+        replace(protocol, id=None, parameters_hash="", parameters={})
+    )  # scores stored by other means
+    store.add_all(
+        [
+            replace(s, id=None, protocol_id=silent.id or 0)
+            for s in store.find(DownstreamScore, protocol_id=other.id)
+        ]
+    )
+    assert feature_table(store, "demo").frame.set_index("checkpoint_id")[
+        TARGET
+    ].to_dict() == pytest.approx(means["acc"])
 
 
 def mean_score(store: Store, metric: str) -> dict[int, float]:
-    """The mean over tasks for each checkpoint after step 0 of the first protocol of downstream scores."""
+    """The mean over tasks for each checkpoint after step 0 of the first protocol of downstream
+    scores.
+    """
     first = min(score.protocol_id for score in store.find(DownstreamScore))
     found: dict[int, list[float]] = {}
     for score in store.find(DownstreamScore, metric=metric, protocol_id=first):

@@ -1,4 +1,6 @@
-"""Predictors of a stored study: rows in, rows out, once, and one sentence for what cannot be done."""
+"""Predictors of a stored study: rows in, rows out, once, and one sentence for what
+cannot be done.
+"""
 
 from __future__ import annotations
 
@@ -46,30 +48,55 @@ def test_fits_and_predictions_are_rows_and_made_once(study: Callable[..., Store]
     again = predict(store, "demo", **FAST)
     assert again.added == 0
     assert [f.id for f in again.fits] == [f.id for f in first.fits]
-    fit = store.first(PredictorFit, feature_set="loss_plus_geometry", selection="fixed", scheme="lomo", model="linear")
+    fit = store.first(
+        PredictorFit,
+        feature_set="loss_plus_geometry",
+        selection="fixed",
+        scheme="lomo",
+        model="linear",
+    )
     assert fit is not None
     rows = store.find(Prediction, fit_id=fit.id)
     assert len(rows) == fit.n == 33  # eleven runs that did not fail, three checkpoints after step 0
     assert {row.fold for row in rows} == {"full_rank", "galore", "relora"}
-    assert fit.pearson == pytest.approx(np.corrcoef([r.target for r in rows], [r.predicted for r in rows])[0, 1])
+    assert fit.pearson == pytest.approx(
+        np.corrcoef([r.target for r in rows], [r.predicted for r in rows])[0, 1]
+    )
     assert fit.permutation_p is not None
     assert fit.pearson_low <= fit.pearson <= fit.pearson_high
 
 
 def test_a_fit_is_that_of_the_public_function(study: Callable[..., Store]) -> None:
     store = study()
-    predict(store, "demo", feature_sets=("geometry_only",), schemes=("loro",), selections=("fixed",), **FAST)
+    predict(
+        store,
+        "demo",
+        feature_sets=("geometry_only",),
+        schemes=("loro",),
+        selections=("fixed",),
+        **FAST,
+    )
     rows = feature_table(store, "demo").complete(SETS["geometry_only"])
-    found = cross_validate(rows.frame[list(SETS["geometry_only"])], rows.frame[TARGET], rows.frame["run"])
+    found = cross_validate(
+        rows.frame[list(SETS["geometry_only"])], rows.frame[TARGET], rows.frame["run"]
+    )
     fit = store.find(PredictorFit, feature_set="geometry_only")[0]
-    assert (fit.pearson, fit.r2, fit.r2_in_sample) == pytest.approx((found.pearson, found.r2, found.r2_in_sample))
+    assert (fit.pearson, fit.r2, fit.r2_in_sample) == pytest.approx(
+        (found.pearson, found.r2, found.r2_in_sample)
+    )
 
 
-def test_new_rows_make_new_fits_and_leave_the_old(study: Callable[..., Store], factory: ModuleType) -> None:
+def test_new_rows_make_new_fits_and_leave_the_old(
+    study: Callable[..., Store], factory: ModuleType
+) -> None:
     store = study(seeds=(0,), failed=None)
     before = predict(store, "demo", feature_sets=("loss_only",), schemes=("lomo",), **FAST)
     spec = factory.Synthetic(
-        methods=("full_rank", "galore", "relora"), steps=(0, 100, 200, 300), layers=2, singular_values=2, failed=None
+        methods=("full_rank", "galore", "relora"),
+        steps=(0, 100, 200, 300),
+        layers=2,
+        singular_values=2,
+        failed=None,
     )
     factory.fill(store, spec)
     after = predict(store, "demo", feature_sets=("loss_only",), schemes=("lomo",), **FAST)
@@ -80,7 +107,14 @@ def test_new_rows_make_new_fits_and_leave_the_old(study: Callable[..., Store], f
 
 def test_the_reference_is_reported_with_and_without(study: Callable[..., Store]) -> None:
     store = study()
-    summary = predict(store, "demo", feature_sets=("geometry_only",), schemes=("loso",), selections=("fixed",), **FAST)
+    summary = predict(
+        store,
+        "demo",
+        feature_sets=("geometry_only",),
+        schemes=("loso",),
+        selections=("fixed",),
+        **FAST,
+    )
     sizes = {fit.feature_set: fit.n for fit in summary.fits}
     assert sizes == {"geometry_only": 33, "geometry_only/without_reference": 21}
 
@@ -96,16 +130,29 @@ def test_the_three_selections_differ_in_what_they_see(study: Callable[..., Store
     assert LOSS not in by["nested"].features["names"]
 
 
-def test_values_that_are_not_finite_are_left_out_and_counted(study: Callable[..., Store], factory: ModuleType) -> None:
+def test_values_that_are_not_finite_are_left_out_and_counted(
+    study: Callable[..., Store], factory: ModuleType
+) -> None:
     store = study(lenses=frozenset({"spectra", "activations", "downstream"}), failed=None)
     last = {}
     for checkpoint in store.find(Checkpoint):
         last[checkpoint.run_id, checkpoint.step] = checkpoint
     protocol = store.find(MetricValue, metric="stable_rank_w")[0].protocol_id
     for (_, step), checkpoint in last.items():
-        value = float("nan") if checkpoint.run_id == 1 and step == 100 else 1.0 + checkpoint.run_id + step / 100
+        value = (
+            float("nan")
+            if checkpoint.run_id == 1 and step == 100
+            else 1.0 + checkpoint.run_id + step / 100
+        )
         if step:
-            store.add(MetricValue(checkpoint_id=checkpoint.id or 0, protocol_id=protocol, metric="ccbh", value=value))
+            store.add(
+                MetricValue(
+                    checkpoint_id=checkpoint.id or 0,
+                    protocol_id=protocol,
+                    metric="ccbh",
+                    value=value,
+                )
+            )
     summary = predict(store, "demo", schemes=("lomo",), selections=("fixed",), **FAST)
     assert {fit.n_excluded for fit in summary.fits} == {1}
     (note,) = (n for n in summary.notes if "left out" in n)
@@ -115,7 +162,9 @@ def test_values_that_are_not_finite_are_left_out_and_counted(study: Callable[...
     assert "lowrank measure" in note
 
 
-def test_a_lens_that_is_missing_is_told_and_the_loss_still_fitted(study: Callable[..., Store]) -> None:
+def test_a_lens_that_is_missing_is_told_and_the_loss_still_fitted(
+    study: Callable[..., Store],
+) -> None:
     store = study(lenses=frozenset({"spectra", "downstream"}))
     summary = predict(store, "demo", **FAST)
     assert {fit.feature_set for fit in summary.fits} == {"loss_only"}
@@ -137,8 +186,16 @@ def test_one_seed_is_told_or_refused(study: Callable[..., Store]) -> None:
         ({"feature_sets": ("log_perplexity,ccbhh",)}, UnknownNameError, "did you mean 'ccbh'"),
         ({"schemes": ("lomoo",)}, UnknownNameError, "unknown scheme 'lomoo'"),
         ({"selections": ("best",)}, UnknownNameError, "unknown selection"),
-        ({"protocol": "published"}, PredictError, "no checkpoint has a finite value|cannot be fitted|no checkpoint has"),
-        ({"feature_sets": ("log_perplexity,constant",)}, PredictError, "'constant' has the same value in all"),
+        (
+            {"protocol": "published"},
+            PredictError,
+            "no checkpoint has a finite value|cannot be fitted|no checkpoint has",
+        ),
+        (
+            {"feature_sets": ("log_perplexity,constant",)},
+            PredictError,
+            "'constant' has the same value in all",
+        ),
     ],
 )
 def test_bad_arguments_are_one_sentence(
@@ -147,7 +204,8 @@ def test_bad_arguments_are_one_sentence(
     store = study()
     protocol = store.find(MetricValue, metric="stable_rank_w")[0].protocol_id
     store.add_all(
-        MetricValue(checkpoint_id=c.id or 0, protocol_id=protocol, metric="constant", value=2.0) for c in store.find(Checkpoint)
+        MetricValue(checkpoint_id=c.id or 0, protocol_id=protocol, metric="constant", value=2.0)
+        for c in store.find(Checkpoint)
     )
     if "protocol" in arguments:
         arguments = {**arguments, "feature_sets": ("geometry_only",)}
@@ -168,7 +226,11 @@ def test_an_unknown_study_is_refused(sqlite_store_url: str) -> None:
 
 def test_more_permutations_are_another_fit(study: Callable[..., Store]) -> None:
     store = study()
-    given: dict[str, Any] = {"feature_sets": ("loss_plus_geometry",), "schemes": ("lomo",), "selections": ("fixed",)}
+    given: dict[str, Any] = {
+        "feature_sets": ("loss_plus_geometry",),
+        "schemes": ("lomo",),
+        "selections": ("fixed",),
+    }
     first = predict(store, "demo", **given, **FAST)
     second = predict(store, "demo", **given, **{**FAST, "permutations": 19})
     assert second.added == 2  # with and without the reference
@@ -190,7 +252,11 @@ def test_a_feature_of_some_rows_is_no_candidate_and_told(study: Callable[..., St
     store = study()
     protocol = store.find(MetricValue, metric="stable_rank_w")[0].protocol_id
     some = store.find(Checkpoint, step=300)[0]
-    store.add(MetricValue(checkpoint_id=some.id or 0, protocol_id=protocol, metric="hessian_trace", value=2.0))
+    store.add(
+        MetricValue(
+            checkpoint_id=some.id or 0, protocol_id=protocol, metric="hessian_trace", value=2.0
+        )
+    )
     summary = predict(store, "demo", feature_sets=("geometry_only",), schemes=("lomo",), **FAST)
     (note,) = (n for n in summary.notes if "no candidates for selection" in n)
     assert "hessian_trace (32 of 33)" in note
@@ -201,13 +267,25 @@ def test_a_loss_on_other_text_is_no_geometry(study: Callable[..., Store]) -> Non
     store = study()
     protocol = store.find(MetricValue, metric="stable_rank_w")[0].protocol_id
     store.add_all(
-        MetricValue(checkpoint_id=c.id or 0, protocol_id=protocol, metric="held_out_loss", value=c.validation_loss)
+        MetricValue(
+            checkpoint_id=c.id or 0,
+            protocol_id=protocol,
+            metric="held_out_loss",
+            value=c.validation_loss,
+        )
         for c in store.find(Checkpoint)
     )
     fits = predict(store, "demo", feature_sets=("geometry_only",), schemes=("lomo",), **FAST).fits
     assert {fit.selection for fit in fits} == {"fixed", "all_rows", "nested"}
     assert all("held_out_loss" not in fit.features["names"] for fit in fits)
-    (asked,) = predict(store, "demo", feature_sets=("held_out_loss",), schemes=("lomo",), selections=("fixed",), **FAST).fits
+    (asked,) = predict(
+        store,
+        "demo",
+        feature_sets=("held_out_loss",),
+        schemes=("lomo",),
+        selections=("fixed",),
+        **FAST,
+    ).fits
     assert asked.features["names"] == ["held_out_loss"]
 
 

@@ -1,4 +1,6 @@
-"""Documents say what is: commands parse, study files load, links lead somewhere, settings are named."""
+"""Documents say what is: commands parse, study files load, links lead somewhere, settings are
+named.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
 def blocks(page: Path, language: str) -> list[str]:
     """The fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```",
+        page.read_text(encoding="utf-8"),
+        flags=re.DOTALL | re.MULTILINE,
+    )
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -47,7 +53,9 @@ def parse(words: list[str]) -> None:
     command: click.Command = cli
     while isinstance(command, click.Group):
         context = command.make_context(command.name, words)
-        name, inner, words = command.resolve_command(context, [*context._protected_args, *context.args])
+        name, inner, words = command.resolve_command(
+            context, [*context._protected_args, *context.args]
+        )
         assert inner is not None, name
         command = inner
     command.make_context(command.name, words)
@@ -70,7 +78,9 @@ def test_study_files_load(page: Path, tmp_path: Path) -> None:
             assert resolve_runs(load_study(path), str(path))
 
 
-@pytest.mark.parametrize("study", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "study", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_shipped_studies_load(study: Path) -> None:
     from lowrank.measure.plan import resolve_metrics
 
@@ -89,7 +99,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_key_of_training_is_documented() -> None:
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    assert [key for key in Training.model_fields if f"`{key}`" not in text] == ["evaluation_batch_size"]
+    assert [key for key in Training.model_fields if f"`{key}`" not in text] == [
+        "evaluation_batch_size"
+    ]
 
 
 def test_the_notebook_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +111,15 @@ def test_the_notebook_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with Store.open("outputs/demo/lowrank.db", create=True) as store:
         study = store.add(records.Study(name="demo", config={}, config_hash="x"))
         run = store.add(
-            records.Run(study_id=study.id or 0, config_hash="r", method="galore", scale="nano", seed=0, data_seed=0, init_seed=0)
+            records.Run(
+                study_id=study.id or 0,
+                config_hash="r",
+                method="galore",
+                scale="nano",
+                seed=0,
+                data_seed=0,
+                init_seed=0,
+            )
         )
         protocol = store.add(records.Protocol(name="exact", lens="spectra", metric_revision=1))
         for step in (0, 10):

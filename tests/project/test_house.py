@@ -1,4 +1,6 @@
-"""The house keeps its shape: dependencies run one way, packages are listed, importing is light, names stay unbranched."""
+"""The house keeps its shape: dependencies run one way, packages are listed, importing is light,
+names stay unbranched.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ SOURCES = sorted([*(ROOT / "lowrank").rglob("*.py"), *(ROOT / "cli").rglob("*.py
 GROUND = {"errors", "registry", "schedule", "loss", "strict_yaml", "progress"}
 MAY_IMPORT = {
     "errors": set(),
-    "registry": {"errors"}, "strict_yaml": {"errors"},
+    "registry": {"errors"},
+    "strict_yaml": {"errors"},
     "schedule": set(),
     "loss": set(),
     "progress": set(),
@@ -32,16 +35,31 @@ MAY_IMPORT = {
     "foreign": GROUND | {"config", "checkpoint", "methods", "models", "data", "store"},
     "export": GROUND | {"checkpoint", "methods"},
     "metrics": GROUND | {"config", "methods", "checkpoint", "data", "store", "export", "models"},
-    "train": GROUND | {"config", "data", "methods", "models", "checkpoint", "store", "provenance", "cli"},
-    "measure": GROUND | {"config", "data", "methods", "models", "checkpoint", "store", "provenance", "metrics", "export"},
-    "evaluate": GROUND | {"config", "data", "methods", "models", "checkpoint", "store", "provenance", "export"},
+    "train": GROUND
+    | {"config", "data", "methods", "models", "checkpoint", "store", "provenance", "cli"},
+    "measure": GROUND
+    | {
+        "config",
+        "data",
+        "methods",
+        "models",
+        "checkpoint",
+        "store",
+        "provenance",
+        "metrics",
+        "export",
+    },
+    "evaluate": GROUND
+    | {"config", "data", "methods", "models", "checkpoint", "store", "provenance", "export"},
     "estimate": GROUND | {"config", "data", "methods", "models", "train"},
     "predict": GROUND | {"config", "store", "provenance"},
-    "report": GROUND | {"config", "store", "predict", "provenance", "presets", "methods", "metrics"},
+    "report": GROUND
+    | {"config", "store", "predict", "provenance", "presets", "methods", "metrics"},
     "frames": {"store", "errors"},
     "doctor": GROUND | {"config", "store", "checkpoint", "measure", "evaluate"},
     "launch": GROUND | {"config", "store", "study", "measure", "evaluate"},
-    "study": GROUND | {"config", "store", "methods", "train", "measure", "evaluate", "predict", "report", "launch"},
+    "study": GROUND
+    | {"config", "store", "methods", "train", "measure", "evaluate", "predict", "report", "launch"},
     "": {"store", "frames"},
 }
 
@@ -69,8 +87,16 @@ def imports(path: Path) -> Iterator[str]:
             continue
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "lowrank" else [node.module]
-        yield from (name.split(".")[1] for name in names if name.startswith("lowrank.") and name != "lowrank.__version__")
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "lowrank"
+                else [node.module]
+            )
+        yield from (
+            name.split(".")[1]
+            for name in names
+            if name.startswith("lowrank.") and name != "lowrank.__version__"
+        )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -86,17 +112,32 @@ def test_dependencies_run_one_way(path: Path) -> None:
 def test_nothing_branches_on_a_methods_name(path: Path) -> None:
     if part(path) == "methods":
         return
-    names = {file.stem for file in (ROOT / "lowrank" / "methods").glob("*.py")} - {"__init__", "base"}
+    names = {file.stem for file in (ROOT / "lowrank" / "methods").glob("*.py")} - {
+        "__init__",
+        "base",
+    }
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Compare | ast.MatchValue):
-            words = {leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)}
-            # The reference of the activation lens is full_rank by the metric's definition, not by a branch on a method.
-            assert not words & (names - {"full_rank"}), f"line {node.lineno if isinstance(node, ast.Compare) else 0}"
+            words = {
+                leaf.value
+                for leaf in ast.walk(node)
+                if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
+            }
+            # The reference of the activation lens is full_rank by the metric's definition, not by a
+            # branch on a method.
+            assert not words & (names - {"full_rank"}), (
+                f"line {node.lineno if isinstance(node, ast.Compare) else 0}"
+            )
 
 
 def test_every_package_and_data_file_is_listed_for_the_wheel() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    mapped = {"cli": "lowrank.cli", "sql": "lowrank.sql", "migrations": "lowrank.migrations", "lowrank": "lowrank"}
+    mapped = {
+        "cli": "lowrank.cli",
+        "sql": "lowrank.sql",
+        "migrations": "lowrank.migrations",
+        "lowrank": "lowrank",
+    }
     found = {
         ".".join([mapped[top], *file.parent.relative_to(ROOT / top).parts])
         for top in mapped
@@ -108,7 +149,9 @@ def test_every_package_and_data_file_is_listed_for_the_wheel() -> None:
             if file.is_file() and file.suffix not in (".py", ".pyc"):
                 owner = ".".join([package, *file.parent.relative_to(ROOT / top).parts])
                 patterns = tools["package-data"].get(owner, [])
-                assert any(file.match(pattern) for pattern in patterns), f"{file.relative_to(ROOT)} is in no wheel"
+                assert any(file.match(pattern) for pattern in patterns), (
+                    f"{file.relative_to(ROOT)} is in no wheel"
+                )
 
 
 def test_importing_lowrank_is_light() -> None:

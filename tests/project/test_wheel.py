@@ -24,24 +24,47 @@ metrics: [spectra]
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the wheel; its dependencies are those of this one, lowrank itself is not visible."""
+    """A fresh environment with the wheel; its dependencies are those of this one, lowrank itself is
+    not visible.
+    """
     folder = tmp_path_factory.mktemp("wheel")
-    for name in ("lowrank", "cli", "sql", "migrations"):  # a copy: building leaves files in the tree
-        shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (
+        "lowrank",
+        "cli",
+        "sql",
+        "migrations",
+    ):  # a copy: building leaves files in the tree
+        shutil.copytree(
+            ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "source")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     subprocess.run(
-        [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder / "dist", folder / "source"],
+        [
+            *pip,
+            "wheel",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "-w",
+            folder / "dist",
+            folder / "source",
+        ],
         check=True,
         timeout=300,
     )
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True, timeout=120
+    )
     (wheel,) = (folder / "dist").glob("lowrank-*.whl")
     python = folder / "venv" / "bin" / "python"
-    subprocess.run([*pip, "--python", python, "install", "-q", "--no-deps", wheel], check=True, timeout=120)
+    subprocess.run(
+        [*pip, "--python", python, "install", "-q", "--no-deps", wheel], check=True, timeout=120
+    )
     (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
-    # A path in a .pth file is searched, but the .pth files in it (an editable lowrank among them) are not read.
+    # A path in a .pth file is searched, but the .pth files in it (an editable lowrank among them)
+    # are not read.
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return folder
 
@@ -51,7 +74,12 @@ def call(environment: Path, *command: str, cwd: Path) -> str:
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     clean |= {"LOWRANK_CACHE": str(environment / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [environment / "venv" / "bin" / program, *rest], cwd=cwd, capture_output=True, text=True, timeout=300, env=clean
+        [environment / "venv" / "bin" / program, *rest],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=clean,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

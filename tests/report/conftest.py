@@ -35,14 +35,30 @@ def factory() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def filled(factory: ModuleType, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the study ``demo``: three methods, two scales, two seeds, every lens, one run that diverged, predictors."""
+def filled(
+    factory: ModuleType, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A store with the study ``demo``: three methods, two scales, two seeds, every lens, one run
+    that diverged, predictors.
+    """
     path = tmp_path_factory.mktemp("filled") / "lowrank.db"
     shutil.copy(sqlite_template, path)
-    spec = factory.Synthetic(methods=("full_rank", "cola", "relora"), steps=(0, 100, 200, 300), layers=2, singular_values=6)
+    spec = factory.Synthetic(
+        methods=("full_rank", "cola", "relora"),
+        steps=(0, 100, 200, 300),
+        layers=2,
+        singular_values=6,
+    )
     with Store.open(path) as store:
         factory.fill(store, spec)
-        predict(store, "demo", schemes=("loso", "lomo"), models=("linear",), permutations=9, progress=False)
+        predict(
+            store,
+            "demo",
+            schemes=("loso", "lomo"),
+            models=("linear",),
+            permutations=9,
+            progress=False,
+        )
     return path
 
 

@@ -1,4 +1,6 @@
-"""The report in a real headless Chromium: nothing on the console, nothing missing, nothing wider than the window."""
+"""The report in a real headless Chromium: nothing on the console, nothing missing, nothing wider
+than the window.
+"""
 
 from __future__ import annotations
 
@@ -41,19 +43,26 @@ PROBE = """<script>addEventListener("load", () => setTimeout(() => {
 def chromium() -> str:
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
-        pytest.skip(f"no Chromium on the PATH ({', '.join(NAMES)}); on Debian: apt-get install chromium")
+        pytest.skip(
+            f"no Chromium on the PATH ({', '.join(NAMES)}); on Debian: apt-get install chromium"
+        )
     return found
 
 
-def look(chromium: str, page: Path, folder: Path, width: int, dark: bool) -> tuple[dict[str, Any], str]:
+def look(
+    chromium: str, page: Path, folder: Path, width: int, dark: bool
+) -> tuple[dict[str, Any], str]:
     """What the probe found, and what the browser wrote on its console.
 
-    The page stands in a frame of the wanted width, since a headless window is never narrower than 500 pixels.
+    The page stands in a frame of the wanted width, since a headless window is never narrower than
+    500 pixels.
     """
     frame = html.escape(page.read_text(encoding="utf-8").replace("</body>", PROBE), quote=True)
     outer = folder / "outer.html"
     head = "<!doctype html><meta charset=utf-8><style>:root{color-scheme:light dark}body{margin:0}iframe{border:0}</style>"
-    outer.write_text(f'{head}<iframe width="{width}" height="900" srcdoc="{frame}"></iframe>', encoding="utf-8")
+    outer.write_text(
+        f'{head}<iframe width="{width}" height="900" srcdoc="{frame}"></iframe>', encoding="utf-8"
+    )
     flags = [
         "--headless",
         "--no-sandbox",
@@ -62,8 +71,17 @@ def look(chromium: str, page: Path, folder: Path, width: int, dark: bool) -> tup
         "--disable-component-update",
         "--disable-sync",
     ]
-    flags += ["--no-first-run", "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}", "--window-size=1400,950"]
-    flags += ["--blink-settings=preferredColorScheme=0"] if dark else ["--blink-settings=preferredColorScheme=1"]
+    flags += [
+        "--no-first-run",
+        "--enable-logging=stderr",
+        f"--user-data-dir={folder / 'profile'}",
+        "--window-size=1400,950",
+    ]
+    flags += (
+        ["--blink-settings=preferredColorScheme=0"]
+        if dark
+        else ["--blink-settings=preferredColorScheme=1"]
+    )
     command = [chromium, *flags, "--virtual-time-budget=4000", "--dump-dom", outer.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     probe = re.search(r'data-probe="([^"]*)"', done.stdout)
@@ -74,7 +92,9 @@ def look(chromium: str, page: Path, folder: Path, width: int, dark: bool) -> tup
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_report_opens(chromium: str, written: Path, tmp_path: Path, width: int, dark: bool) -> None:
+def test_the_report_opens(
+    chromium: str, written: Path, tmp_path: Path, width: int, dark: bool
+) -> None:
     page = written / "index.html"
     text = page.read_text(encoding="utf-8")
     found, console = look(chromium, page, tmp_path, width, dark)

@@ -9,8 +9,16 @@ import pytest
 from lowrank.report.source import described
 
 ROW = {
-    "name": "exact", "lens": "spectra", "metric_revision": 1, "space": "dense", "normalization": "", "direction_seed": None,
-    "precision": "float64", "parameters_hash": "0123456789", "examples": 8.0, "evaluation_set": "metrics",
+    "name": "exact",
+    "lens": "spectra",
+    "metric_revision": 1,
+    "space": "dense",
+    "normalization": "",
+    "direction_seed": None,
+    "precision": "float64",
+    "parameters_hash": "0123456789",
+    "examples": 8.0,
+    "evaluation_set": "metrics",
 }
 
 

@@ -21,17 +21,38 @@ PUBLISHED = ("full_rank", "galore", "fira", "cola", "sltrain", "relora")
 # Machado, Oliveira, Fernandes 2009, severity 1, on linear RGB
 BLINDNESS = {
     "none": np.eye(3),
-    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
-    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
+    "protanopia": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "deuteranopia": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
 }
 
 
 def lab(color: str, seen: np.ndarray) -> np.ndarray:
     """CIELAB of a hex colour as somebody sees it."""
     srgb = np.array(theme.channels(color)) / 255
-    linear = np.clip(seen @ np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4), 0, 1)
+    linear = np.clip(
+        seen @ np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4), 0, 1
+    )
     xyz = (
-        np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]) @ linear
+        np.array(
+            [
+                [0.4124564, 0.3575761, 0.1804375],
+                [0.2126729, 0.7151522, 0.0721750],
+                [0.0193339, 0.1191920, 0.9503041],
+            ]
+        )
+        @ linear
     )
     f = np.cbrt(xyz / np.array([0.95047, 1.0, 1.08883]))
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
@@ -57,10 +78,15 @@ def test_seventeen_methods_and_their_variants_are_told_apart() -> None:
 
 @pytest.mark.parametrize("palette", [theme.LIGHT, theme.DARK], ids=["light", "dark"])
 @pytest.mark.parametrize("blindness", BLINDNESS)
-def test_the_six_colours_are_told_apart_and_stand_out(palette: dict[str, str], blindness: str) -> None:
+def test_the_six_colours_are_told_apart_and_stand_out(
+    palette: dict[str, str], blindness: str
+) -> None:
     seen = BLINDNESS[blindness]
     for first, second in combinations([f"slot{i}" for i in range(6)], 2):
-        assert np.linalg.norm(lab(palette[first], seen) - lab(palette[second], seen)) > 9, (first, second)
+        assert np.linalg.norm(lab(palette[first], seen) - lab(palette[second], seen)) > 9, (
+            first,
+            second,
+        )
     paper = theme.luminance(palette["paper"])
     for i in range(6):
         ratio = sorted([paper + 0.05, theme.luminance(palette[f"slot{i}"]) + 0.05])
@@ -75,7 +101,9 @@ def test_text_has_the_contrast_of_wcag_aa(palette: dict[str, str]) -> None:
             assert pair[1] / pair[0] >= 4.5, (text, ground)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 17), (4.21, 4.29), (0, 1e6), (1e-7, 3e-7)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (-3.2, 17), (4.21, 4.29), (0, 1e6), (1e-7, 3e-7)]
+)
 def test_linear_ticks_are_few_round_and_inside(low: float, high: float) -> None:
     ticks = linear_ticks(low, high, 5)
     assert 2 <= len(ticks) <= 7
@@ -115,7 +143,12 @@ def test_numbers_for_people(value: float | None, text: str) -> None:
 
 
 def test_a_number_that_rounds_up_has_no_digit_more() -> None:
-    assert (number(0.00996, 2), number(0.0994, 2), number(9.96, 2), number(99.6, 2)) == ("0.010", "0.099", "10", "100")
+    assert (number(0.00996, 2), number(0.0994, 2), number(9.96, 2), number(99.6, 2)) == (
+        "0.010",
+        "0.099",
+        "10",
+        "100",
+    )
 
 
 def test_small_ticks_of_one_axis_are_written_alike() -> None:
@@ -127,7 +160,9 @@ def test_small_ticks_of_one_axis_are_written_alike() -> None:
 
 def test_logarithmic_heat_maps_keep_small_values_apart() -> None:
     values = [[0.0, 0.1, 1.0, 100.0]]
-    ramp = Heat(title="t", rows=["a"], columns=list("1234"), values=values, tips=[[""] * 4], log=True).ramp()
+    ramp = Heat(
+        title="t", rows=["a"], columns=list("1234"), values=values, tips=[[""] * 4], log=True
+    ).ramp()
     assert (ramp.low, ramp.high) == (0.1, 100.0)
     assert ramp.color(0.0) == ramp.color(0.1) != ramp.color(1.0)
     assert ramp.color(10.0**0.5) == ramp.shade(0.5)
@@ -135,16 +170,28 @@ def test_logarithmic_heat_maps_keep_small_values_apart() -> None:
 
 def test_groups_of_panels_begin_new_rows() -> None:
     style = Style(key="a", label="a", color="slot1")
-    panel = XY(title="t", series=[Series(style=style, x=[0.0, 1.0], y=[0.0, 1.0])], x_label="x", y_label="y")
+    panel = XY(
+        title="t",
+        series=[Series(style=style, x=[0.0, 1.0], y=[0.0, 1.0])],
+        x_label="x",
+        y_label="y",
+    )
     figure = Figure(name="f", title="F", panels=[panel] * 5, rows=(4, 1), columns=3)
     assert [len(group) for group in figure.groups] == [4, 1]
-    assert figure.sheet().height > Figure(name="f", title="F", panels=[panel] * 5, columns=3).sheet().height
+    assert (
+        figure.sheet().height
+        > Figure(name="f", title="F", panels=[panel] * 5, columns=3).sheet().height
+    )
 
 
 def test_remarks_that_differ_in_numbers_are_told_once() -> None:
     rows = pd.DataFrame(
         {
-            "note": ["stopped after 6 products: error 0.32", "stopped after 6 products: error 2", "other"],
+            "note": [
+                "stopped after 6 products: error 0.32",
+                "stopped after 6 products: error 2",
+                "other",
+            ],
             "value_kind": "finite",
             "series": ["cola", "fira", "cola"],
             "metric": ["sigma_pca_1", "sigma_pca_1", "stable_rank_w"],
@@ -168,7 +215,9 @@ def test_a_missing_pair_is_told_of_the_one_that_lacks_it() -> None:
     )
     assert notes(rows) == ["cola: no IMBH; no dense equivalent"]
     assert notes(rows[1:]) == ["galore, cola: no IMBH; no dense equivalent"]
-    other = rows.assign(metric=["ccbh", "imbh", "imbh"])  # a value of another metric is none of this one
+    other = rows.assign(
+        metric=["ccbh", "imbh", "imbh"]
+    )  # a value of another metric is none of this one
     assert notes(other) == ["galore, cola: no IMBH; no dense equivalent"]
 
 
@@ -180,15 +229,25 @@ def test_settings_are_shown_as_written() -> None:
 
 def test_panels_without_a_finite_value_still_draw() -> None:
     style = Style(key="a", label="a", color="slot1")
-    nothing = XY(title="t", series=[Series(style=style, x=[1.0], y=[float("nan")])], x_label="x", y_label="y", log_y=True)
+    nothing = XY(
+        title="t",
+        series=[Series(style=style, x=[1.0], y=[float("nan")])],
+        x_label="x",
+        y_label="y",
+        log_y=True,
+    )
     assert "<svg" in nothing.scene().svg()
-    heat = Heat(title="t", rows=["a"], columns=["1", "2"], values=[[None, float("inf")]], tips=[["", "∞"]])
+    heat = Heat(
+        title="t", rows=["a"], columns=["1", "2"], values=[[None, float("inf")]], tips=[["", "∞"]]
+    )
     assert png(heat.scene()).startswith(b"\x89PNG")
 
 
 def test_tables_keep_every_digit_in_csv_and_escape_in_markdown() -> None:
     frame = pd.DataFrame(
-        [("a|b", 0.1 + 0.2, None, 7, float("nan"), True)], columns=["name", "x", "gone", "n", "bad", "flag"], dtype=object
+        [("a|b", 0.1 + 0.2, None, 7, float("nan"), True)],
+        columns=["name", "x", "gone", "n", "bad", "flag"],
+        dtype=object,
     )
     table = Table(name="t", title="T", frame=frame)
     assert table.csv() == "name,x,gone,n,bad,flag\na|b,0.30000000000000004,,7,nan,True\n"

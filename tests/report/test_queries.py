@@ -1,4 +1,6 @@
-"""The queries of report and predictor: the same rows on SQLite and PostgreSQL, and the right ones."""
+"""The queries of report and predictor: the same rows on SQLite and PostgreSQL, and
+the right ones.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,15 @@ def stores(
     for name, where in (("sqlite", str(path)), ("postgresql", url)):
         found[name] = Store.open(where)
         factory.fill(found[name], factory.Synthetic(**SPEC))
-        predict(found[name], "demo", schemes=("lomo",), models=("linear",), selections=("fixed",), permutations=5, progress=False)
+        predict(
+            found[name],
+            "demo",
+            schemes=("lomo",),
+            models=("linear",),
+            selections=("fixed",),
+            permutations=5,
+            progress=False,
+        )
     yield found
     for store in found.values():
         store.close()
@@ -78,11 +88,20 @@ def test_both_databases_give_the_same_rows(stores: dict[str, Store], query: str)
     assert len(first) > 0
     assert list(first.columns) == list(second.columns)
     kept = [c for c in first.columns if c not in VOLATILE]
-    first, second = (frame[kept].sort_values(kept, key=lambda c: c.astype(str)).reset_index(drop=True) for frame in (first, second))
+    first, second = (
+        frame[kept].sort_values(kept, key=lambda c: c.astype(str)).reset_index(drop=True)
+        for frame in (first, second)
+    )
     for column in kept:
         a, b = first[column], second[column]
         if pd.api.types.is_float_dtype(a) or pd.api.types.is_float_dtype(b):
-            np.testing.assert_allclose(pd.to_numeric(a), pd.to_numeric(b).astype(float), rtol=1e-9, atol=1e-12, err_msg=column)
+            np.testing.assert_allclose(
+                pd.to_numeric(a),
+                pd.to_numeric(b).astype(float),
+                rtol=1e-9,
+                atol=1e-12,
+                err_msg=column,
+            )
         else:
             assert [str(v) for v in a] == [str(v) for v in b], column
 
@@ -91,24 +110,42 @@ def test_features_are_the_aggregate_rows(stores: dict[str, Store]) -> None:
     wide = ask(stores["sqlite"], "features").set_index("checkpoint_id")
     long = ask(stores["sqlite"], "aggregates")
     assert len(wide) == len(ask(stores["sqlite"], "checkpoints"))
-    for column, metric in {"ccbh": "ccbh", "activation_cka_mean": "activation_cka", "stable_rank_dw": "stable_rank_dw"}.items():
-        rows = long[(long["metric"] == metric) & (long["protocol"] == "exact")].set_index("checkpoint_id")["value"]
-        pd.testing.assert_series_equal(wide[column].dropna().sort_index(), rows.dropna().sort_index(), check_names=False)
-    scores = ask(stores["sqlite"], "downstream", metric="acc").groupby("checkpoint_id")["value"].mean()
-    pd.testing.assert_series_equal(wide["downstream_mean"].sort_index(), scores.sort_index(), check_names=False)
+    for column, metric in {
+        "ccbh": "ccbh",
+        "activation_cka_mean": "activation_cka",
+        "stable_rank_dw": "stable_rank_dw",
+    }.items():
+        rows = long[(long["metric"] == metric) & (long["protocol"] == "exact")].set_index(
+            "checkpoint_id"
+        )["value"]
+        pd.testing.assert_series_equal(
+            wide[column].dropna().sort_index(), rows.dropna().sort_index(), check_names=False
+        )
+    scores = (
+        ask(stores["sqlite"], "downstream", metric="acc").groupby("checkpoint_id")["value"].mean()
+    )
+    pd.testing.assert_series_equal(
+        wide["downstream_mean"].sort_index(), scores.sort_index(), check_names=False
+    )
 
 
 @pytest.fixture
 def changing(store: Store, factory: ModuleType) -> tuple[Store, object]:
     """A small study of two methods and two seeds on either database, to be changed."""
     lenses = frozenset({"spectra", "downstream"})
-    return store, factory.fill(store, factory.Synthetic(**{**SPEC, "scales": {"nano": 64}, "lenses": lenses, "failed": None}))
+    return store, factory.fill(
+        store,
+        factory.Synthetic(**{**SPEC, "scales": {"nano": 64}, "lenses": lenses, "failed": None}),
+    )
 
 
 def superseded(store: Store, built: object, status: str = "done") -> int:
     """A newer recipe of cola's seed 0 with one checkpoint; the id of its run."""
     old = built.runs["cola", "nano", 0]  # type: ignore[attr-defined]
-    fields = {f: getattr(old, f) for f in ("study_id", "method", "scale", "seed", "data_seed", "init_seed", "provenance_id")}
+    fields = {
+        f: getattr(old, f)
+        for f in ("study_id", "method", "scale", "seed", "data_seed", "init_seed", "provenance_id")
+    }
     new = store.add(Run(**fields, config_hash="another recipe", status=status, total_steps=300))
     place = {"run_id": new.id or 0, "step": 300, "kind": "final", "path": "x", "sha256": "y"}
     store.add(Checkpoint(**place, tokens_seen=1, bytes=1, validation_loss=1.5))
@@ -116,7 +153,9 @@ def superseded(store: Store, built: object, status: str = "done") -> int:
 
 
 @pytest.mark.parametrize("query", ["features", "features_published", "feature_values"])
-def test_the_newest_run_of_a_name_is_the_one_that_counts(changing: tuple[Store, object], query: str) -> None:
+def test_the_newest_run_of_a_name_is_the_one_that_counts(
+    changing: tuple[Store, object], query: str
+) -> None:
     found, built = changing
     old, new = built.runs["cola", "nano", 0].id, superseded(found, built)  # type: ignore[attr-defined]
     runs = set(ask(found, query)["run_id"])
@@ -139,7 +178,9 @@ def test_seeds_are_counted_once_and_differences_taken_once(changing: tuple[Store
 
 
 @pytest.mark.parametrize("query", ["features", "features_published"])
-def test_of_two_protocols_of_one_name_the_newer_counts(changing: tuple[Store, object], query: str) -> None:
+def test_of_two_protocols_of_one_name_the_newer_counts(
+    changing: tuple[Store, object], query: str
+) -> None:
     """For the metrics and tasks that it has in this study; the others keep their values."""
     found, built = changing
     before = ask(found, query).set_index("checkpoint_id")
@@ -147,9 +188,15 @@ def test_of_two_protocols_of_one_name_the_newer_counts(changing: tuple[Store, ob
     checkpoint = built.checkpoints[key].id  # type: ignore[attr-defined]
     spectra = found.add(Protocol(name="exact", lens="spectra", metric_revision=2))
     suite = found.add(Protocol(name="embedded", lens="downstream", metric_revision=2))
-    elsewhere = found.add(Protocol(name="exact", lens="spectra", metric_revision=3))  # newer, but no value of this study
+    elsewhere = found.add(
+        Protocol(name="exact", lens="spectra", metric_revision=3)
+    )  # newer, but no value of this study
     assert elsewhere.id is not None
-    found.add(MetricValue(checkpoint_id=checkpoint, protocol_id=spectra.id, metric="stable_rank_w", value=77.0))
+    found.add(
+        MetricValue(
+            checkpoint_id=checkpoint, protocol_id=spectra.id, metric="stable_rank_w", value=77.0
+        )
+    )
     found.add(
         DownstreamScore(
             checkpoint_id=checkpoint, protocol_id=suite.id, task="cloze", category="language", metric="acc", value=0.0, n=1,
@@ -163,7 +210,9 @@ def test_of_two_protocols_of_one_name_the_newer_counts(changing: tuple[Store, ob
     pd.testing.assert_series_equal(after["effective_rank_dw"], before["effective_rank_dw"])
     scores = ask(found, "downstream", metric="acc")
     mine = scores[(scores["checkpoint_id"] == checkpoint) & (scores["task"] != "cloze")]["value"]
-    assert after.loc[checkpoint, "downstream_mean"] == pytest.approx(np.mean([*mine.astype(float), 0.0]))
+    assert after.loc[checkpoint, "downstream_mean"] == pytest.approx(
+        np.mean([*mine.astype(float), 0.0])
+    )
 
 
 def test_the_feature_table_has_every_metric_and_task(stores: dict[str, Store]) -> None:
@@ -176,14 +225,20 @@ def test_the_feature_table_has_every_metric_and_task(stores: dict[str, Store]) -
 
 def test_scores_of_tasks_stand_beside_their_mean(stores: dict[str, Store]) -> None:
     wide = ask(stores["postgresql"], "features").set_index("checkpoint_id")
-    cloze = ask(stores["postgresql"], "downstream", metric="acc", task="cloze").set_index("checkpoint_id")["value"]
-    pd.testing.assert_series_equal(wide["score_cloze"].dropna().sort_index(), cloze.sort_index(), check_names=False)
+    cloze = ask(stores["postgresql"], "downstream", metric="acc", task="cloze").set_index(
+        "checkpoint_id"
+    )["value"]
+    pd.testing.assert_series_equal(
+        wide["score_cloze"].dropna().sort_index(), cloze.sort_index(), check_names=False
+    )
     assert set(wide["tasks"].dropna()) == {5}
 
 
 def test_variability_is_the_sample_variance(stores: dict[str, Store]) -> None:
     rows = ask(stores["sqlite"], "seed_variability", metric="validation_loss")
-    losses = ask(stores["sqlite"], "checkpoints").groupby(["scale", "method", "step"])["validation_loss"]
+    losses = ask(stores["sqlite"], "checkpoints").groupby(["scale", "method", "step"])[
+        "validation_loss"
+    ]
     expected = losses.var(ddof=1).dropna()
     found = rows.set_index(["scale", "method", "step"])["variance"].astype(float)
     pd.testing.assert_series_equal(found.sort_index(), expected.sort_index(), check_names=False)
@@ -191,11 +246,14 @@ def test_variability_is_the_sample_variance(stores: dict[str, Store]) -> None:
 
 def test_differences_are_against_the_same_seed_and_step(stores: dict[str, Store]) -> None:
     rows = ask(stores["sqlite"], "full_rank_differences", metric="validation_loss")
-    losses = ask(stores["sqlite"], "checkpoints").set_index(["scale", "method", "seed", "step"])["validation_loss"]
+    losses = ask(stores["sqlite"], "checkpoints").set_index(["scale", "method", "seed", "step"])[
+        "validation_loss"
+    ]
     assert set(rows["method"]) == {"cola"}
     for row in rows.itertuples():
         assert row.difference == pytest.approx(
-            losses[row.scale, "cola", row.seed, row.step] - losses[row.scale, "full_rank", row.seed, row.step]
+            losses[row.scale, "cola", row.seed, row.step]
+            - losses[row.scale, "full_rank", row.seed, row.step]
         )
 
 
@@ -203,4 +261,6 @@ def test_barriers_say_which_pair_they_are_of(stores: dict[str, Store]) -> None:
     rows = ask(stores["sqlite"], "barriers")
     assert set(rows[rows["metric"] == "ccbh"]["pair"]) == {"step"}
     assert set(rows[rows["metric"] == "imbh"]["pair"]) == {"seed"}
-    assert (rows[rows["pair"] == "step"]["reference_step"] < rows[rows["pair"] == "step"]["step"]).all()
+    assert (
+        rows[rows["pair"] == "step"]["reference_step"] < rows[rows["pair"] == "step"]["step"]
+    ).all()

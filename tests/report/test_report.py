@@ -1,4 +1,6 @@
-"""The report of a synthetic study: complete, self-contained, honest about failures, and written at once or not at all."""
+"""The report of a synthetic study: complete, self-contained, honest about failures, and written at
+once or not at all.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,16 @@ import pytest
 from lowrank.errors import UsageError
 from lowrank.report import write, writing
 from lowrank.store import Store
-from lowrank.store.records import Checkpoint, DownstreamItem, DownstreamScore, EvaluationSet, MetricValue, Protocol, Run, Study
+from lowrank.store.records import (
+    Checkpoint,
+    DownstreamItem,
+    DownstreamScore,
+    EvaluationSet,
+    MetricValue,
+    Protocol,
+    Run,
+    Study,
+)
 
 SECTIONS = (
     "overview",
@@ -133,19 +144,29 @@ def test_tables_hold_the_stored_numbers(written: Path, filled: Path) -> None:
         finals = [c for c in store.find(Checkpoint, kind="final") if c.run_id in runs]
     for row in rows_of(written, "perplexity"):
         losses = [
-            c.validation_loss for c in finals if (runs[c.run_id].scale, runs[c.run_id].method) == (row["scale"], row["method"])
+            c.validation_loss
+            for c in finals
+            if (runs[c.run_id].scale, runs[c.run_id].method) == (row["scale"], row["method"])
         ]
-        assert float(row["ours"]) == pytest.approx(np.mean([math.exp(x) for x in losses]), rel=1e-12)
+        assert float(row["ours"]) == pytest.approx(
+            np.mean([math.exp(x) for x in losses]), rel=1e-12
+        )
         assert int(row["seeds"]) == len(losses)
         if len(losses) > 1:
-            assert float(row["deviation"]) == pytest.approx(np.std([math.exp(x) for x in losses], ddof=1))
+            assert float(row["deviation"]) == pytest.approx(
+                np.std([math.exp(x) for x in losses], ddof=1)
+            )
 
 
 def test_a_diverged_run_is_counted_shown_and_not_averaged(written: Path) -> None:
     page = read(written)
     assert "1 of 12 runs failed, 1 of them because" in page.texts["overview"]
     (failed,) = rows_of(written, "failed_runs")
-    assert (failed["series"], failed["failed_step"], failed["last_finite_loss"]) == ("relora", "141", "9.37")
+    assert (failed["series"], failed["failed_step"], failed["last_finite_loss"]) == (
+        "relora",
+        "141",
+        "9.37",
+    )
     ours = {(r["scale"], r["method"]): r for r in rows_of(written, "final")}
     assert ours["micro", "relora"]["runs"] == "1 done, 1 failed"
     assert ours["micro", "relora"]["step"] == "300"
@@ -156,7 +177,10 @@ def test_scales_go_from_small_to_large(written: Path) -> None:
 
 
 def test_absent_values_say_why(written: Path) -> None:
-    assert "cola: no direction variance, sharpness random; the method has no dense equivalent" in read(written).texts["landscape"]
+    assert (
+        "cola: no direction variance, sharpness random; the method has no dense equivalent"
+        in read(written).texts["landscape"]
+    )
 
 
 def test_published_values_carry_their_source(written: Path) -> None:
@@ -165,10 +189,17 @@ def test_published_values_carry_their_source(written: Path) -> None:
     assert "Published, not ours: arXiv:2605.13652, table 2" in page.texts["predictor"]
 
 
-def test_published_scales_are_compared(factory: ModuleType, sqlite_store_url: str, tmp_path: Path) -> None:
+def test_published_scales_are_compared(
+    factory: ModuleType, sqlite_store_url: str, tmp_path: Path
+) -> None:
     with Store.open(sqlite_store_url) as store:
         spec = factory.Synthetic(
-            scales={"60m": 512}, methods=("full_rank", "galore"), seeds=(0,), steps=(0, 300), lenses=frozenset(), failed=None
+            scales={"60m": 512},
+            methods=("full_rank", "galore"),
+            seeds=(0,),
+            steps=(0, 300),
+            lenses=frozenset(),
+            failed=None,
         )
         factory.fill(store, spec)
         write(store, "demo", tmp_path / "out", progress=False)
@@ -178,11 +209,15 @@ def test_published_scales_are_compared(factory: ModuleType, sqlite_store_url: st
     assert row["source"] == "arXiv:2605.13652, table 1"
 
 
-def test_an_empty_study_says_what_would_fill_each_section(factory: ModuleType, sqlite_store_url: str, tmp_path: Path) -> None:
+def test_an_empty_study_says_what_would_fill_each_section(
+    factory: ModuleType, sqlite_store_url: str, tmp_path: Path
+) -> None:
     with Store.open(sqlite_store_url) as store:
         store.add(Study(name="empty", config={"name": "empty", "preset": "exact"}, config_hash="0"))
         write(store, "empty", tmp_path / "out", progress=False)
-        spec = factory.Synthetic(methods=("full_rank",), seeds=(0,), steps=(0, 300), lenses=frozenset(), failed=None)
+        spec = factory.Synthetic(
+            methods=("full_rank",), seeds=(0,), steps=(0, 300), lenses=frozenset(), failed=None
+        )
         factory.fill(store, spec)
         write(store, "demo", tmp_path / "some", progress=False)
     for folder, sections in (
@@ -196,15 +231,27 @@ def test_an_empty_study_says_what_would_fill_each_section(factory: ModuleType, s
             assert command in page.texts["missing"]
 
 
-def test_text_of_a_study_file_is_escaped(factory: ModuleType, sqlite_store_url: str, tmp_path: Path) -> None:
+def test_text_of_a_study_file_is_escaped(
+    factory: ModuleType, sqlite_store_url: str, tmp_path: Path
+) -> None:
     with Store.open(sqlite_store_url) as store:
         built = factory.fill(
             store,
             factory.Synthetic(
-                methods=("full_rank", "<b>x"), seeds=(0,), steps=(0, 300), lenses=frozenset({"spectra"}), failed=None
+                methods=("full_rank", "<b>x"),
+                seeds=(0,),
+                steps=(0, 300),
+                lenses=frozenset({"spectra"}),
+                failed=None,
             ),
         )
-        store.put(Study(name="demo", config={**built.study.config, "description": "<script>alert(1)</script>"}, config_hash="1"))
+        store.put(
+            Study(
+                name="demo",
+                config={**built.study.config, "description": "<script>alert(1)</script>"},
+                config_hash="1",
+            )
+        )
         write(store, "demo", tmp_path / "out", progress=False)
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "<script>alert" not in text
@@ -212,11 +259,24 @@ def test_text_of_a_study_file_is_escaped(factory: ModuleType, sqlite_store_url: 
     read(tmp_path / "out")
 
 
-def test_two_studies_are_compared_with_intervals(factory: ModuleType, sqlite_store_url: str, tmp_path: Path) -> None:
-    common = {"steps": (0, 300), "lenses": frozenset({"spectra", "downstream"}), "failed": None, "layers": 1, "singular_values": 2}
+def test_two_studies_are_compared_with_intervals(
+    factory: ModuleType, sqlite_store_url: str, tmp_path: Path
+) -> None:
+    common = {
+        "steps": (0, 300),
+        "lenses": frozenset({"spectra", "downstream"}),
+        "failed": None,
+        "layers": 1,
+        "singular_values": 2,
+    }
     with Store.open(sqlite_store_url) as store:
         factory.fill(store, factory.Synthetic(methods=("full_rank", "galore", "fira"), **common))
-        factory.fill(store, factory.Synthetic(methods=("full_rank", "galore"), name="better", shift=-0.25, **common))
+        factory.fill(
+            store,
+            factory.Synthetic(
+                methods=("full_rank", "galore"), name="better", shift=-0.25, **common
+            ),
+        )
         write(store, "demo", tmp_path / "out", against=(store, "better"), progress=False)
     table = rows_of(tmp_path / "out", "comparison")
     assert {"validation loss", "effective_rank_w", "score: cloze"} <= {r["quantity"] for r in table}
@@ -231,58 +291,105 @@ def test_two_studies_are_compared_with_intervals(factory: ModuleType, sqlite_sto
 def test_one_seed_is_compared_by_stored_errors_and_other_protocols_are_told(
     factory: ModuleType, sqlite_store_url: str, tmp_path: Path
 ) -> None:
-    common = {"steps": (0, 300), "failed": None, "layers": 1, "singular_values": 2, "seeds": (0,), "scales": {"nano": 64}}
+    common = {
+        "steps": (0, 300),
+        "failed": None,
+        "layers": 1,
+        "singular_values": 2,
+        "seeds": (0,),
+        "scales": {"nano": 64},
+    }
     with Store.open(sqlite_store_url) as store:
-        factory.fill(store, factory.Synthetic(methods=("galore",), lenses=frozenset({"spectra", "downstream"}), **common))
-        other = factory.Synthetic(methods=("galore",), lenses=frozenset({"downstream"}), name="better", **common)
+        factory.fill(
+            store,
+            factory.Synthetic(
+                methods=("galore",), lenses=frozenset({"spectra", "downstream"}), **common
+            ),
+        )
+        other = factory.Synthetic(
+            methods=("galore",), lenses=frozenset({"downstream"}), name="better", **common
+        )
         built = factory.fill(store, other)
         changed = store.add(Protocol(name="exact", lens="spectra", metric_revision=2))
         checkpoint = built.checkpoints["galore", "nano", 0, 300].id
-        store.add(MetricValue(checkpoint_id=checkpoint, protocol_id=changed.id, metric="stable_rank_w", value=3.0))
+        store.add(
+            MetricValue(
+                checkpoint_id=checkpoint, protocol_id=changed.id, metric="stable_rank_w", value=3.0
+            )
+        )
         write(store, "demo", tmp_path / "out", against=(store, "better"), progress=False)
         scores = store.find(DownstreamScore, metric="acc", task="cloze")
     table = {row["quantity"]: row for row in rows_of(tmp_path / "out", "comparison")}
-    (error,) = [float(score.standard_error or 0) for score in scores if score.checkpoint_id == checkpoint]  # both have this score
+    (error,) = [
+        float(score.standard_error or 0) for score in scores if score.checkpoint_id == checkpoint
+    ]  # both have this score
     reach = 1.96 * math.sqrt(2) * error
     row = table["score: cloze"]
     assert row["interval"] == "stored errors"
     assert float(row["high"]) - float(row["low"]) == pytest.approx(2 * reach, rel=1e-3)
     assert (table["validation loss"]["low"], table["validation loss"]["interval"]) == ("", "")
     assert (table["stable_rank_w"]["same_protocol"], row["same_protocol"]) == ("False", "True")
-    assert "stable_rank_w" in read(tmp_path / "out").texts["comparison"].split("different protocols:")[1].split(".")[0]
+    assert (
+        "stable_rank_w"
+        in read(tmp_path / "out").texts["comparison"].split("different protocols:")[1].split(".")[0]
+    )
 
 
 def test_paired_differences_are_those_of_the_items(written: Path, filled: Path) -> None:
-    """Against numpy on the single items: the difference of each task over seeds, and its error over items."""
+    """Against numpy on the single items: the difference of each task over seeds, and its error over
+    items.
+    """
     rows = rows_of(written, "downstream_against")
     assert {row["series"] for row in rows} == {"cola", "relora"}
     with Store.open(filled, read_only=True) as store:
         runs = {run.id: run for run in store.find(Run)}
-        names = {c.id: (runs[c.run_id].method, runs[c.run_id].scale, runs[c.run_id].seed) for c in store.find(Checkpoint)}
+        names = {
+            c.id: (runs[c.run_id].method, runs[c.run_id].scale, runs[c.run_id].seed)
+            for c in store.find(Checkpoint)
+        }
         values: dict[tuple[str, str, int], dict[str, float]] = {}
         for item in store.find(DownstreamItem, task="cloze"):
             values.setdefault(names[item.checkpoint_id], {})[item.item] = item.value
     checked = [row for row in rows if row["task"] == "cloze"]
     assert len(checked) == 4
     for row in checked:
-        seeds = [seed for method, scale, seed in values if (method, scale) == (row["series"], row["scale"])]
+        seeds = [
+            seed
+            for method, scale, seed in values
+            if (method, scale) == (row["series"], row["scale"])
+        ]
         items = sorted(values["full_rank", row["scale"], 0])
         table = np.array(
             [
-                [values[row["series"], row["scale"], s][i] - values["full_rank", row["scale"], s][i] for i in items]
+                [
+                    values[row["series"], row["scale"], s][i]
+                    - values["full_rank", row["scale"], s][i]
+                    for i in items
+                ]
                 for s in seeds
             ]
         )
-        assert (int(row["seeds"]), float(row["difference"])) == (len(seeds), pytest.approx(table.mean()))
+        assert (int(row["seeds"]), float(row["difference"])) == (
+            len(seeds),
+            pytest.approx(table.mean()),
+        )
         by_item = table.mean(axis=0)
-        assert float(row["items_error"] or 0) == pytest.approx(by_item.std(ddof=1) / math.sqrt(len(items)), abs=1e-9)
+        assert float(row["items_error"] or 0) == pytest.approx(
+            by_item.std(ddof=1) / math.sqrt(len(items)), abs=1e-9
+        )
 
 
-def test_provenance_tells_of_every_evaluation_set_and_calls_none_nan(written: Path, filled: Path) -> None:
+def test_provenance_tells_of_every_evaluation_set_and_calls_none_nan(
+    written: Path, filled: Path
+) -> None:
     with Store.open(filled, read_only=True) as store:
         sets = {row.id: row.name for row in store.find(EvaluationSet)}
-        used = {p.evaluation_set_id for p in store.find(Protocol)} | {c.evaluation_set_id for c in store.find(Checkpoint)}
-    assert {row["name"] for row in rows_of(written, "evaluation_sets")} == {sets[i] for i in used if i is not None}
+        used = {p.evaluation_set_id for p in store.find(Protocol)} | {
+            c.evaluation_set_id for c in store.find(Checkpoint)
+        }
+    assert {row["name"] for row in rows_of(written, "evaluation_sets")} == {
+        sets[i] for i in used if i is not None
+    }
     assert {row["evaluation_set"] for row in rows_of(written, "protocols")} <= {"", *sets.values()}
 
 
@@ -308,11 +415,29 @@ def test_a_newer_run_of_the_same_name_takes_the_older_ones_place(
         }
         built = factory.fill(store, factory.Synthetic(**small))
         old = built.runs["full_rank", "nano", 0]
-        fields = {f: getattr(old, f) for f in ("study_id", "method", "scale", "seed", "data_seed", "init_seed", "provenance_id")}
+        fields = {
+            f: getattr(old, f)
+            for f in (
+                "study_id",
+                "method",
+                "scale",
+                "seed",
+                "data_seed",
+                "init_seed",
+                "provenance_id",
+            )
+        }
         new = store.add(Run(**fields, config_hash="another recipe", status="done", total_steps=300))
         store.add(
             Checkpoint(
-                run_id=new.id or 0, step=300, kind="final", tokens_seen=1, path="x", sha256="y", bytes=1, validation_loss=1.5
+                run_id=new.id or 0,
+                step=300,
+                kind="final",
+                tokens_seen=1,
+                path="x",
+                sha256="y",
+                bytes=1,
+                validation_loss=1.5,
             )
         )
         write(store, "demo", tmp_path / "out", progress=False)
@@ -320,8 +445,15 @@ def test_a_newer_run_of_the_same_name_takes_the_older_ones_place(
     assert (float(row["ours"]), row["seeds"]) == (pytest.approx(math.exp(1.5)), "1")
 
 
-def test_scales_with_one_seed_are_named(factory: ModuleType, sqlite_store_url: str, tmp_path: Path) -> None:
-    common = {"methods": ("full_rank", "galore"), "steps": (0, 300), "lenses": frozenset(), "failed": None}
+def test_scales_with_one_seed_are_named(
+    factory: ModuleType, sqlite_store_url: str, tmp_path: Path
+) -> None:
+    common = {
+        "methods": ("full_rank", "galore"),
+        "steps": (0, 300),
+        "lenses": frozenset(),
+        "failed": None,
+    }
     with Store.open(sqlite_store_url) as store:
         factory.fill(store, factory.Synthetic(scales={"micro": 128}, seeds=(0,), **common))
         write(store, "demo", tmp_path / "one", progress=False)
@@ -346,13 +478,19 @@ def test_an_unknown_study_and_foreign_folders_are_refused(filled: Path, tmp_path
 
 @pytest.mark.parametrize("atomic", [True, False])
 def test_an_interrupted_report_leaves_the_old_one(
-    factory: ModuleType, sqlite_store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atomic: bool
+    factory: ModuleType,
+    sqlite_store_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    atomic: bool,
 ) -> None:
     out = tmp_path / "report"
     if not atomic:
         monkeypatch.setattr(writing, "swapped", lambda first, second: False)
     with Store.open(sqlite_store_url) as store:
-        spec = factory.Synthetic(methods=("full_rank",), seeds=(0,), steps=(0, 300), lenses=frozenset(), failed=None)
+        spec = factory.Synthetic(
+            methods=("full_rank",), seeds=(0,), steps=(0, 300), lenses=frozenset(), failed=None
+        )
         factory.fill(store, spec)
         first = write(store, "demo", out, progress=False).read_text(encoding="utf-8")
         with monkeypatch.context() as broken:
@@ -361,23 +499,38 @@ def test_an_interrupted_report_leaves_the_old_one(
                 write(store, "demo", out, progress=False)
         assert (out / "index.html").read_text(encoding="utf-8") == first
         factory.fill(
-            store, factory.Synthetic(methods=("full_rank", "galore"), seeds=(0,), steps=(0, 300), lenses=frozenset(), failed=None)
+            store,
+            factory.Synthetic(
+                methods=("full_rank", "galore"),
+                seeds=(0,),
+                steps=(0, 300),
+                lenses=frozenset(),
+                failed=None,
+            ),
         )
         second = write(store, "demo", out, progress=False).read_text(encoding="utf-8")
     assert "galore" in second
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith((".", "report"))] == ["report"]
 
 
-def test_the_same_rows_make_the_same_report(factory: ModuleType, sqlite_store_url: str, tmp_path: Path) -> None:
+def test_the_same_rows_make_the_same_report(
+    factory: ModuleType, sqlite_store_url: str, tmp_path: Path
+) -> None:
     with Store.open(sqlite_store_url) as store:
-        spec = factory.Synthetic(methods=("full_rank", "relora"), steps=(0, 150, 300), lenses=frozenset({"interpolation"}))
+        spec = factory.Synthetic(
+            methods=("full_rank", "relora"),
+            steps=(0, 150, 300),
+            lenses=frozenset({"interpolation"}),
+        )
         factory.fill(store, spec)
         for name in ("first", "again"):
             write(store, "demo", tmp_path / name, progress=False)
     files = sorted(p for p in (tmp_path / "first").rglob("*") if p.is_file())
     assert len(files) > 20
     for path in files:
-        assert (tmp_path / "again" / path.relative_to(tmp_path / "first")).read_bytes() == path.read_bytes(), path.name
+        assert (
+            tmp_path / "again" / path.relative_to(tmp_path / "first")
+        ).read_bytes() == path.read_bytes(), path.name
 
 
 def test_reports_do_without_torch() -> None:

@@ -1,4 +1,6 @@
-"""Intervals against scipy's and the normal distribution's, findings in words, and the digits of errors."""
+"""Intervals against scipy's and the normal distribution's, findings in words, and the digits of
+errors.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,25 @@ from lowrank.report.tables import Table
 NORMAL = stats.norm.ppf(0.975)
 
 
-@pytest.mark.parametrize(("first", "second"), [((1.0, 2.0), (3.0, 3.5, 5.0)), ((0.1, 0.4, 0.3, 0.2), (0.1, 0.9))])
+@pytest.mark.parametrize(
+    ("first", "second"), [((1.0, 2.0), (3.0, 3.5, 5.0)), ((0.1, 0.4, 0.3, 0.2), (0.1, 0.9))]
+)
 def test_welch_is_scipys(first: tuple[float, ...], second: tuple[float, ...]) -> None:
     interval = stats.ttest_ind(second, first, equal_var=False).confidence_interval()
-    assert welch(first, second) == pytest.approx((np.mean(second) - np.mean(first), interval.low, interval.high), rel=1e-12)
+    assert welch(first, second) == pytest.approx(
+        (np.mean(second) - np.mean(first), interval.low, interval.high), rel=1e-12
+    )
 
 
 def paired(seeds: int, items_error: float, standard_error: float) -> float:
     """Half the width of the interval of one task's difference."""
-    row = {"task": "t", "difference": 0.25, "standard_error": standard_error, "items_error": items_error, "seeds": seeds}
+    row = {
+        "task": "t",
+        "difference": 0.25,
+        "standard_error": standard_error,
+        "items_error": items_error,
+        "seeds": seeds,
+    }
     found = difference(pd.DataFrame([row]), Style(key="a", label="a", color="c0"))
     assert found.value == 0.25
     assert found.high - 0.25 == pytest.approx(0.25 - found.low)

@@ -1,4 +1,6 @@
-"""Claims on both databases: one holder at a time, the dead are succeeded, a lost lease is noticed."""
+"""Claims on both databases: one holder at a time, the dead are succeeded, a lost
+lease is noticed.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +40,15 @@ def test_a_unit_has_one_holder_and_leaves_no_row(store: Store) -> None:
         found = row(store, "a")
         assert found is not None
         assert (found.status, found.kind, found.attempts) == ("claimed", "test", 1)
-        assert (found.lease_until or 0) - (found.heartbeat_at or 0) == pytest.approx(claims.lease, abs=5)
+        assert (found.lease_until or 0) - (found.heartbeat_at or 0) == pytest.approx(
+            claims.lease, abs=5
+        )
         assert claims.claim("a") is None
         assert claims.taken() == {"a"}
-        with pytest.raises(BusyError, match=rf"run x: process {os.getpid()} on .* wait for it"), claims.require("a", "run x"):
+        with (
+            pytest.raises(BusyError, match=rf"run x: process {os.getpid()} on .* wait for it"),
+            claims.require("a", "run x"),
+        ):
             pass
     assert row(store, "a") is None
     with pytest.raises(RuntimeError), claims.hold("a"):
@@ -66,13 +73,20 @@ def test_a_failed_unit_stays_with_its_error(store: Store) -> None:
             claim.fail("no such thing")
         found = row(store, "a")
         assert found is not None
-        assert (found.status, found.error, found.attempts, found.owner) == ("failed", "no such thing", attempt, "")
+        assert (found.status, found.error, found.attempts, found.owner) == (
+            "failed",
+            "no such thing",
+            attempt,
+            "",
+        )
         assert claims.claim("a") is None
         assert claims.reopen() == 1
     assert Claims(store, "other").reopen() == 0
 
 
-def test_a_lease_of_another_machine_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_of_another_machine_is_waited_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         elsewhere(patch)
         dead = Claims(store, "test", lease=0.5).claim("a")
@@ -112,8 +126,12 @@ def test_the_heartbeat_keeps_a_lease_and_notices_its_loss(store: Store) -> None:
         time.sleep(0.8)
         assert Claims(store, "test").claim("a") is None
         claim.check()
-        with store.connection(writes=True) as connection:  # as if it had slept through its lease and another took over
-            connection.execute(sa.update(UNITS).values(owner="elsewhere@0/1/2/3", lease_until=database_now() + 60))
+        with store.connection(
+            writes=True
+        ) as connection:  # as if it had slept through its lease and another took over
+            connection.execute(
+                sa.update(UNITS).values(owner="elsewhere@0/1/2/3", lease_until=database_now() + 60)
+            )
         deadline = time.monotonic() + 5
         while not claim.lost and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -143,7 +161,9 @@ def test_results_and_claim_are_stored_together_or_not_at_all(store: Store) -> No
 
 @contextmanager
 def breaking_after(store: Store, writes: int) -> Iterator[None]:
-    """From the writing number ``writes`` on, once: the statement is committed, and its answer is lost with the connection."""
+    """From the writing number ``writes`` on, once: the statement is committed, and its answer is
+    lost with the connection.
+    """
     whole, count = store.connection, itertools.count(1)
 
     @contextmanager
@@ -175,7 +195,9 @@ def test_what_could_not_be_released_is_swept(store: Store, monkeypatch: pytest.M
     with claims.hold("a"), claims.hold("b") as kept:
         assert kept is not None
         with monkeypatch.context() as patch:
-            patch.setattr(claims, "release", lambda claim: (_ for _ in ()).throw(StoreAwayError("away")))
+            patch.setattr(
+                claims, "release", lambda claim: (_ for _ in ()).throw(StoreAwayError("away"))
+            )
             with claims.hold("c"):
                 pass
         assert row(store, "c") is not None
@@ -202,7 +224,13 @@ def worker(url: str, units: int, log: str) -> None:
             return True
 
         everything = {f"u{i}" for i in range(units)}
-        share(Claims(store, "test"), lambda: sorted(everything - results(store)), lambda unit: unit, work, poll=0.05)
+        share(
+            Claims(store, "test"),
+            lambda: sorted(everything - results(store)),
+            lambda unit: unit,
+            work,
+            poll=0.05,
+        )
 
 
 def restless(url: str, units: int, log: str) -> None:
@@ -218,7 +246,9 @@ def restless(url: str, units: int, log: str) -> None:
 
 @pytest.mark.postgres
 def test_a_server_stopped_and_started_under_load_costs_nothing(
-    postgres_server: Any, postgres_store_url: str, tmp_path: Any,
+    postgres_server: Any,
+    postgres_store_url: str,
+    tmp_path: Any,
 ) -> None:
     log, units = tmp_path / "log", 200
     log.touch()
@@ -236,7 +266,9 @@ def test_a_server_stopped_and_started_under_load_costs_nothing(
     assert [one.exitcode for one in workers] == [0] * len(workers)
     done = log.read_text().split()
     assert set(done) == {f"u{i}" for i in range(units)}
-    assert units <= len(done) <= units + 2 * len(workers)  # what was not stored when it stopped was done again
+    assert (
+        units <= len(done) <= units + 2 * len(workers)
+    )  # what was not stored when it stopped was done again
     with Store.open(postgres_store_url) as store:
         assert results(store) >= set(done)
         assert store.count(records.WorkUnit) == 0
@@ -246,7 +278,9 @@ def test_a_server_stopped_and_started_under_load_costs_nothing(
 def test_every_unit_exactly_once(store: Store, store_url: str, tmp_path: Any, kind: str) -> None:
     log, units = tmp_path / "log", 40
     log.touch()
-    make: Any = threading.Thread if kind == "threads" else multiprocessing.get_context("fork").Process
+    make: Any = (
+        threading.Thread if kind == "threads" else multiprocessing.get_context("fork").Process
+    )
     workers = [make(target=worker, args=(store_url, units, str(log))) for _ in range(6)]
     for one in workers:
         one.start()
@@ -257,15 +291,21 @@ def test_every_unit_exactly_once(store: Store, store_url: str, tmp_path: Any, ki
     assert store.count(records.WorkUnit) == 0
 
 
-def test_the_units_of_a_worker_that_dies_are_done_by_the_others(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_units_of_a_worker_that_dies_are_done_by_the_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         elsewhere(patch)
         assert Claims(store, "test", lease=0.5).claim("a") is not None
     seen: list[int] = []
     done: list[str] = []
     count = share(
-        Claims(store, "test"), lambda: ["a", "b"], lambda unit: unit, lambda unit, claim: done.append(unit) is None,
-        poll=0.1, waiting=seen.append,
+        Claims(store, "test"),
+        lambda: ["a", "b"],
+        lambda unit: unit,
+        lambda unit, claim: done.append(unit) is None,
+        poll=0.1,
+        waiting=seen.append,
     )
     assert (count, done) == (2, ["b", "a"])
     assert 1 in seen  # it said that it waited
@@ -282,7 +322,16 @@ def test_the_claim_of_who_died_after_the_work_goes(store: Store) -> None:
 
 
 def test_what_was_found_done_is_not_looked_at_for_ever(sqlite_store: Store) -> None:
-    assert share(Claims(sqlite_store, "test"), lambda: ["a"], lambda unit: unit, lambda unit, claim: False, poll=0.01) == 0
+    assert (
+        share(
+            Claims(sqlite_store, "test"),
+            lambda: ["a"],
+            lambda unit: unit,
+            lambda unit, claim: False,
+            poll=0.01,
+        )
+        == 0
+    )
 
 
 def test_claiming_imports_no_torch() -> None:
@@ -306,7 +355,9 @@ with Store.open({url!r}) as store, Claims(store, "test", lease=1.0).hold("a") as
 """
 
 
-def test_a_process_that_was_frozen_past_its_lease_writes_nothing(store: Store, store_url: str, tmp_path: Any) -> None:
+def test_a_process_that_was_frozen_past_its_lease_writes_nothing(
+    store: Store, store_url: str, tmp_path: Any
+) -> None:
     flag = tmp_path / "flag"
     flag.write_text("")
     code = FROZEN.format(url=store_url, flag=str(flag))

@@ -50,26 +50,55 @@ def test_merging_remaps_what_rows_refer_to(source: str, store_url: str, populate
     copy_store(source, store_url)
     assert all(row["added"] == 0 for row in copy_store(source, store_url))
     with Store.open(store_url) as target:
-        _, rows = target.select("SELECT study, method FROM metric_view WHERE metric = 'effective_rank_w' ORDER BY study, method")
-        assert rows == [("demo", "full_rank"), ("demo", "galore"), ("mine", "cola"), ("mine", "relora"), ("other", "fira")]
-        _, foreign = target.select("SELECT count(*) FROM metric_view WHERE reference_run_id <> run_id")
+        _, rows = target.select(
+            "SELECT study, method FROM metric_view WHERE metric = 'effective_rank_w' ORDER BY study, method"
+        )
+        assert rows == [
+            ("demo", "full_rank"),
+            ("demo", "galore"),
+            ("mine", "cola"),
+            ("mine", "relora"),
+            ("other", "fira"),
+        ]
+        _, foreign = target.select(
+            "SELECT count(*) FROM metric_view WHERE reference_run_id <> run_id"
+        )
         assert foreign == [(0,)]
 
 
-def test_a_conflict_leaves_the_target_as_it_was(source: str, store_url: str, populate: Populate) -> None:
+def test_a_conflict_leaves_the_target_as_it_was(
+    source: str, store_url: str, populate: Populate
+) -> None:
     with Store.open(store_url) as target:
         populate(target, methods=("full_rank",))
         checkpoint = target.find(records.Checkpoint)[-1]
         protocol = target.find(records.Protocol)[0]
-        target.add(records.SingularValue(
-            checkpoint_id=checkpoint.id or 0, protocol_id=protocol.id or 0, matrix="w", layer=0, module="q", position=0, value=9.0,
-        ))
+        target.add(
+            records.SingularValue(
+                checkpoint_id=checkpoint.id or 0,
+                protocol_id=protocol.id or 0,
+                matrix="w",
+                layer=0,
+                module="q",
+                position=0,
+                value=9.0,
+            )
+        )
     with Store.open(source) as store:
-        mine = next(c for c in store.find(records.Checkpoint) if (c.path, c.step) == ("full_rank/2", 2))
-        store.add(records.SingularValue(
-            checkpoint_id=mine.id or 0, protocol_id=store.find(records.Protocol)[0].id or 0, matrix="w", layer=0, module="q",
-            position=0, value=1.0,
-        ))
+        mine = next(
+            c for c in store.find(records.Checkpoint) if (c.path, c.step) == ("full_rank/2", 2)
+        )
+        store.add(
+            records.SingularValue(
+                checkpoint_id=mine.id or 0,
+                protocol_id=store.find(records.Protocol)[0].id or 0,
+                matrix="w",
+                layer=0,
+                module="q",
+                position=0,
+                value=1.0,
+            )
+        )
     with pytest.raises(ConflictError, match=r"'singular_value' already has value = 9\.0 .* 1\.0"):
         copy_store(source, store_url, prefer="target")
     with Store.open(store_url) as target:
@@ -77,16 +106,23 @@ def test_a_conflict_leaves_the_target_as_it_was(source: str, store_url: str, pop
 
 
 @pytest.mark.parametrize("prefer", ["source", "target"])
-def test_a_state_that_differs_asks_whose_stays(source: str, store_url: str, populate: Populate, prefer: str) -> None:
+def test_a_state_that_differs_asks_whose_stays(
+    source: str, store_url: str, populate: Populate, prefer: str
+) -> None:
     with Store.open(store_url) as target:
         populate(target)
         run = target.find(records.Run)[0]
         target.update(records.Run, run.id, status="failed", error="killed")
-    with pytest.raises(ConflictError, match=r"'run' .* error = '' in the source and 'killed' in the target.*--prefer"):
+    with pytest.raises(
+        ConflictError,
+        match=r"'run' .* error = '' in the source and 'killed' in the target.*--prefer",
+    ):
         copy_store(source, store_url)
     copy_store(source, store_url, prefer=prefer)  # type: ignore[arg-type]
     with Store.open(store_url) as target:
-        assert target.get(records.Run, run.id).status == {"source": "done", "target": "failed"}[prefer]
+        assert (
+            target.get(records.Run, run.id).status == {"source": "done", "target": "failed"}[prefer]
+        )
 
 
 def test_a_store_is_not_copied_onto_itself(source: str) -> None:
@@ -102,16 +138,26 @@ def test_differences_are_found(sqlite_store: Store, tmp_path: Path, populate: Po
         run = other.find(records.Run)[1]
         other.update(records.Run, run.id, train_seconds=99.0)
         assert differences(sqlite_store, other) == []
-        assert [line.rpartition(": ")[2] for line in differences(sqlite_store, other, ignore_volatile=False)] \
-            == ["train_seconds is 1.5 and 99.0"]
+        assert [
+            line.rpartition(": ")[2]
+            for line in differences(sqlite_store, other, ignore_volatile=False)
+        ] == ["train_seconds is 1.5 and 99.0"]
         other.update(records.Run, run.id, status="failed")
         other.add(replace(other.find(records.TrainingLog)[0], id=None, step=7))
         sqlite_store.add(replace(sqlite_store.find(records.PublishedValue)[0], id=None, item="new"))
         found = differences(sqlite_store, other)
     assert len(found) == 3
-    assert any(line.startswith("published_value") and line.endswith("only in the first store") for line in found)
-    assert any(line.startswith("training_log") and line.endswith("only in the second store") for line in found)
-    assert any(line.startswith("run") and line.endswith("status is 'done' and 'failed'") for line in found)
+    assert any(
+        line.startswith("published_value") and line.endswith("only in the first store")
+        for line in found
+    )
+    assert any(
+        line.startswith("training_log") and line.endswith("only in the second store")
+        for line in found
+    )
+    assert any(
+        line.startswith("run") and line.endswith("status is 'done' and 'failed'") for line in found
+    )
 
 
 def test_a_snapshot_stays_at_its_moment(store: Store, store_url: str) -> None:

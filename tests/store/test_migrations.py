@@ -45,7 +45,13 @@ def names(url: str) -> set[str]:
 
 def test_up_down_up(empty_url: str) -> None:
     url = parse_url(empty_url)
-    views = {"checkpoint_view", "metric_view", "pair_view", "primary_metric_view", "current_run_view"}
+    views = {
+        "checkpoint_view",
+        "metric_view",
+        "pair_view",
+        "primary_metric_view",
+        "current_run_view",
+    }
     expected = {*schema.Base.metadata.tables, "alembic_version", *views}
     assert migrate.upgrade(url) == (None, migrate.head())
     assert names(empty_url) == expected
@@ -83,14 +89,20 @@ def test_columns_are_the_fields_of_the_records(record_type: type) -> None:
         optional = "None" in str(field.type) and name != "id"
         assert table.c[name].nullable == (optional or f"{name}_kind" in kinds), name
     unique = next(c for c in table.constraints if isinstance(c, sa.UniqueConstraint))
-    expected = ["reference_key" if name == "reference_checkpoint_id" else name for name in record_type.key]
+    expected = [
+        "reference_key" if name == "reference_checkpoint_id" else name for name in record_type.key
+    ]
     assert [column.name for column in unique.columns] == expected
 
 
-@pytest.mark.parametrize("change", [
-    "ALTER TABLE study ADD COLUMN colour VARCHAR", "CREATE TABLE extra (a INTEGER)",
-    "DROP INDEX ix_metric_value_metric_layer_module",
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE study ADD COLUMN colour VARCHAR",
+        "CREATE TABLE extra (a INTEGER)",
+        "DROP INDEX ix_metric_value_metric_layer_module",
+    ],
+)
 def test_check_finds_drift(store: Store, store_url: str, change: str) -> None:
     execute(store_url, change)
     with pytest.raises(StoreError, match="models and migrations differ"):
@@ -105,7 +117,11 @@ def test_published_values_are_loaded_once(empty_url: str) -> None:
         with Store.open(empty_url) as store:
             values = store.find(PublishedValue)
             assert len(values) == expected > 250
-    perplexity = [v for v in values if v.quantity == "validation_perplexity" and (v.scale, v.method) == ("60m", "full_rank")]
+    perplexity = [
+        v
+        for v in values
+        if v.quantity == "validation_perplexity" and (v.scale, v.method) == ("60m", "full_rank")
+    ]
     assert [(v.value, v.source_table) for v in perplexity] == [(34.12, "1")]
 
 
@@ -119,9 +135,14 @@ def test_an_empty_database_is_made_on_request_only(empty_url: str) -> None:
 
 
 @pytest.mark.parametrize("create", [False, True])
-def test_an_older_schema_names_the_command(store_url: str, monkeypatch: pytest.MonkeyPatch, create: bool) -> None:
+def test_an_older_schema_names_the_command(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, create: bool
+) -> None:
     monkeypatch.setattr(migrate, "_known", lambda: ["9999", REVISIONS[-1].name[:4]])
-    with pytest.raises(StoreError, match=rf"older schema {REVISIONS[-1].name[:4]}, this lowrank needs 9999; .*lowrank db upgrade"):
+    with pytest.raises(
+        StoreError,
+        match=rf"older schema {REVISIONS[-1].name[:4]}, this lowrank needs 9999; .*lowrank db upgrade",
+    ):
         Store.open(store_url, create=create)
 
 
@@ -150,8 +171,15 @@ def test_a_failed_upgrade_leaves_nothing(empty_url: str, monkeypatch: pytest.Mon
 
 
 def test_many_processes_may_create_one_store(empty_url: str) -> None:
-    program = "import sys; from lowrank.store import Store; Store.open(sys.argv[1], create=True).close()"
-    started = [subprocess.Popen([sys.executable, "-c", program, empty_url], stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    program = (
+        "import sys; from lowrank.store import Store; Store.open(sys.argv[1], create=True).close()"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, empty_url], stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
     assert [process.communicate()[1] for process in started] == [""] * 4
     with Store.open(empty_url) as store:
         assert store.count(PublishedValue) > 250
@@ -160,16 +188,21 @@ def test_many_processes_may_create_one_store(empty_url: str) -> None:
 SECRET = "hunter2"
 
 
-@pytest.mark.parametrize("url", [
-    f"postgresql://me:{SECRET}@127.0.0.1:1/lowrank",
-    f"postgresql://me@127.0.0.1:1/lowrank?password={SECRET}",
-    f"postgres://me:{SECRET}@no-such-host.invalid/lowrank",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://me:{SECRET}@127.0.0.1:1/lowrank",
+        f"postgresql://me@127.0.0.1:1/lowrank?password={SECRET}",
+        f"postgres://me:{SECRET}@no-such-host.invalid/lowrank",
+    ],
+)
 @pytest.mark.parametrize("create", [False, True])
 def test_an_unreachable_server_keeps_the_password(url: str, create: bool) -> None:
     with pytest.raises(StoreError, match=r"cannot reach the database postgresql") as caught:
         Store.open(url, create=create)
-    shown = "".join(str(e) for e in (caught.value, caught.value.__cause__, caught.value.__context__) if e)
+    shown = "".join(
+        str(e) for e in (caught.value, caught.value.__cause__, caught.value.__context__) if e
+    )
     assert SECRET not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert SECRET not in shown
@@ -184,26 +217,41 @@ def test_a_password_in_the_words_of_a_driver_is_masked() -> None:
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize(("error", "away"), [
-    (psycopg.OperationalError("consuming input failed: server closed the connection unexpectedly"), True),
-    (psycopg.errors.AdminShutdown("terminating connection due to administrator command"), True),
-    (psycopg.errors.CannotConnectNow("the database system is starting up"), True),
-    (psycopg.errors.ConnectionFailure("connection lost"), True),
-    (psycopg.errors.QueryCanceled("canceling statement due to user request"), False),
-    (psycopg.errors.UndefinedTable("no such table"), False),
-])
+@pytest.mark.parametrize(
+    ("error", "away"),
+    [
+        (
+            psycopg.OperationalError(
+                "consuming input failed: server closed the connection unexpectedly"
+            ),
+            True,
+        ),
+        (psycopg.errors.AdminShutdown("terminating connection due to administrator command"), True),
+        (psycopg.errors.CannotConnectNow("the database system is starting up"), True),
+        (psycopg.errors.ConnectionFailure("connection lost"), True),
+        (psycopg.errors.QueryCanceled("canceling statement due to user request"), False),
+        (psycopg.errors.UndefinedTable("no such table"), False),
+    ],
+)
 def test_a_server_that_breaks_off_is_away(error: psycopg.Error, away: bool) -> None:
-    wrapper = sa.exc.OperationalError if isinstance(error, psycopg.OperationalError) else sa.exc.ProgrammingError
+    wrapper = (
+        sa.exc.OperationalError
+        if isinstance(error, psycopg.OperationalError)
+        else sa.exc.ProgrammingError
+    )
     with pytest.raises(StoreError) as caught, translated(parse_url("postgresql://me@host/x")):
         raise wrapper("SELECT 1", {}, error)
     assert isinstance(caught.value, StoreAwayError) == away
 
 
-@pytest.mark.parametrize(("url", "message"), [
-    ("mysql://me@host/x", "'mysql' is not supported"),
-    ("sqlite://", "in memory"),
-    ("://nothing", "cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://me@host/x", "'mysql' is not supported"),
+        ("sqlite://", "in memory"),
+        ("://nothing", "cannot be read"),
+    ],
+)
 def test_urls_that_cannot_be(url: str, message: str) -> None:
     with pytest.raises(StoreError, match=message):
         Store.open(url, create=True)
@@ -215,7 +263,9 @@ def test_files_that_are_no_store(tmp_path: Path) -> None:
     assert not (tmp_path / "missing.db").exists()
     with pytest.raises(StoreError, match="is a folder"):
         Store.open(tmp_path, create=True)
-    (tmp_path / "text.db").write_text("a letter to a friend, longer than the header of a database file\n" * 20)
+    (tmp_path / "text.db").write_text(
+        "a letter to a friend, longer than the header of a database file\n" * 20
+    )
     with pytest.raises(StoreError, match="not a database"):
         Store.open(tmp_path / "text.db")
     (tmp_path / "file").write_text("")
@@ -230,7 +280,9 @@ def test_file_names_are_only_names(tmp_path: Path, name: str) -> None:
         assert store.select("SELECT name FROM study") == (["name"], [("demo",)])
     with Store.open(tmp_path / name, read_only=True) as store:
         assert store.count(Study) == 1
-    assert {path.name.removesuffix("-wal").removesuffix("-shm") for path in tmp_path.iterdir()} == {name}
+    assert {path.name.removesuffix("-wal").removesuffix("-shm") for path in tmp_path.iterdir()} == {
+        name
+    }
 
 
 def test_the_alembic_command_works_at_a_checkout(tmp_path: Path) -> None:

@@ -10,8 +10,24 @@ import pytest
 from lowrank.study import Plan
 
 WORDS = (
-    "the", "of", "and", "rank", "matrix", "gradient", "projects", "onto", "its", "largest", "singular", "vectors", "while",
-    "weights", "stay", "dense", "in", "memory",
+    "the",
+    "of",
+    "and",
+    "rank",
+    "matrix",
+    "gradient",
+    "projects",
+    "onto",
+    "its",
+    "largest",
+    "singular",
+    "vectors",
+    "while",
+    "weights",
+    "stay",
+    "dense",
+    "in",
+    "memory",
 )
 
 
@@ -19,7 +35,9 @@ def write_corpus(path: Path, documents: int = 400) -> Path:
     """Sentences of a small grammar-free vocabulary: learnable, and quick to tokenise."""
     rng = random.Random(7)
     lines = [
-        " ".join(rng.choices(WORDS, weights=range(len(WORDS), 0, -1), k=rng.randint(20, 60))) + f". {n}" for n in range(documents)
+        " ".join(rng.choices(WORDS, weights=range(len(WORDS), 0, -1), k=rng.randint(20, 60)))
+        + f". {n}"
+        for n in range(documents)
     ]
     path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     return path

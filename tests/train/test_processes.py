@@ -1,4 +1,6 @@
-"""Two processes (torchrun and gloo) against one with twice the accumulation, for every method; kills across processes."""
+"""Two processes (torchrun and gloo) against one with twice the accumulation, for every method;
+kills across processes.
+"""
 
 from __future__ import annotations
 
@@ -34,23 +36,58 @@ def every_method(study_file: Path) -> Plan:
     """A plan of all methods with a refresh or merge inside ten updates and no dropout."""
     text = study_file.read_text().replace("methods: [full_rank]", SETTINGS)
     study_file.write_text(text)
-    plan = Plan.of(study_file, ["training.steps=10", "training.checkpoint_every=5", "training.max_grad_norm=1.0"])
-    assert sorted(plan.study.methods) == methods.names(), "a new method belongs into this test's study, too"
+    plan = Plan.of(
+        study_file,
+        ["training.steps=10", "training.checkpoint_every=5", "training.max_grad_norm=1.0"],
+    )
+    assert sorted(plan.study.methods) == methods.names(), (
+        "a new method belongs into this test's study, too"
+    )
     return plan
 
 
 def torchrun(study: Path, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(HERE / "two_processes.py"), str(study), *arguments, "--", "--set", "training.steps=10"]
-    command += ["--set", "training.checkpoint_every=5", "--set", "training.max_grad_norm=1.0", "--set", f"output={root}"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
+    command += [
+        str(HERE / "two_processes.py"),
+        str(study),
+        *arguments,
+        "--",
+        "--set",
+        "training.steps=10",
+    ]
+    command += [
+        "--set",
+        "training.checkpoint_every=5",
+        "--set",
+        "training.max_grad_norm=1.0",
+        "--set",
+        f"output={root}",
+    ]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def curves(url: str) -> dict[str, list[float]]:
     with Store.open(url) as store:
         runs = store.find(records.Run)
         assert {(run.method, run.status) for run in runs} == {(run.method, "done") for run in runs}
-        return {run.method: [point.loss for point in store.find(records.TrainingLog, run_id=run.id)] for run in runs}
+        return {
+            run.method: [point.loss for point in store.find(records.TrainingLog, run_id=run.id)]
+            for run in runs
+        }
 
 
 def test_two_processes_follow_one(every_method: Plan, study_file: Path, tmp_path: Path) -> None:
@@ -61,8 +98,11 @@ def test_two_processes_follow_one(every_method: Plan, study_file: Path, tmp_path
     torch.set_num_threads(1)
     with Store.open(one.database, create=True) as store:
         for config, run in register(store, one)[1]:
-            # Two processes hold two rows each; one process takes its four rows in two micro-batches.
-            config = config.model_copy(update={"training": config.training.model_copy(update={"micro_batch_size": 2})})
+            # Two processes hold two rows each; one process takes its four rows in two
+            # micro-batches.
+            config = config.model_copy(
+                update={"training": config.training.model_copy(update={"micro_batch_size": 2})}
+            )
             train(Job(config, run, one.root, store, show_progress=False))
     alone, together = curves(one.database), curves(two.database)
     with Store.open(two.database) as store:

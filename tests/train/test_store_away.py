@@ -1,4 +1,6 @@
-"""PostgreSQL is stopped under a training loop: the run goes on, or stops cleanly, and ends with the same rows."""
+"""PostgreSQL is stopped under a training loop: the run goes on, or stops cleanly, and ends with the
+same rows.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,14 @@ def run_of(plan: Plan, url: str) -> tuple[Any, ...]:
 
 def held(store: Store) -> tuple[Any, ...]:
     (run,) = store.find(records.Run)
-    saved = [(c.step, c.kind, c.sha256, c.validation_loss, c.tokens_seen) for c in store.find(records.Checkpoint)]
-    curve = [(p.step, p.loss, p.gradient_norm, p.learning_rate, p.tokens_seen) for p in store.find(records.TrainingLog)]
+    saved = [
+        (c.step, c.kind, c.sha256, c.validation_loss, c.tokens_seen)
+        for c in store.find(records.Checkpoint)
+    ]
+    curve = [
+        (p.step, p.loss, p.gradient_norm, p.learning_rate, p.tokens_seen)
+        for p in store.find(records.TrainingLog)
+    ]
     return run.status, run.init_hash, run.last_finite_loss, sorted(saved), sorted(curve)
 
 
@@ -68,9 +76,15 @@ def before_update(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -
 
 @pytest.mark.postgres
 def test_training_goes_on_without_its_database(
-    plan: Plan, server: Any, postgres_store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    plan: Plan,
+    server: Any,
+    postgres_store_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected = run_of(replace(plan, root=tmp_path / "undisturbed"), f"sqlite:///{tmp_path}/undisturbed.db")
+    expected = run_of(
+        replace(plan, root=tmp_path / "undisturbed"), f"sqlite:///{tmp_path}/undisturbed.db"
+    )
     seen: list[int] = []
 
     def act(update: int) -> None:
@@ -89,9 +103,16 @@ def test_training_goes_on_without_its_database(
 @pytest.mark.postgres
 @pytest.mark.parametrize("ending", ["patience", "kill"])
 def test_a_run_that_loses_its_database_resumes(
-    plan: Plan, server: Any, postgres_store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str,
+    plan: Plan,
+    server: Any,
+    postgres_store_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
 ) -> None:
-    expected = run_of(replace(plan, root=tmp_path / "undisturbed"), f"sqlite:///{tmp_path}/undisturbed.db")
+    expected = run_of(
+        replace(plan, root=tmp_path / "undisturbed"), f"sqlite:///{tmp_path}/undisturbed.db"
+    )
     with pytest.MonkeyPatch.context() as patch:
 
         def act(update: int) -> None:
@@ -104,12 +125,17 @@ def test_a_run_that_loses_its_database_resumes(
 
         before_update(patch, act)
         patience = 0.3 if ending == "patience" else 60
-        patch.setattr(session_module, "Ledger", functools.partial(ledger_module.Ledger, patience=patience))
+        patch.setattr(
+            session_module, "Ledger", functools.partial(ledger_module.Ledger, patience=patience)
+        )
         if ending == "kill":
             with pytest.raises(Killed):
                 run_of(plan, postgres_store_url)
         else:
-            with pytest.raises(StoreAwayError, match=r"stopped at update \d+ after 0 seconds without its database; the same"):
+            with pytest.raises(
+                StoreAwayError,
+                match=r"stopped at update \d+ after 0 seconds without its database; the same",
+            ):
                 run_of(plan, postgres_store_url)
     server.start()
     with Store.open(postgres_store_url) as store:
@@ -121,7 +147,9 @@ def test_a_run_that_loses_its_database_resumes(
     assert resumed[0] > STOP  # it went on from a resume point that was made without the database
 
 
-def test_a_run_that_was_taken_over_stores_nothing_more(plan: Plan, sqlite_store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_taken_over_stores_nothing_more(
+    plan: Plan, sqlite_store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sqlite3
 
     path = sqlite_store_url.removeprefix("sqlite:///")
@@ -129,7 +157,9 @@ def test_a_run_that_was_taken_over_stores_nothing_more(plan: Plan, sqlite_store_
     def act(update: int) -> None:
         if update == 6:
             with sqlite3.connect(path) as connection:
-                connection.execute("UPDATE work_unit SET owner = 'elsewhere@0/1/2/3', lease_until = 1e12")
+                connection.execute(
+                    "UPDATE work_unit SET owner = 'elsewhere@0/1/2/3', lease_until = 1e12"
+                )
 
     before_update(monkeypatch, act)
     with pytest.raises(ClaimLostError):

@@ -1,4 +1,6 @@
-"""Training end to end on a tiny model: rows, files, resume after a kill at any point, divergence, bad disks."""
+"""Training end to end on a tiny model: rows, files, resume after a kill at any point, divergence,
+bad disks.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,14 @@ def train_plan(plan: Plan, store: Store) -> records.Run:
 def final_state(store: Store) -> tuple[Any, ...]:
     """What must not depend on how often a run was killed."""
     (run,) = store.find(records.Run)
-    saved = [(c.step, c.kind, c.sha256, c.validation_loss, c.tokens_seen) for c in store.find(records.Checkpoint)]
-    curve = [(p.step, p.loss, p.gradient_norm, p.learning_rate, p.tokens_seen) for p in store.find(records.TrainingLog)]
+    saved = [
+        (c.step, c.kind, c.sha256, c.validation_loss, c.tokens_seen)
+        for c in store.find(records.Checkpoint)
+    ]
+    curve = [
+        (p.step, p.loss, p.gradient_norm, p.learning_rate, p.tokens_seen)
+        for p in store.find(records.TrainingLog)
+    ]
     return run.status, run.init_hash, run.last_finite_loss, sorted(saved), sorted(curve)
 
 
@@ -63,7 +71,12 @@ def test_a_run_leaves_rows_and_verified_files(plan: Plan) -> None:
         run = train_plan(plan, store)
         assert (run.status, run.attempts, run.world_size) == ("done", 1, 1)
         saved = store.find(records.Checkpoint, run_id=run.id)
-        assert [(c.step, c.kind) for c in saved] == [(0, "initial"), (4, "training"), (8, "training"), (12, "final")]
+        assert [(c.step, c.kind) for c in saved] == [
+            (0, "initial"),
+            (4, "training"),
+            (8, "training"),
+            (12, "final"),
+        ]
         for row in saved:
             manifest = checkpoint.verify(plan.root / row.path, row.sha256)
             assert (manifest.step, manifest.bytes) == (row.step, row.bytes)
@@ -76,7 +89,11 @@ def test_a_run_leaves_rows_and_verified_files(plan: Plan) -> None:
         assert list((plan.root / "runs").glob("*/resume")) == []
         model = checkpoint.load(plan.root / saved[-1].path).model
         count = sum(p.numel() for p in model.parameters())
-        assert (run.parameters_total, run.parameters_trainable, run.parameter_bytes) == (count, count, 4 * count)
+        assert (run.parameters_total, run.parameters_trainable, run.parameter_bytes) == (
+            count,
+            count,
+            4 * count,
+        )
         # Two moments and one step counter for each tensor.
         assert run.optimizer_state_bytes == 8 * count + 4 * len(list(model.parameters()))
 
@@ -89,7 +106,9 @@ def test_the_stored_validation_loss_is_the_checkpoints(plan: Plan) -> None:
         train_plan(plan, store)
         row = store.find(records.Checkpoint)[-1]
     model = checkpoint.load(plan.root / row.path, dtype=torch.float64).model
-    rows = open_data(plan.runs[0].data, 0).evaluation_set("validation", split="validation", tokens=500)
+    rows = open_data(plan.runs[0].data, 0).evaluation_set(
+        "validation", split="validation", tokens=500
+    )
     nats, count = 0.0, 0
     for batch in rows.batches(3):
         log_p = model(batch.input_ids).logits.detach().log_softmax(-1)
@@ -108,7 +127,9 @@ def test_the_same_work_asked_for_twice_is_done_once(plan: Plan) -> None:
         assert store.find(records.Run)[0].attempts == 1
 
 
-def kill_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, nth: int, after: bool = False) -> None:
+def kill_at(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, nth: int, after: bool = False
+) -> None:
     """Die at the ``nth`` call of ``owner.name``, before it or right after it."""
     real: Callable[..., Any] = getattr(owner, name)
     calls = 0
@@ -144,9 +165,13 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "nth", "after"), MOMENTS, ids=[f"{m[1]}-{m[2]}-{'after' if m[3] else 'before'}" for m in MOMENTS]
+    ("owner", "name", "nth", "after"),
+    MOMENTS,
+    ids=[f"{m[1]}-{m[2]}-{'after' if m[3] else 'before'}" for m in MOMENTS],
 )
-def test_killed_and_resumed_is_bit_identical(plan: Plan, tmp_path: Path, owner: Any, name: str, nth: int, after: bool) -> None:
+def test_killed_and_resumed_is_bit_identical(
+    plan: Plan, tmp_path: Path, owner: Any, name: str, nth: int, after: bool
+) -> None:
     with open_store(plan.root) as store:
         train_plan(plan, store)
         expected = final_state(store)
@@ -179,7 +204,9 @@ def test_a_loss_that_is_not_finite_is_a_result(plan: Plan, monkeypatch: pytest.M
         assert run.last_finite_loss == curve[-1].loss
         assert "loss is nan at update 6" in run.error
         monkeypatch.undo()
-        assert run_study(store, plan, only="train").done == {"train": 0}  # a result is not tried again unasked
+        assert run_study(store, plan, only="train").done == {
+            "train": 0
+        }  # a result is not tried again unasked
         assert run_study(store, plan, only="train", retry_failed=True).done == {"train": 1}
         assert store.find(records.Run)[0].status == "done"
 
@@ -195,20 +222,30 @@ def test_a_gradient_that_is_not_finite_is_a_result_and_named(
     def poisoned(self: Loop, *arguments: Any) -> None:
         real(self, *arguments)
         models.append(self.model)
-        self.model.model.layers[0].mlp.up_proj.weight.register_hook(lambda gradient: gradient.fill_(math.inf))
+        self.model.model.layers[0].mlp.up_proj.weight.register_hook(
+            lambda gradient: gradient.fill_(math.inf)
+        )
 
     monkeypatch.setattr(Loop, "__init__", poisoned)
     with open_store(plan.root) as store:
         run = train_plan(plan, store)
         assert (run.status, run.failed_step) == ("failed", 1)
-        assert "gradient norm is inf at update 1 (in model.layers.0.mlp.up_proj.weight); last" in run.error
+        assert (
+            "gradient norm is inf at update 1 (in model.layers.0.mlp.up_proj.weight); last"
+            in run.error
+        )
     assert all(torch.isfinite(p).all() for p in models[0].parameters())
 
 
-def test_updates_within_the_backward_pass_change_no_bit_of_curve_and_weights(study_file: Path, tmp_path: Path) -> None:
+def test_updates_within_the_backward_pass_change_no_bit_of_curve_and_weights(
+    study_file: Path, tmp_path: Path
+) -> None:
     states = []
     for per_layer in ("false", "true"):
-        plan = Plan.of(study_file, [f"training.per_layer_updates={per_layer}", f"output={tmp_path / per_layer}"])
+        plan = Plan.of(
+            study_file,
+            [f"training.per_layer_updates={per_layer}", f"output={tmp_path / per_layer}"],
+        )
         with open_store(plan.root) as store:
             run = train_plan(plan, store)
             states.append(final_state(store))
@@ -224,9 +261,14 @@ def test_updates_within_the_backward_pass_change_no_bit_of_curve_and_weights(stu
         (["training.compile=true"], "compiled"),
     ],
 )
-def test_what_updates_within_the_backward_pass_exclude(study_file: Path, overrides: list[str], reason: str) -> None:
+def test_what_updates_within_the_backward_pass_exclude(
+    study_file: Path, overrides: list[str], reason: str
+) -> None:
     plan = Plan.of(study_file, ["training.per_layer_updates=true", *overrides])
-    with open_store(plan.root) as store, pytest.raises(ConfigError, match=rf"per_layer_updates cannot be had here: .*{reason}"):
+    with (
+        open_store(plan.root) as store,
+        pytest.raises(ConfigError, match=rf"per_layer_updates cannot be had here: .*{reason}"),
+    ):
         train_plan(plan, store)
     with pytest.raises(ConfigError, match=reason):
         estimate(plan.runs[0])
@@ -285,14 +327,20 @@ def test_a_damaged_resume_point_is_named(plan: Plan) -> None:
 def test_a_corpus_that_changed_under_a_run_is_an_error(study_file: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "own.txt"
     corpus.write_text(
-        (Plan.of(study_file).runs[0].data.path and Path(str(Plan.of(study_file).runs[0].data.path)).read_text()) or ""
+        (
+            Plan.of(study_file).runs[0].data.path
+            and Path(str(Plan.of(study_file).runs[0].data.path)).read_text()
+        )
+        or ""
     )
     plan = Plan.of(study_file, [f"data.path={corpus}"])
     with open_store(plan.root) as store:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
             kill_at(patch, loop_module.Loop, "update", 6)
             train_plan(plan, store)
-        corpus.write_text(corpus.read_text() + "\n\none more document that nobody has seen before\n")
+        corpus.write_text(
+            corpus.read_text() + "\n\none more document that nobody has seen before\n"
+        )
         with pytest.raises(LowrankError, match="changed since the run began"):
             train_plan(plan, store)
 
@@ -304,7 +352,10 @@ def test_two_processes_do_not_train_one_run(plan: Plan) -> None:
         _, runs = register(store, plan)
         folder = plan.root / "runs" / plan.runs[0].folder
         folder.mkdir(parents=True)
-        with filelock.FileLock(folder / "train.lock"), pytest.raises(LowrankError, match="another process is training this run"):
+        with (
+            filelock.FileLock(folder / "train.lock"),
+            pytest.raises(LowrankError, match="another process is training this run"),
+        ):
             train(Job(*runs[0], plan.root, store, show_progress=False))
 
 
@@ -322,10 +373,16 @@ def curve(plan: Plan, root: Path) -> list[float]:
         ("training.precision=bfloat16_autocast", 0.03),
         ("training.precision=pure_bfloat16", 0.1),
         ("training.loss_average=micro_batches", 2e-6),
-        pytest.param("training.compile=true", 2e-6, marks=pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")),
+        pytest.param(
+            "training.compile=true",
+            2e-6,
+            marks=pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler"),
+        ),
     ],
 )
-def test_variations_that_must_not_move_the_curve(study_file: Path, tmp_path: Path, override: str, tolerance: float) -> None:
+def test_variations_that_must_not_move_the_curve(
+    study_file: Path, tmp_path: Path, override: str, tolerance: float
+) -> None:
     plain = curve(Plan.of(study_file), tmp_path / "plain")
     varied = curve(Plan.of(study_file, [override]), tmp_path / "varied")
     assert varied == pytest.approx(plain, rel=tolerance, abs=0.0)
@@ -333,18 +390,28 @@ def test_variations_that_must_not_move_the_curve(study_file: Path, tmp_path: Pat
         assert varied != plain
 
 
-def test_compiling_without_a_compiler_is_one_sentence(study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_without_a_compiler_is_one_sentence(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ConfigError, match=r"training\.compile needs a C\+\+ compiler and 'no-such-compiler' is not installed"):
+    with pytest.raises(
+        ConfigError,
+        match=r"training\.compile needs a C\+\+ compiler and 'no-such-compiler' is not installed",
+    ):
         curve(Plan.of(study_file, ["training.compile=true"]), tmp_path)
 
 
 def test_padded_rows_are_averaged_over_tokens(study_file: Path, tmp_path: Path) -> None:
-    """With padding, accumulation by tokens does not depend on the micro-batch; the published mean of means does."""
+    """With padding, accumulation by tokens does not depend on the micro-batch; the published mean
+    of means does.
+    """
 
     def first(*overrides: str) -> float:
         return curve(
-            Plan.of(study_file, ["data.layout=padded", "data.max_length=160", "training.steps=1", *overrides]),
+            Plan.of(
+                study_file,
+                ["data.layout=padded", "data.max_length=160", "training.steps=1", *overrides],
+            ),
             tmp_path / "-".join(overrides or ("all",)),
         )[0]
 
@@ -356,14 +423,18 @@ def test_padded_rows_are_averaged_over_tokens(study_file: Path, tmp_path: Path) 
 def test_the_published_validation_loss_is_one_batch_short(study_file: Path, tmp_path: Path) -> None:
     def initial(override: str) -> float:
         plan = replace(
-            Plan.of(study_file, ["training.steps=1", "training.evaluation_batch_size=4", override]), root=tmp_path / override
+            Plan.of(study_file, ["training.steps=1", "training.evaluation_batch_size=4", override]),
+            root=tmp_path / override,
         )
         with open_store(plan.root) as store:
             train_plan(plan, store)
             row = store.find(records.Checkpoint, step=0)[0]
             return row.validation_loss or math.nan
 
-    exact, published = initial("training.validation_average=tokens"), initial("training.validation_average=published")
+    exact, published = (
+        initial("training.validation_average=tokens"),
+        initial("training.validation_average=published"),
+    )
     batches = math.ceil(math.ceil(500 / 15) / 4)
     assert published == pytest.approx(exact * batches / (batches + 1), rel=0.02)
 
@@ -378,5 +449,8 @@ def test_trackers_of_accelerate_on_request(study_file: Path) -> None:
     seen = EventAccumulator(str(events.parent)).Reload().Scalars("loss")
     assert [point.step for point in seen] == [1, 2]
     plan = Plan.of(study_file, ["training.trackers=[tensorbord]", "training.steps=3"])
-    with open_store(plan.root) as store, pytest.raises(LowrankError, match="not installed; did you mean 'tensorboard'"):
+    with (
+        open_store(plan.root) as store,
+        pytest.raises(LowrankError, match="not installed; did you mean 'tensorboard'"),
+    ):
         train_plan(plan, store)

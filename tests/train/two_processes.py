@@ -1,4 +1,6 @@
-"""Run by torchrun in ``test_processes.py``: trains every method given, one after the other, in this process group."""
+"""Run by torchrun in ``test_processes.py``: trains every method given, one after the other, in this
+process group.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,17 @@ def main() -> None:
     study, *rest = sys.argv[1:]
     cut = rest.index("--") if "--" in rest else len(rest)
     for method in rest[:cut]:
-        arguments = ["--config", study, "--method", method, "--scale", "pico", "--seed", "0", *rest[cut + 1 :]]
+        arguments = [
+            "--config",
+            study,
+            "--method",
+            method,
+            "--scale",
+            "pico",
+            "--seed",
+            "0",
+            *rest[cut + 1 :],
+        ]
         train_command.main(arguments, standalone_mode=False)
 
 

@@ -1,4 +1,6 @@
-"""Where text comes from: one file a source, found by its stem; outsiders use the group ``lowrank.data.sources``."""
+"""Where text comes from: one file a source, found by its stem; outsiders use the group
+``lowrank.data.sources``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,8 @@ from lowrank.registry import Registry
 if TYPE_CHECKING:
     from lowrank.data.sources.base import Source
 
-REGISTRY: Registry[Source] = Registry("data source", "lowrank.data.sources", "SOURCE", "lowrank.data.sources.base.Source")
+REGISTRY: Registry[Source] = Registry(
+    "data source", "lowrank.data.sources", "SOURCE", "lowrank.data.sources.base.Source"
+)
 names = REGISTRY.names
 get = REGISTRY.get

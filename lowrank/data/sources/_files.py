@@ -25,14 +25,22 @@ class LocalFiles(Source):
         """The files, sorted by name, so that the order does not depend on the file system."""
         path = self.config.path
         if not path:
-            raise DataError(f"the source '{self.config.source}' needs data.path: a file, a folder or a glob such as 'texts/*.txt'")
+            raise DataError(
+                f"the source '{self.config.source}' needs data.path: a file, a folder or a glob such as 'texts/*.txt'"
+            )
         root = Path(path).expanduser()
         if root.is_dir():
-            shown = (p for p in root.rglob("*") if not any(part.startswith(".") for part in p.relative_to(root).parts))
+            shown = (
+                p
+                for p in root.rglob("*")
+                if not any(part.startswith(".") for part in p.relative_to(root).parts)
+            )
             found = [p for p in shown if p.name.lower().endswith(self.suffixes)]
             missing = f"the folder '{path}' of data.path holds no file that ends in {' or '.join(self.suffixes)}"
         else:
-            found = [root] if root.exists() else [Path(p) for p in glob.glob(str(root), recursive=True)]
+            found = (
+                [root] if root.exists() else [Path(p) for p in glob.glob(str(root), recursive=True)]
+            )
             missing = f"data.path '{path}' names no file; give an existing file, folder or glob"
         found = sorted(p for p in found if p.is_file())
         if not found:
@@ -44,7 +52,10 @@ class LocalFiles(Source):
 
     def stamp(self) -> Json:
         stats = [(str(p.resolve()), p.stat()) for p in self.files]
-        return {"files": [(name, s.st_size, s.st_mtime_ns) for name, s in stats], "text_field": self.config.text_field}
+        return {
+            "files": [(name, s.st_size, s.st_mtime_ns) for name, s in stats],
+            "text_field": self.config.text_field,
+        }
 
     def pieces(self, part: str) -> int:
         return len(self.files)
@@ -54,7 +65,9 @@ class LocalFiles(Source):
         try:
             yield from islice(self.texts(path), skip, None)
         except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first") from error
+            raise DataError(
+                f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); convert it first"
+            ) from error
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -66,13 +79,21 @@ class LocalFiles(Source):
         """The text of a record, checked."""
         name = self.config.text_field
         if not isinstance(record, dict) or name not in record:
-            have = ", ".join(map(str, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
-            raise DataError(f"{where} has no field '{name}' (it has {have or 'none'}); set data.text_field")
+            have = (
+                ", ".join(map(str, record))
+                if isinstance(record, dict)
+                else f"a {type(record).__name__}"
+            )
+            raise DataError(
+                f"{where} has no field '{name}' (it has {have or 'none'}); set data.text_field"
+            )
         text = record[name]
         if text is None:
             return ""
         if not isinstance(text, str):
-            raise DataError(f"the field '{name}' of {where} is a {type(text).__name__}, not text; set data.text_field")
+            raise DataError(
+                f"the field '{name}' of {where} is a {type(text).__name__}, not text; set data.text_field"
+            )
         return text
 
 
@@ -89,7 +110,9 @@ class ColumnFiles(LocalFiles):
                 for text in batch.column(self.config.text_field).to_pylist():
                     yield self.field({self.config.text_field: text}, str(path))
         except pa.ArrowException as error:
-            raise DataError(f"{path} is not a readable {self.config.source} file: {str(error).splitlines()[0]}") from error
+            raise DataError(
+                f"{path} is not a readable {self.config.source} file: {str(error).splitlines()[0]}"
+            ) from error
 
     @abstractmethod
     def record_batches(self, path: Path) -> Iterator[Any]:

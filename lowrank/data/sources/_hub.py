@@ -1,4 +1,6 @@
-"""Text of the Hugging Face hub, streamed file by file; without network from what an earlier run resolved or cached."""
+"""Text of the Hugging Face hub, streamed file by file; without network from what an earlier run
+resolved or cached.
+"""
 
 from __future__ import annotations
 
@@ -14,45 +16,75 @@ from lowrank.data.cache import Json, content_key, read_json, write_json
 from lowrank.data.sources.base import Source
 from lowrank.errors import DataError
 
-_SECONDS = 5.0        # to wait for the hub before working without it
-_CACHED_PIECES = 64   # pieces of a data set that lies complete on the disk, so that pieces can be shuffled
+_SECONDS = 5.0  # to wait for the hub before working without it
+_CACHED_PIECES = (
+    64  # pieces of a data set that lies complete on the disk, so that pieces can be shuffled
+)
 
 
 class HubText(Source):
-    """Base of the hub's sources; a piece is one file of the data set, as ``datasets`` lists them."""
+    """Base of the hub's sources; a piece is one file of the data set, as
+    ``datasets`` lists them.
+    """
 
     streamed = True
 
     @cached_property
     def _folder(self) -> Path | None:
-        """The folder of a data set that lies on the disk under ``data.path``, as ``datasets`` reads it."""
+        """The folder of a data set that lies on the disk under ``data.path``, as ``datasets`` reads
+        it.
+        """
         path = Path(self.config.path or "").expanduser()
         return path.resolve() if self.config.path and path.is_dir() else None
 
     @cached_property
     def _resolved(self) -> Json:
-        """Name, subset, revision and pieces of every part, as first found; later runs of this cache read the same.
+        """Name, subset, revision and pieces of every part, as first found; later runs of this cache
+        read the same.
 
-        So a study that goes on next month does not change its text under way, and needs no network to see what it has.
+        So a study that goes on next month does not change its text under way, and needs no network
+        to see what it has.
         """
         if not self.config.path:
-            raise DataError(f"the source '{self.config.source}' needs data.path: the name of a data set on the Hugging Face hub")
-        asked: Json = {"name": self.config.path, "subset": self.config.subset, "revision": self.config.revision}
+            raise DataError(
+                f"the source '{self.config.source}' needs data.path: the name of a data set on the Hugging Face hub"
+            )
+        asked: Json = {
+            "name": self.config.path,
+            "subset": self.config.subset,
+            "revision": self.config.revision,
+        }
         if self._folder is not None:
-            asked = {"name": str(self._folder), "subset": self.config.subset, "revision": None, "files": stats(self._folder)}
+            asked = {
+                "name": str(self._folder),
+                "subset": self.config.subset,
+                "revision": None,
+                "files": stats(self._folder),
+            }
         note = self.cache / "hub" / f"{content_key(asked)[:16]}.json"
         if known := read_json(note):
             return known
         if self._folder is not None:
-            found: Json = {"revision": files_hash(self._folder), "streamed": True}  # a folder is known by its content alone
+            found: Json = {
+                "revision": files_hash(self._folder),
+                "streamed": True,
+            }  # a folder is known by its content alone
         else:
             revision = None if offline() else self._revision()
-            found = {"name": self.config.path, "revision": revision, "streamed": revision is not None}
+            found = {
+                "name": self.config.path,
+                "revision": revision,
+                "streamed": revision is not None,
+            }
         found["subset"] = self.config.subset
         with no_requests(unless=found["streamed"]):
-            found["pieces"] = {part: self._open(part, found).num_shards for part in self._parts(found)}
+            found["pieces"] = {
+                part: self._open(part, found).num_shards for part in self._parts(found)
+            }
             if not found["streamed"]:
-                found["revision"] = self._whole("train", found).cache_files[0]["filename"].split(os.sep)[-2]
+                found["revision"] = (
+                    self._whole("train", found).cache_files[0]["filename"].split(os.sep)[-2]
+                )
         write_json(note, found)
         return found
 
@@ -73,7 +105,9 @@ class HubText(Source):
                 text = record.get(field)
                 if not isinstance(text, str):
                     have = ", ".join(record)
-                    raise DataError(f"the {self.label} has no text field '{field}' (it has {have}); set data.text_field")
+                    raise DataError(
+                        f"the {self.label} has no text field '{field}' (it has {have}); set data.text_field"
+                    )
                 yield text
         except DataError:
             raise
@@ -92,18 +126,30 @@ class HubText(Source):
     def _revision(self) -> str | None:
         """The commit of the data set on the hub, None where the hub cannot be reached."""
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
 
         name = str(self.config.path)
         try:
             return HfApi().dataset_info(name, revision=self.config.revision, timeout=_SECONDS).sha
         except GatedRepoError as error:
-            raise DataError(f"the data set '{name}' is gated; accept its terms on the hub and set HF_TOKEN") from error
+            raise DataError(
+                f"the data set '{name}' is gated; accept its terms on the hub and set HF_TOKEN"
+            ) from error
         except RevisionNotFoundError as error:
-            raise DataError(f"the data set '{name}' has no revision '{self.config.revision}'; correct data.revision") from error
+            raise DataError(
+                f"the data set '{name}' has no revision '{self.config.revision}'; correct data.revision"
+            ) from error
         except RepositoryNotFoundError as error:
-            raise DataError(f"the Hugging Face hub has no data set '{name}' (or it is private); correct data.path") from error
-        except Exception:  # no network, a proxy, a time-out: the libraries below raise what they like
+            raise DataError(
+                f"the Hugging Face hub has no data set '{name}' (or it is private); correct data.path"
+            ) from error
+        except (
+            Exception
+        ):  # no network, a proxy, a time-out: the libraries below raise what they like
             return None
 
     def _parts(self, found: Json) -> list[str]:
@@ -111,11 +157,15 @@ class HubText(Source):
         from datasets import get_dataset_split_names
 
         try:
-            splits = list(get_dataset_split_names(self._place, found["subset"], revision=self._commit(found)))
+            splits = list(
+                get_dataset_split_names(self._place, found["subset"], revision=self._commit(found))
+            )
         except Exception as error:
             raise self._unreachable(error) from error
         if "train" not in splits:
-            raise DataError(f"the {self.label} has no split 'train' (it has {', '.join(splits)}); choose another data.subset")
+            raise DataError(
+                f"the {self.label} has no split 'train' (it has {', '.join(splits)}); choose another data.subset"
+            )
         return [part for part in ("train", "validation") if part in splits]
 
     @property
@@ -135,7 +185,13 @@ class HubText(Source):
         from datasets import load_dataset
 
         try:
-            return load_dataset(self._place, found["subset"], split=part, revision=self._commit(found), streaming=True)
+            return load_dataset(
+                self._place,
+                found["subset"],
+                split=part,
+                revision=self._commit(found),
+                streaming=True,
+            )
         except Exception as error:
             raise self._unreachable(error) from error
 
@@ -156,18 +212,24 @@ class HubText(Source):
     def _unreachable(self, error: Exception) -> DataError:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if self._folder is not None:
-            return DataError(f"the folder '{self.config.path}' of data.path is no readable data set ({why}); correct data.path")
+            return DataError(
+                f"the folder '{self.config.path}' of data.path is no readable data set ({why}); correct data.path"
+            )
         if offline() or not reachable():
             return DataError(
                 f"the {self.label} is on the Hugging Face hub, which cannot be reached; connect, download the data set beforehand "
                 "into HF_HOME, or set data.source: embedded"
             )
-        return DataError(f"the {self.label} cannot be read ({why}); correct data.path or data.subset")
+        return DataError(
+            f"the {self.label} cannot be read ({why}); correct data.path or data.subset"
+        )
 
 
 @contextmanager
 def no_requests(unless: bool = False) -> Iterator[None]:
-    """Keep the Hugging Face libraries from trying, and retrying for half a minute, what is known to be out of reach."""
+    """Keep the Hugging Face libraries from trying, and retrying for half a minute, what is known to
+    be out of reach.
+    """
     if unless:
         yield
         return
@@ -184,8 +246,14 @@ def no_requests(unless: bool = False) -> Iterator[None]:
 
 def stats(folder: Path) -> list[tuple[str, int, int]]:
     """(name, bytes, time of change) of the files of a folder, sorted; hidden ones apart."""
-    found = [(path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file()]
-    return [(name, path.stat().st_size, path.stat().st_mtime_ns) for name, path in sorted(found) if not name.startswith(".")]
+    found = [
+        (path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file()
+    ]
+    return [
+        (name, path.stat().st_size, path.stat().st_mtime_ns)
+        for name, path in sorted(found)
+        if not name.startswith(".")
+    ]
 
 
 def files_hash(folder: Path) -> str:
@@ -193,17 +261,24 @@ def files_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for name, size, _ in stats(folder):
         with (folder / name).open("rb") as file:
-            digest.update(f"{name}\0{size}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+            digest.update(
+                f"{name}\0{size}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode()
+            )
     return digest.hexdigest()
 
 
 def offline() -> bool:
     """Whether the user asked the Hugging Face libraries to work without network."""
-    return any(os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"} for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
+    return any(
+        os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}
+        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    )
 
 
 def reachable() -> bool:
-    """Whether the hub answers within a few seconds; False at once where the user asked for no network."""
+    """Whether the hub answers within a few seconds; False at once where the user asked for no
+    network.
+    """
     if offline():
         return False
     from huggingface_hub import get_session

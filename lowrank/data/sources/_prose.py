@@ -1,8 +1,8 @@
 """English sentences out of Python docstrings, whatever their dialect: NumPy, Google or Sphinx.
 
-A docstring is cut into blocks at blank lines. Blocks of lists, tables, code, formulas and formal sections (parameters,
-returns, references and the like) go; mark-up goes; what is left must read as prose. Paragraphs that were seen before
-go too, since packages repeat themselves.
+A docstring is cut into blocks at blank lines. Blocks of lists, tables, code, formulas and formal
+sections (parameters, returns, references and the like) go; mark-up goes; what is left must read as
+prose. Paragraphs that were seen before go too, since packages repeat themselves.
 """
 
 from __future__ import annotations
@@ -15,34 +15,55 @@ REVISION = 2  # raised when the same packages give other text
 _FORMAL = re.compile(
     r"(other |keyword |call )?(parameters?|args|arguments|returns?|yields?|raises?|except(ions?)?|receives|warns|attributes?|"
     r"methods?|see also|seealso|references?|literature|examples?|usage|shape|inputs?|outputs?|todo|authors?|credits?|signature)"
-    r"( \w+)?:?$", re.IGNORECASE,
+    r"( \w+)?:?$",
+    re.IGNORECASE,
 )
 _UNDERLINE = re.compile(r"[=\-~^*#]{3,}$")
-_ITEM = re.compile(r"([-*+•]|\(?[0-9a-zA-Z]{1,2}[.)]|\[\d+\]|:[a-z]+[^:]*:|@\w+|\.\. |>>>|\.\.\. |\||\+[-=]|#|In \[|%|\$ )")
+_ITEM = re.compile(
+    r"([-*+•]|\(?[0-9a-zA-Z]{1,2}[.)]|\[\d+\]|:[a-z]+[^:]*:|@\w+|\.\. |>>>|\.\.\. |\||\+[-=]|#|In \[|%|\$ )"
+)
 _DIRECTIVE = re.compile(r"\.\.\s+([\w-]+)::\s*(.*)$")
-_ADMONITION = re.compile(r"(note|notes|warning|warnings|tip|important|caution|remarks?)\s*:?:?$", re.IGNORECASE)
-_KEPT_DIRECTIVES = {"note", "warning", "tip", "important", "caution", "admonition", "topic", "rubric"}
+_ADMONITION = re.compile(
+    r"(note|notes|warning|warnings|tip|important|caution|remarks?)\s*:?:?$", re.IGNORECASE
+)
+_KEPT_DIRECTIVES = {
+    "note",
+    "warning",
+    "tip",
+    "important",
+    "caution",
+    "admonition",
+    "topic",
+    "rubric",
+}
 
 _MARKUP = (  # (needs this to apply at all, pattern, replacement), in this order
-    ("`", re.compile(r":[\w:+-]+:`[~!]?([^`<]*?)\s*<[^`>]*>`"), r"\1"),      # :ref:`text <target>`
-    ("`", re.compile(r":[\w:+-]+:`[~!.]*(?:[\w.]+\.)?([^`]+)`"), r"\1"),     # :class:`~package.Name`
-    ("`", re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}"), r"\1"),               # `text <url>`_
+    ("`", re.compile(r":[\w:+-]+:`[~!]?([^`<]*?)\s*<[^`>]*>`"), r"\1"),  # :ref:`text <target>`
+    ("`", re.compile(r":[\w:+-]+:`[~!.]*(?:[\w.]+\.)?([^`]+)`"), r"\1"),  # :class:`~package.Name`
+    ("`", re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}"), r"\1"),  # `text <url>`_
     ("](", re.compile(r"!?\[([^\]]+)\]\((?:[^()]|\([^()]*\))*\)"), r"\1"),  # [text](url)
-    ("]_", re.compile(r"\s*\[[\w.#* -]{1,20}\]_"), ""),                      # footnote [1]_
+    ("]_", re.compile(r"\s*\[[\w.#* -]{1,20}\]_"), ""),  # footnote [1]_
     ("``", re.compile(r"``([^`]*)``_?"), r"\1"),
     ("`", re.compile(r"`([^`]*)`_{0,2}"), r"\1"),
     ("**", re.compile(r"\*\*([^*]+)\*\*"), r"\1"),
     ("*", re.compile(r"(?<![\w*])\*([^*\s][^*]*)\*(?![\w*])"), r"\1"),
 )
-_STOP_WORDS = frozenset(re.findall(r"\w+", """
+_STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """
     a about all also an and any are as at be because been before both but by can case do does each either for from given has have
     how if in into is it its may more most must no not of on one only or other over same should since so some such than that the
     their then there these they this those to two under up use used uses using was we when where whether which while will with
     without would you your
-"""))
+""",
+    )
+)
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 _COMMON = re.compile(r" (the|a|an|of|to|is|in|and|for|are|be|that|this|by|with) ")
-_CODE = re.compile(r"[{}|\\<>=~^$@`*]|->|\w\(\w*=|https?:|www\.|\.\.\.|\w\[\w|_\w*_\w*_\w*_|\[[^a-zA-Z]*\]")
+_CODE = re.compile(
+    r"[{}|\\<>=~^$@`*]|->|\w\(\w*=|https?:|www\.|\.\.\.|\w\[\w|_\w*_\w*_\w*_|\[[^a-zA-Z]*\]"
+)
 _SENTENCE = re.compile(r"(?<=[a-z0-9)'\"][.!?])\s+(?=[A-Z\"'(])")
 _END = re.compile(r"[a-zA-Z0-9)'\"][.!?][)'\"]?$")
 _LONGEST_WORD = 32
@@ -58,19 +79,26 @@ def docstrings(code: str) -> Iterator[str]:
         if closing < 0:
             return
         line = code.rfind("\n", 0, opening) + 1
-        if code[line:opening].strip().lower() in {"", "r", "u", "rf", "fr", "f"} and closing - opening > 40:
+        if (
+            code[line:opening].strip().lower() in {"", "r", "u", "rf", "fr", "f"}
+            and closing - opening > 40
+        ):
             yield code[opening + 3 : closing]
         position = closing + 3
 
 
 class Collector:
-    """Turns docstrings into documents and remembers the docstrings and paragraphs that it has seen."""
+    """Turns docstrings into documents and remembers the docstrings and paragraphs
+    that it has seen.
+    """
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
     def document(self, docstring: str) -> str:
-        """The new prose paragraphs of a docstring in order, parted by blank lines; empty where there is none."""
+        """The new prose paragraphs of a docstring in order, parted by blank lines; empty where
+        there is none.
+        """
         if docstring in self._seen or not _COMMON.search(docstring):
             return ""
         self._seen.add(docstring)
@@ -95,7 +123,9 @@ def plain(paragraph: str) -> str:
 
 
 def prose(paragraph: str) -> str:
-    """The leading sentences of a paragraph up to the first that is not plain English; empty where there is none."""
+    """The leading sentences of a paragraph up to the first that is not plain English; empty where
+    there is none.
+    """
     sentences = []
     for sentence in _SENTENCE.split(paragraph):
         if _CODE.search(sentence) or not _END.search(sentence):
@@ -106,16 +136,24 @@ def prose(paragraph: str) -> str:
 
 
 def is_prose(text: str) -> bool:
-    """Whether a paragraph without code reads as English: enough words, most of them plain, and function words among them."""
+    """Whether a paragraph without code reads as English: enough words, most of them plain, and
+    function words among them.
+    """
     if len(text) < _SHORTEST or not text[0].isupper():
         return False
     words, tokens = _WORD.findall(text), text.split()
-    if len(words) < _FEWEST_WORDS or max(map(len, tokens)) > _LONGEST_WORD or text.count(":") > 1 + len(words) // 40:
+    if (
+        len(words) < _FEWEST_WORDS
+        or max(map(len, tokens)) > _LONGEST_WORD
+        or text.count(":") > 1 + len(words) // 40
+    ):
         return False
     letters = sum(map(str.isalpha, text)) + text.count(" ")
     common = sum(word in _STOP_WORDS for word in map(str.lower, words))
     whole = sum(token.strip(".,;:()'\"!?-").isalpha() for token in tokens)
-    return letters >= 0.92 * len(text) and common >= 0.26 * len(words) and whole >= 0.78 * len(tokens)
+    return (
+        letters >= 0.92 * len(text) and common >= 0.26 * len(words) and whole >= 0.78 * len(tokens)
+    )
 
 
 Line = tuple[int, str]
@@ -123,9 +161,11 @@ Line = tuple[int, str]
 
 
 def paragraphs(docstring: str) -> Iterator[str]:
-    """The blocks of a docstring that may be prose: none of the formal sections, lists, tables, code and formulas."""
-    skipped: int | None = None       # drop what is indented deeper than this
-    formal = False                   # inside a formal section with an underlined heading
+    """The blocks of a docstring that may be prose: none of the formal sections, lists, tables, code
+    and formulas.
+    """
+    skipped: int | None = None  # drop what is indented deeper than this
+    formal = False  # inside a formal section with an underlined heading
     for block in blocks(docstring):
         indent, head = block[0]
         if skipped is not None and indent > skipped:
@@ -170,7 +210,9 @@ def blocks(docstring: str) -> Iterator[list[Line]]:
 
 
 def _paragraph(block: list[Line]) -> str:
-    """A block as one string, cut before the first line that is an item, a heading of a list or indented deeper."""
+    """A block as one string, cut before the first line that is an item, a heading of a list or
+    indented deeper.
+    """
     margin = min(indent for indent, _ in block)
     kept: list[str] = []
     for indent, text in block:

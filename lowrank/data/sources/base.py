@@ -1,7 +1,8 @@
 """The contract of a source of text.
 
-A source is one file in this folder with a class ``SOURCE``. It names its text (``origin``) and reads it as documents,
-piece by piece (a piece is a file, in most sources). Splits, tokens, shuffles, rows and caches are none of its business.
+A source is one file in this folder with a class ``SOURCE``. It names its text (``origin``) and
+reads it as documents, piece by piece (a piece is a file, in most sources). Splits, tokens,
+shuffles, rows and caches are none of its business.
 
 Guarantees that the suite in ``tests/data`` holds the registered sources to:
 
@@ -30,9 +31,10 @@ START: Position = (0, 0)
 class Source(ABC):
     """Base of all sources.
 
-    Class attributes: ``tokenizer``, the name of the source's own tokenizer (None: one is trained on the training
-    split); ``vocabulary_size`` of that tokenizer's embedding; ``streamed``, whether the text is read only as far as
-    somebody needs it. ``own_validation`` says that the text comes with a validation part of its own.
+    Class attributes: ``tokenizer``, the name of the source's own tokenizer (None: one is trained on
+    the training split); ``vocabulary_size`` of that tokenizer's embedding; ``streamed``, whether
+    the text is read only as far as somebody needs it. ``own_validation`` says that the text comes
+    with a validation part of its own.
     """
 
     tokenizer: ClassVar[str | None] = None
@@ -72,19 +74,31 @@ class Source(ABC):
     def documents(self, part: str, piece: int, skip: int) -> Iterator[str]:
         """The documents of one piece in order, without the first ``skip``."""
 
-    def read(self, part: str, seed: int | None, start: Position = START) -> Iterator[tuple[str, Position]]:
-        """(document, position after it) from ``start`` on; ``seed`` shuffles the pieces, None keeps their order."""
+    def read(
+        self, part: str, seed: int | None, start: Position = START
+    ) -> Iterator[tuple[str, Position]]:
+        """(document, position after it) from ``start`` on; ``seed`` shuffles the pieces, None keeps
+        their order.
+        """
         count = self.pieces(part)
-        sequence = range(count) if seed is None else order.permutation(count, order.key("pieces", seed)).tolist()
+        sequence = (
+            range(count)
+            if seed is None
+            else order.permutation(count, order.key("pieces", seed)).tolist()
+        )
         skip = start[1]
         for done in range(start[0], count):
-            for number, document in enumerate(self.documents(part, sequence[done], skip), start=skip + 1):
+            for number, document in enumerate(
+                self.documents(part, sequence[done], skip), start=skip + 1
+            ):
                 yield clean(document), (done, number)
             skip = 0
 
 
 def clean(document: str) -> str:
-    """The document without what UTF-8 cannot hold (unpaired surrogates from broken JSON escapes)."""
+    """The document without what UTF-8 cannot hold (unpaired surrogates from broken
+    JSON escapes).
+    """
     try:
         document.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,6 @@
-"""The published corpus: ``allenai/c4``, English, streamed, with its own validation part and the T5 tokenizer."""
+"""The published corpus: ``allenai/c4``, English, streamed, with its own validation part and the T5
+tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,11 @@ class SOURCE(HubText):
     """C4 as in the published runs."""
 
     tokenizer = "t5-base"
-    vocabulary_size = 32_000  # of the published models; T5's own hundred sentinels never occur in text
+    vocabulary_size = (
+        32_000  # of the published models; T5's own hundred sentinels never occur in text
+    )
 
     def __init__(self, config: Data, cache: Path) -> None:
-        super().__init__(config.model_copy(update={"path": "allenai/c4", "subset": config.subset or "en"}), cache)
+        super().__init__(
+            config.model_copy(update={"path": "allenai/c4", "subset": config.subset or "en"}), cache
+        )

@@ -1,7 +1,8 @@
-"""The offline default: English prose from the docstrings of the scientific packages that lowrank stands on.
+"""The offline default: English prose from the docstrings of the scientific packages that lowrank
+stands on.
 
-The text is derived on the user's machine from packages that are installed anyway; nothing of it is distributed.
-It depends on the versions of the packages and on their files alone.
+The text is derived on the user's machine from packages that are installed anyway; nothing of it is
+distributed. It depends on the versions of the packages and on their files alone.
 """
 
 from __future__ import annotations
@@ -17,19 +18,48 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
-from lowrank.data.cache import Json, content_key, hashes, locked, read_json, require, write_atomically, write_json
+from lowrank.data.cache import (
+    Json,
+    content_key,
+    hashes,
+    locked,
+    read_json,
+    require,
+    write_atomically,
+    write_json,
+)
 from lowrank.data.sources._prose import REVISION, Collector, docstrings
 from lowrank.data.sources.base import Source
 from lowrank.errors import DataError
 
 PACKAGES = {  # distribution -> top-level package
-    "matplotlib": "matplotlib", "networkx": "networkx", "nltk": "nltk", "numpy": "numpy", "pandas": "pandas",
-    "scikit-learn": "sklearn", "scipy": "scipy", "sqlalchemy": "sqlalchemy", "sympy": "sympy", "torch": "torch",
-    "transformers": "transformers", "python": "",  # the standard library
+    "matplotlib": "matplotlib",
+    "networkx": "networkx",
+    "nltk": "nltk",
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "scikit-learn": "sklearn",
+    "scipy": "scipy",
+    "sqlalchemy": "sqlalchemy",
+    "sympy": "sympy",
+    "torch": "torch",
+    "transformers": "transformers",
+    "python": "",  # the standard library
 }
 SKIPPED = {
-    "tests", "test", "testing", "_vendor", "vendor", "externals", "third_party", "site-packages", "dist-packages", "ensurepip",
-    "lib2to3", "idlelib", "__pycache__",
+    "tests",
+    "test",
+    "testing",
+    "_vendor",
+    "vendor",
+    "externals",
+    "third_party",
+    "site-packages",
+    "dist-packages",
+    "ensurepip",
+    "lib2to3",
+    "idlelib",
+    "__pycache__",
 }
 
 
@@ -43,15 +73,21 @@ class SOURCE(Source):
 
     @cached_property
     def _versions(self) -> dict[str, str]:
-        """Public versions of the installed packages; a build such as ``+cpu`` does not change the text."""
+        """Public versions of the installed packages; a build such as ``+cpu`` does not change the
+        text.
+        """
         found = {}
         for name, package in self.packages.items():
             try:
-                found[name] = version(name).partition("+")[0] if package else platform.python_version()
+                found[name] = (
+                    version(name).partition("+")[0] if package else platform.python_version()
+                )
             except PackageNotFoundError:
                 continue
         if not found:
-            raise DataError("the embedded corpus finds none of its packages installed; set data.source and data.path")
+            raise DataError(
+                "the embedded corpus finds none of its packages installed; set data.source and data.path"
+            )
         return found
 
     def pieces(self, part: str) -> int:
@@ -64,7 +100,9 @@ class SOURCE(Source):
 
     @cached_property
     def _corpus(self) -> Path:
-        """The harvested documents, one JSON string a line; the note beside it is written last and marks it complete."""
+        """The harvested documents, one JSON string a line; the note beside it is written last and
+        marks it complete.
+        """
         path = self.cache / "corpora" / f"embedded-{content_key(self.origin())[:16]}.jsonl"
         note = path.with_suffix(".json")
         if (found := read_json(note)) is None:
@@ -78,11 +116,19 @@ class SOURCE(Source):
         return path
 
     def _harvest(self) -> Iterator[str]:
-        """The prose of every docstring, package by package, file by file, without repeated paragraphs."""
+        """The prose of every docstring, package by package, file by file, without repeated
+        paragraphs.
+        """
         from tqdm import tqdm
 
         collector = Collector()
-        for name in tqdm(self._versions, desc="collecting the embedded corpus", unit="package", disable=None, leave=False):
+        for name in tqdm(
+            self._versions,
+            desc="collecting the embedded corpus",
+            unit="package",
+            disable=None,
+            leave=False,
+        ):
             for path in _modules(_roots(self.packages[name])):
                 for text in docstrings(path.read_text(encoding="utf-8", errors="replace")):
                     if document := collector.document(text):

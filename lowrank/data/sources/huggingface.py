@@ -1,4 +1,6 @@
-"""Any text data set of the Hugging Face hub: ``data.path`` names it, ``data.subset`` its configuration."""
+"""Any text data set of the Hugging Face hub: ``data.path`` names it, ``data.subset`` its
+configuration.
+"""
 
 from __future__ import annotations
 

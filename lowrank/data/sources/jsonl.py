@@ -18,11 +18,17 @@ class SOURCE(LocalFiles):
     suffixes = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".ndjson")
 
     def texts(self, path: Path) -> Iterator[str]:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        with (
+            gzip.open(path, "rt", encoding="utf-8")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8") as file
+        ):
             try:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
-                        yield self.field(self._record(line, path, number), f"line {number} of {path}")
+                        yield self.field(
+                            self._record(line, path, number), f"line {number} of {path}"
+                        )
             except (EOFError, zlib.error) as error:
                 raise DataError(f"{path} is cut off or damaged ({error}); copy it again") from error
 
@@ -31,4 +37,6 @@ class SOURCE(LocalFiles):
         try:
             return json.loads(line)
         except ValueError as error:
-            raise DataError(f"line {number} of {path} is not JSON ({error}); the format is one object a line") from error
+            raise DataError(
+                f"line {number} of {path} is not JSON ({error}); the format is one object a line"
+            ) from error

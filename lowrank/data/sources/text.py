@@ -21,10 +21,14 @@ class SOURCE(LocalFiles):
         return {**super().stamp(), "separator": self.config.separator}
 
     def texts(self, path: Path) -> Iterator[str]:
-        boundary = re.compile(r"\n[ \t]*\n\s*" if self.config.separator is None else re.escape(self.config.separator))
+        boundary = re.compile(
+            r"\n[ \t]*\n\s*" if self.config.separator is None else re.escape(self.config.separator)
+        )
         rest = ""
         with path.open(encoding="utf-8-sig") as file:
             while block := file.read(_BLOCK):
-                *whole, rest = boundary.split(rest + block)  # the last part may go on in the next block
+                *whole, rest = boundary.split(
+                    rest + block
+                )  # the last part may go on in the next block
                 yield from (document.strip() for document in whole)
         yield from (document.strip() for document in boundary.split(rest))

@@ -1,4 +1,6 @@
-"""LogiQA and LogiQA 2.0 with the prompts of the harness, from the data sets' own files or from tables with named columns."""
+"""LogiQA and LogiQA 2.0 with the prompts of the harness, from the data sets' own files or from
+tables with named columns.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +17,31 @@ def parsed(dataset: Any) -> Any:
 
 
 def stripped(dataset: Any) -> Any:
-    """LogiQA 2.0 without white space around its texts, from lines of JSON or from tables; what the harness does not read goes.
+    """LogiQA 2.0 without white space around its texts, from lines of JSON or from tables; what the
+    harness does not read goes.
 
     The lines are not left to a reader of tables: their field `type` has other keys in every line.
     """
+
     def one(doc: Document) -> Document:
         row = doc if "question" in doc else json.loads(doc["text"])
         context, question = row["text"].strip(), row["question"].strip()
         options = [option.strip() for option in row["options"]]
-        return {"context": context, "question": question, "options": options, "answer": int(row["answer"])}
+        return {
+            "context": context,
+            "question": question,
+            "options": options,
+            "answer": int(row["answer"]),
+        }
 
     return dataset.map(one, remove_columns=dataset.column_names)
 
 
 def text(doc: Document) -> str:
     """The prompt of LogiQA."""
-    return f"Passage: {doc['context']}\nQuestion: {doc['question']}\nChoices:\n{_options(doc)}Answer:"
+    return (
+        f"Passage: {doc['context']}\nQuestion: {doc['question']}\nChoices:\n{_options(doc)}Answer:"
+    )
 
 
 def text2(doc: Document) -> str:
@@ -39,18 +50,34 @@ def text2(doc: Document) -> str:
 
 
 def _options(doc: Document) -> str:
-    return "".join(f"{letter}. {option}\n" for letter, option in zip("ABCD", doc["options"], strict=False))
+    return "".join(
+        f"{letter}. {option}\n" for letter, option in zip("ABCD", doc["options"], strict=False)
+    )
 
 
 def _parse(doc: Document) -> Document:
     """A paragraph of the data set's own file, or a row of one of its conversions."""
     if "text" in doc and "options" not in doc:
         letter, context, question, *options = doc["text"].strip().split("\n")
-        context, question, shown = _spaced(context), _spaced(question), [_spaced(option[2:]) for option in options]
-        return {"context": context, "question": question, "options": shown, "answer": LETTERS.index(letter.strip())}
+        context, question, shown = (
+            _spaced(context),
+            _spaced(question),
+            [_spaced(option[2:]) for option in options],
+        )
+        return {
+            "context": context,
+            "question": question,
+            "options": shown,
+            "answer": LETTERS.index(letter.strip()),
+        }
     answer = LETTERS.index(doc["label"].strip()) if "label" in doc else int(doc["correct_option"])
     question = doc["question"] if "question" in doc else doc["query"]
-    return {"context": doc["context"], "question": question, "options": list(doc["options"]), "answer": answer}
+    return {
+        "context": doc["context"],
+        "question": question,
+        "options": list(doc["options"]),
+        "answer": answer,
+    }
 
 
 def _spaced(line: str) -> str:

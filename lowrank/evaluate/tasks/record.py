@@ -1,6 +1,8 @@
-"""ReCoRD (Zhang et al. 2018) as the harness asks it: the entity that fits a query about a passage, by likelihood.
+"""ReCoRD (Zhang et al. 2018) as the harness asks it: the entity that fits a query about a passage,
+by likelihood.
 
-The scores are SQuAD's exact match and token F1 (Rajpurkar et al. 2016, section 6.1), the best over the right answers.
+The scores are SQuAD's exact match and token F1 (Rajpurkar et al. 2016, section 6.1), the best over
+the right answers.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 def distinct_entities(dataset: Any) -> Any:
     """Entities and answers sorted, each once."""
-    return dataset.map(lambda doc: {name: sorted(set(doc[name])) for name in ("entities", "answers")})
+    return dataset.map(
+        lambda doc: {name: sorted(set(doc[name])) for name in ("entities", "answers")}
+    )
 
 
 def text(doc: Document) -> str:
@@ -41,7 +45,10 @@ def scores(doc: Document, results: Sequence[tuple[float, bool]]) -> dict[str, fl
     """F1 and exact match of the likeliest entity."""
     best = max(range(len(results)), key=lambda index: results[index][0])
     given = doc["entities"][best]
-    return {name: max(score(given, answer) for answer in doc["answers"]) for name, score in (("f1", token_f1), ("em", exact_match))}
+    return {
+        name: max(score(given, answer) for answer in doc["answers"])
+        for name, score in (("f1", token_f1), ("em", exact_match))
+    }
 
 
 def normalised(answer: str) -> list[str]:

@@ -1,1 +1,3 @@
-"""The chapters of a report, each a function from rows to a :class:`~lowrank.report.figure.Section`."""
+"""The chapters of a report, each a function from rows to a
+:class:`~lowrank.report.figure.Section`.
+"""

@@ -35,10 +35,18 @@ def build(source: Source) -> Section:
         caption="Mean over layers and seeds; the band spans the seeds.",
     )
     layers = source.query("layer_values", metric="activation%")
-    for place, metric in enumerate(sorted(set(layers["metric"]), key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m))):
-        section.blocks += heat_maps(source, finite(layers[layers["metric"] == metric]), metric, folded=place >= OPEN)
+    for place, metric in enumerate(
+        sorted(
+            set(layers["metric"]), key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m)
+        )
+    ):
+        section.blocks += heat_maps(
+            source, finite(layers[layers["metric"] == metric]), metric, folded=place >= OPEN
+        )
     if section.empty:
-        section.blocks.append(Missing(reason="no activations have been compared", command="lowrank measure FILE"))
+        section.blocks.append(
+            Missing(reason="no activations have been compared", command="lowrank measure FILE")
+        )
     return section
 
 
@@ -64,15 +72,21 @@ def heat_maps(source: Source, rows: pd.DataFrame, metric: str, *, folded: bool) 
             if of_scale.empty:
                 continue
             log, values = metric.endswith("_l2"), of_scale["value"]
-            # a distance of 0, as of equal initial weights, has no logarithm and no say in where the colours begin
+            # a distance of 0, as of equal initial weights, has no logarithm and no say in where the
+            # colours begin
             limits = (float(values[values > 0].min() if log else values.min()), float(values.max()))
             styles = source.styles(shown)
-            panels += [heat(of_scale[of_scale["series"] == s.key], f"{s.label} · {scale}", limits, log=log) for s in styles]
+            panels += [
+                heat(of_scale[of_scale["series"] == s.key], f"{s.label} · {scale}", limits, log=log)
+                for s in styles
+            ]
             counts.append(len(styles))
         if panels:
             figures.append(
                 Figure(
-                    name=slug(metric).replace("-", "_") + "_layers" + (f"-{slug(way)}" if place else ""),
+                    name=slug(metric).replace("-", "_")
+                    + "_layers"
+                    + (f"-{slug(way)}" if place else ""),
                     panels=panels,
                     rows=counts,
                     folded=folded or place > 0,
@@ -90,7 +104,10 @@ def heat(rows: pd.DataFrame, title: str, limits: tuple[float, float], *, log: bo
     """One method's heat map, deepest layer on top."""
     means = rows.groupby(["layer", "step"])["value"].mean()
     layers, steps = sorted(set(rows["layer"]), reverse=True), sorted(set(rows["step"]))
-    values = [[float(means[(layer, step)]) if (layer, step) in means.index else None for step in steps] for layer in layers]
+    values = [
+        [float(means[(layer, step)]) if (layer, step) in means.index else None for step in steps]
+        for layer in layers
+    ]
     tips = [
         [f"layer {layer}, step {step}: {number(v)}" for step, v in zip(steps, line, strict=True)]
         for layer, line in zip(layers, values, strict=True)

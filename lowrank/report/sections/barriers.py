@@ -1,4 +1,6 @@
-"""Barriers: between consecutive checkpoints of one run (CCBH) and between methods (IMBH) with the seed null."""
+"""Barriers: between consecutive checkpoints of one run (CCBH) and between methods (IMBH) with the
+seed null.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,15 @@ from lowrank.report.identity import series_key
 from lowrank.report.source import Source
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table
-from lowrank.report.trajectories import Quantity, finite, notes, pick, slug, trajectory_figures, words
+from lowrank.report.trajectories import (
+    Quantity,
+    finite,
+    notes,
+    pick,
+    slug,
+    trajectory_figures,
+    words,
+)
 
 MOMENTS = 3  # steps at which a matrix is shown
 
@@ -53,14 +63,23 @@ def build(source: Source) -> Section:
     between = rows[rows["metric"].str.startswith("imbh") & rows["reference_method"].notna()]
     section.blocks += matrix_figures(source, between)
     if consecutive.empty:
-        section.blocks.append(Missing(reason="no consecutive checkpoints have been interpolated", command="lowrank measure FILE"))
+        section.blocks.append(
+            Missing(
+                reason="no consecutive checkpoints have been interpolated",
+                command="lowrank measure FILE",
+            )
+        )
     if between.empty:
-        section.blocks.append(Missing(reason="no two methods have been interpolated", command="lowrank measure FILE"))
+        section.blocks.append(
+            Missing(reason="no two methods have been interpolated", command="lowrank measure FILE")
+        )
     return section
 
 
 def line_figures(source: Source) -> list[Block]:
-    """The loss along the lines themselves: of consecutive checkpoints over training, and between two methods at the end."""
+    """The loss along the lines themselves: of consecutive checkpoints over training, and between
+    two methods at the end.
+    """
     curves = source.query("curves")
     curves = finite(curves[curves["curve"].isin(["ccbh", "imbh"])], "mean")
     blocks: list[Block] = []
@@ -68,7 +87,11 @@ def line_figures(source: Source) -> list[Block]:
         panels = [
             XY(title=scale, series=series, x_label="step", y_label="loss, nats a token")
             for scale in source.scales
-            if (series := [s for style in source.styles(part["series"]) for s in path(part, style, scale)])
+            if (
+                series := [
+                    s for style in source.styles(part["series"]) for s in path(part, style, scale)
+                ]
+            )
         ]
         blocks.append(
             Figure(
@@ -89,15 +112,22 @@ def line_figures(source: Source) -> list[Block]:
 
 
 def path(rows: pd.DataFrame, style: Style, scale: str) -> list[Series]:
-    """The loss of one method along its whole walk over the step, and the checkpoints on it; nothing where it has none."""
+    """The loss of one method along its whole walk over the step, and the checkpoints on it; nothing
+    where it has none.
+    """
     mine = rows[(rows["series"] == style.key) & (rows["scale"] == scale)]
     mine = mine[mine["run_id"] == mine["run_id"].min()].sort_values(["step", "position"])
     if mine.empty:
         return []
     at = mine["reference_step"] + mine["offset_value"] * (mine["step"] - mine["reference_step"])
     ends = mine["offset_value"].isin([0.0, 1.0])
-    line = Series(style=style, x=[float(v) for v in at], y=[float(v) for v in mine["mean"]], markers=False)
-    tips = [f"{style.label}, step {number(s)}: {number(v)}" for s, v in zip(at[ends], mine.loc[ends, "mean"], strict=True)]
+    line = Series(
+        style=style, x=[float(v) for v in at], y=[float(v) for v in mine["mean"]], markers=False
+    )
+    tips = [
+        f"{style.label}, step {number(s)}: {number(v)}"
+        for s, v in zip(at[ends], mine.loc[ends, "mean"], strict=True)
+    ]
     stops = Series(
         style=style,
         x=[float(v) for v in at[ends]],
@@ -109,12 +139,20 @@ def path(rows: pd.DataFrame, style: Style, scale: str) -> list[Series]:
 
 
 def between_figure(source: Source, rows: pd.DataFrame, way: str, suffix: str) -> list[Block]:
-    """The loss along the lines from the baseline to every other method at the last step, one panel a scale."""
+    """The loss along the lines from the baseline to every other method at the last step, one panel
+    a scale.
+    """
     names = reference(rows)
     flipped = rows["series"] == source.baseline
-    rows = rows.assign(other=names.where(~flipped, rows["series"]), mover=rows["series"].where(~flipped, names))
+    rows = rows.assign(
+        other=names.where(~flipped, rows["series"]), mover=rows["series"].where(~flipped, names)
+    )
     rows = rows.assign(place=rows["offset_value"].where(~flipped, 1.0 - rows["offset_value"]))
-    rows = rows[(rows["other"] == source.baseline) & (rows["mover"] != source.baseline) & (rows["seed"] == rows["reference_seed"])]
+    rows = rows[
+        (rows["other"] == source.baseline)
+        & (rows["mover"] != source.baseline)
+        & (rows["seed"] == rows["reference_seed"])
+    ]
     rows = rows[rows["step"] == rows.groupby("scale")["step"].transform("max")]
     panels = []
     for scale in source.scales:
@@ -122,17 +160,25 @@ def between_figure(source: Source, rows: pd.DataFrame, way: str, suffix: str) ->
         series = []
         for style in source.styles(mine["mover"]):
             means = mine[mine["mover"] == style.key].groupby("place")["mean"].mean()
-            tips = [f"{style.label}, {number(a)} of the way: {number(v)}" for a, v in zip(means.index, means, strict=True)]
-            series.append(Series(style=style, x=[float(a) for a in means.index], y=list(means), tips=tips))
+            tips = [
+                f"{style.label}, {number(a)} of the way: {number(v)}"
+                for a, v in zip(means.index, means, strict=True)
+            ]
+            series.append(
+                Series(style=style, x=[float(a) for a in means.index], y=list(means), tips=tips)
+            )
         if series:
             x_label = f"α: 0 is {source.baseline}, 1 the method"
-            panels.append(XY(title=scale, series=series, x_label=x_label, y_label="loss, nats a token"))
+            panels.append(
+                XY(title=scale, series=series, x_label=x_label, y_label="loss, nats a token")
+            )
     if not panels:
         return []
     return [
         Figure(
             name=f"imbh_lines{suffix}",
-            title=f"Loss from {source.baseline} to the other methods" + (f" ({way})" if suffix else ""),
+            title=f"Loss from {source.baseline} to the other methods"
+            + (f" ({way})" if suffix else ""),
             panels=panels,
             legend=source.styles(rows["mover"]),
             caption="At the last step, mean over seeds. How far a curve stands above its ends is the barrier.",
@@ -156,7 +202,10 @@ def consecutive_figures(source: Source, rows: pd.DataFrame) -> list[Figure]:
                 means = mine.groupby(["series", "step"])["value"].mean()
                 values = [[cell(means, (style.key, step)) for step in steps] for style in styles]
                 tips = [
-                    [f"{s.label}, up to step {t}: {number(v)}" for t, v in zip(steps, line, strict=True)]
+                    [
+                        f"{s.label}, up to step {t}: {number(v)}"
+                        for t, v in zip(steps, line, strict=True)
+                    ]
                     for s, line in zip(styles, values, strict=True)
                 ]
                 panels.append(
@@ -195,7 +244,9 @@ def cell(means: pd.Series[float], key: tuple[Any, ...]) -> float | None:
 def matrix_figures(source: Source, rows: pd.DataFrame) -> list[Block]:
     """Method by method at a few steps, for each metric and protocol."""
     blocks: list[Block] = []
-    for metric, of_metric in sorted(rows.groupby("metric"), key=lambda pair: (len(str(pair[0])), pair[0])):
+    for metric, of_metric in sorted(
+        rows.groupby("metric"), key=lambda pair: (len(str(pair[0])), pair[0])
+    ):
         for place, (way, part) in enumerate(source.ways(of_metric, "metric")):
             if finite(part).empty:
                 continue
@@ -206,7 +257,8 @@ def matrix_figures(source: Source, rows: pd.DataFrame) -> list[Block]:
                     panels=matrices(source, finite(part)),
                     columns=MOMENTS,
                     folded=folded,
-                    title=f"Barriers between methods: {words(str(metric))}" + (f" ({way})" if place else ""),
+                    title=f"Barriers between methods: {words(str(metric))}"
+                    + (f" ({way})" if place else ""),
                     caption="Off the diagonal: two methods, same seed. On the diagonal, the null: one method, two seeds (empty "
                     "where a scale has one seed). A barrier between methods tells them apart only as far as it exceeds the null.",
                     protocol=source.describe(part),
@@ -233,12 +285,17 @@ def is_null(rows: pd.DataFrame) -> pd.Series[bool]:
 
 def reference(rows: pd.DataFrame) -> pd.Series[str]:
     """The other series of each pair."""
-    names = [series_key(str(m), str(v or "")) for m, v in zip(rows["reference_method"], rows["reference_variant"], strict=True)]
+    names = [
+        series_key(str(m), str(v or ""))
+        for m, v in zip(rows["reference_method"], rows["reference_variant"], strict=True)
+    ]
     return pd.Series(names, index=rows.index, dtype=object)
 
 
 def matrices(source: Source, rows: pd.DataFrame) -> list[Heat]:
-    """Symmetric matrices at :data:`MOMENTS` steps of each scale, one range of one kind of colours a scale."""
+    """Symmetric matrices at :data:`MOMENTS` steps of each scale, one range of one kind of colours a
+    scale.
+    """
     panels = []
     ranges = rows.groupby("scale")["value"].agg(["min", "max"])
     diverging = bool((ranges["min"] < -0.25 * ranges["max"]).any())
@@ -253,13 +310,18 @@ def matrices(source: Source, rows: pd.DataFrame) -> list[Heat]:
             both = pd.concat(
                 [
                     now[["series", "other", "value"]],
-                    now.rename(columns={"series": "other", "other": "series"})[["series", "other", "value"]],
+                    now.rename(columns={"series": "other", "other": "series"})[
+                        ["series", "other", "value"]
+                    ],
                 ]
             )
             means = both.groupby(["series", "other"])["value"].mean()
             values = [[cell(means, (a.key, b.key)) for b in styles] for a in styles]
             tips = [
-                [f"{a.label} – {b.label}, step {step}: {number(v)}" for b, v in zip(styles, line, strict=True)]
+                [
+                    f"{a.label} – {b.label}, step {step}: {number(v)}"
+                    for b, v in zip(styles, line, strict=True)
+                ]
                 for a, line in zip(styles, values, strict=True)
             ]
             panels.append(
@@ -282,7 +344,9 @@ def matrices(source: Source, rows: pd.DataFrame) -> list[Heat]:
 def initialisation(rows: pd.DataFrame) -> list[str]:
     """How many pairs start from the same weights."""
     pairs, shared = len(rows), int(rows["shared_initialisation"].sum())
-    return [f"{shared} of {pairs} pairs share their initialisation; the others differ by symmetry as well"]
+    return [
+        f"{shared} of {pairs} pairs share their initialisation; the others differ by symmetry as well"
+    ]
 
 
 def pair_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
@@ -294,11 +358,25 @@ def pair_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
         found = spread(group["value"])
         if found.n:
             lines.append(
-                (scale, series, other, step, found.mean, found.deviation if np.isfinite(found.deviation) else None, found.n)
+                (
+                    scale,
+                    series,
+                    other,
+                    step,
+                    found.mean,
+                    found.deviation if np.isfinite(found.deviation) else None,
+                    found.n,
+                )
             )
     frame = pd.DataFrame(
-        lines, columns=["scale", "method", "reference", "step", "mean", "standard_deviation", "pairs"], dtype=object
+        lines,
+        columns=["scale", "method", "reference", "step", "mean", "standard_deviation", "pairs"],
+        dtype=object,
     )
     return Table(
-        name=name, title="Barriers between methods", frame=frame, query=source.command("aggregates"), method_column="method"
+        name=name,
+        title="Barriers between methods",
+        frame=frame,
+        query=source.command("aggregates"),
+        method_column="method",
     )

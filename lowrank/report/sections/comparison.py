@@ -38,7 +38,10 @@ def build(source: Source, other: Source) -> Section:
     table = differences(final_values(source), final_values(other))
     if table.empty:
         section.blocks.append(
-            Missing(reason=f"{source.name} and {other.name} have no scale and method in common", command="lowrank study run FILE")
+            Missing(
+                reason=f"{source.name} and {other.name} have no scale and method in common",
+                command="lowrank study run FILE",
+            )
         )
         return section
     section.blocks.append(Note(text=comparable(source, other, table)))
@@ -65,7 +68,11 @@ def figures(source: Source, other: Source, table: pd.DataFrame) -> list[Block]:
                     panels=panels,
                     query=f"{source.command(asked)}; {other.command(asked)}",
                     protocol=f"{quantity} of both studies"
-                    + ("" if rows["same_protocol"].all() else "; not under one protocol for all methods: see the table"),
+                    + (
+                        ""
+                        if rows["same_protocol"].all()
+                        else "; not under one protocol for all methods: see the table"
+                    ),
                     caption=f"Below zero, {source.name} {below}.",
                 )
             )
@@ -81,7 +88,17 @@ def full_table(source: Source, other: Source, table: pd.DataFrame) -> Table:
         method_column="method",
         query=source.command("aggregates"),
         headings=[
-            *("quantity", "scale", "method", source.name, other.name, "difference", "low", "high", "interval from"),
+            *(
+                "quantity",
+                "scale",
+                "method",
+                source.name,
+                other.name,
+                "difference",
+                "low",
+                "high",
+                "interval from",
+            ),
             *("seeds", "seeds, other", "same protocol"),
         ],
     )
@@ -92,15 +109,23 @@ def estimates(source: Source, rows: pd.DataFrame) -> list[tuple[str, list[Estima
     lines = []
     for style in source.styles(rows["series"]):
         found = rows[rows["series"] == style.key].iloc[0]
-        value, low, high = (math.nan if found[c] is None else float(found[c]) for c in ("difference", "low", "high"))
-        span = f" ({number(low)} … {number(high)}, from {found['interval']})" if math.isfinite(low) else ""
+        value, low, high = (
+            math.nan if found[c] is None else float(found[c]) for c in ("difference", "low", "high")
+        )
+        span = (
+            f" ({number(low)} … {number(high)}, from {found['interval']})"
+            if math.isfinite(low)
+            else ""
+        )
         tip = f"{style.label} at {found['scale']}: {number(value)}{span}"
         lines.append((style.label, [Estimate(style, value, low, high, tip)]))
     return lines
 
 
 def comparable(source: Source, other: Source, table: pd.DataFrame) -> str:
-    """Whether both were scored on the same text, and which quantities were measured in the same way."""
+    """Whether both were scored on the same text, and which quantities were measured in the same
+    way.
+    """
     data = [set(s.runs["dataset_fingerprint"]) for s in (source, other)]
     losses = table[table["quantity"] == LOSS]["same_protocol"].all()
     if data[0] == data[1] and losses:
@@ -112,21 +137,32 @@ def comparable(source: Source, other: Source, table: pd.DataFrame) -> str:
 
 
 def final_values(source: Source) -> pd.DataFrame:
-    """Final loss, main-protocol metrics and scores of each run, long, each with its stored error and protocol."""
+    """Final loss, main-protocol metrics and scores of each run, long, each with its stored error
+    and protocol.
+    """
     if not len(source.checkpoints):
         return pd.DataFrame(columns=COLUMNS)
     final = finite(final_rows(source), "validation_loss")
     last = dict(zip(final["run_id"], final["step"], strict=True))
     sets = source.query("evaluation_sets").set_index("evaluation_set_id")["sha256"]
     scored = final["evaluation_set_id"].map(sets)
-    losses = final.assign(quantity=LOSS, value=final["validation_loss"], error=math.nan, protocol=scored)
+    losses = final.assign(
+        quantity=LOSS, value=final["validation_loss"], error=math.nan, protocol=scored
+    )
     hashes = source.query("protocols").set_index("protocol_id")["parameters_hash"]
     metrics = source.aggregates[~source.aggregates["metric"].str.startswith("imbh")]
     metrics = finite(main(source, metrics, "metric"))
     scores = main(source, primary_rows(finite(source.query("downstream"))), "task")
     parts = [losses]
-    for rows, names in ((metrics, metrics["metric"]), (scores, "score: " + scores["task"].astype(str))):
-        rows = rows.assign(quantity=names, error=rows["standard_error"].astype(float), protocol=rows["protocol_id"].map(hashes))
+    for rows, names in (
+        (metrics, metrics["metric"]),
+        (scores, "score: " + scores["task"].astype(str)),
+    ):
+        rows = rows.assign(
+            quantity=names,
+            error=rows["standard_error"].astype(float),
+            protocol=rows["protocol_id"].map(hashes),
+        )
         parts.append(rows[rows["step"] == rows["run_id"].map(last)])
     return pd.concat([part[COLUMNS] for part in [*parts, mean_scores(parts[-1])] if len(part)])
 
@@ -140,8 +176,14 @@ def mean_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """The mean over tasks of each run, its error from those of the tasks."""
     if scores.empty:
         return scores
-    grouped = scores.assign(square=scores["error"] ** 2).groupby(["scale", "series", "seed", "protocol"], as_index=False)
-    found = grouped.agg(value=("value", "mean"), square=("square", lambda v: v.sum(skipna=False)), tasks=("value", "size"))
+    grouped = scores.assign(square=scores["error"] ** 2).groupby(
+        ["scale", "series", "seed", "protocol"], as_index=False
+    )
+    found = grouped.agg(
+        value=("value", "mean"),
+        square=("square", lambda v: v.sum(skipna=False)),
+        tasks=("value", "size"),
+    )
     return found.assign(quantity=SCORE, error=np.sqrt(found["square"]) / found["tasks"])
 
 
@@ -155,17 +197,34 @@ def differences(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
             difference, low, high, whence = interval(right[key], mine)
             same = set(mine["protocol"]) == set(right[key]["protocol"])
             lines.append((*key, a.mean, b.mean, difference, low, high, whence, a.n, b.n, same))
-    columns = [*by, "here", "there", "difference", "low", "high", "interval", "seeds", "seeds_other", "same_protocol"]
+    columns = [
+        *by,
+        "here",
+        "there",
+        "difference",
+        "low",
+        "high",
+        "interval",
+        "seeds",
+        "seeds_other",
+        "same_protocol",
+    ]
     return pd.DataFrame(lines, columns=columns, dtype=object)
 
 
-def interval(first: pd.DataFrame, second: pd.DataFrame) -> tuple[float, float | None, float | None, str | None]:
-    """(difference of means second - first, low, high, what the interval is from); None where nothing gives one."""
+def interval(
+    first: pd.DataFrame, second: pd.DataFrame
+) -> tuple[float, float | None, float | None, str | None]:
+    """(difference of means second - first, low, high, what the interval is from); None where
+    nothing gives one.
+    """
     difference, low, high = welch(first["value"], second["value"])
     if math.isfinite(low):
         return difference, low, high, "seeds"
     # seeds share items, directions and texts: the error of their mean is taken as that of one
-    error = math.hypot(float(first["error"].mean(skipna=False)), float(second["error"].mean(skipna=False)))
+    error = math.hypot(
+        float(first["error"].mean(skipna=False)), float(second["error"].mean(skipna=False))
+    )
     if not math.isfinite(error):
         return difference, None, None, None
     return difference, difference - DEVIATES * error, difference + DEVIATES * error, "stored errors"

@@ -29,7 +29,12 @@ def build(source: Source) -> Section:
     )
     scores = finite(source.query("downstream"))
     if scores.empty:
-        section.blocks.append(Missing(reason="no checkpoint has been evaluated downstream", command="lowrank evaluate FILE"))
+        section.blocks.append(
+            Missing(
+                reason="no checkpoint has been evaluated downstream",
+                command="lowrank evaluate FILE",
+            )
+        )
         return section
     for place, (way, rows) in enumerate(source.ways(scores, "task")):
         section.blocks += protocol_blocks(source, rows, way, folded=place > 0)
@@ -40,7 +45,11 @@ def protocol_blocks(source: Source, rows: pd.DataFrame, way: str, *, folded: boo
     """All that is shown of one protocol."""
     main, suffix = primary_rows(rows), f"-{slug(way)}" if folded else ""
     last = main[main["step"] == main.groupby("run_id")["step"].transform("max")]
-    common: dict[str, Any] = {"protocol": source.describe(rows), "query": source.command("downstream"), "folded": folded}
+    common: dict[str, Any] = {
+        "protocol": source.describe(rows),
+        "query": source.command("downstream"),
+        "folded": folded,
+    }
     label = f" ({way})" if folded else ""
     blocks: list[Block] = [
         Figure(
@@ -54,7 +63,9 @@ def protocol_blocks(source: Source, rows: pd.DataFrame, way: str, *, folded: boo
         )
     ]
     blocks += paired_figure(source, last, suffix, common, label)
-    means = main.groupby(["series", "scale", "seed", "run_id", "step"], as_index=False)["value"].mean()
+    means = main.groupby(["series", "scale", "seed", "run_id", "step"], as_index=False)[
+        "value"
+    ].mean()
     panels = [
         XY(title=scale, series=series, x_label="step", y_label="mean over tasks")
         for scale in source.scales
@@ -76,7 +87,9 @@ def protocol_blocks(source: Source, rows: pd.DataFrame, way: str, *, folded: boo
     return blocks
 
 
-def paired_figure(source: Source, last: pd.DataFrame, suffix: str, common: dict[str, Any], label: str) -> list[Figure]:
+def paired_figure(
+    source: Source, last: pd.DataFrame, suffix: str, common: dict[str, Any], label: str
+) -> list[Figure]:
     """Differences to the baseline on the same items; nothing where no single items are stored.
 
     ``last`` has the primary scores at the last step, which say which metrics count.
@@ -87,7 +100,10 @@ def paired_figure(source: Source, last: pd.DataFrame, suffix: str, common: dict[
     panels = [
         Forest(
             title=scale,
-            rows=[(s.label, [difference(part[part["series"] == s.key], s)]) for s in source.styles(part["series"])],
+            rows=[
+                (s.label, [difference(part[part["series"] == s.key], s)])
+                for s in source.styles(part["series"])
+            ],
             x_label=f"score minus that of {source.baseline}, mean over tasks",
             level=0.0,
         )
@@ -102,7 +118,9 @@ def paired_figure(source: Source, last: pd.DataFrame, suffix: str, common: dict[
             panels=panels,
             caption="At the last checkpoint, mean over tasks, with 95% intervals from the paired differences over items and, where "
             "there are several, seeds: what makes an item easy or hard for both methods cancels. Few seeds widen them.",
-            table=paired_table(source, rows, f"downstream_against{suffix}".replace("-", "_"), query),
+            table=paired_table(
+                source, rows, f"downstream_against{suffix}".replace("-", "_"), query
+            ),
             **{**common, "query": query},
         )
     ]
@@ -115,9 +133,18 @@ def against_baseline(source: Source, last: pd.DataFrame) -> pd.DataFrame:
         return known.iloc[:0]
     (method, variant), *others = source.arms
     given = {"reference": method, "reference_variant": variant}
-    found = [source.query("downstream_methods", method=m, variant=v, **given).assign(series=series_key(m, v)) for m, v in others]
+    found = [
+        source.query("downstream_methods", method=m, variant=v, **given).assign(
+            series=series_key(m, v)
+        )
+        for m, v in others
+    ]
     found = [rows for rows in found if len(rows)]
-    return pd.concat(found).merge(known, on=["protocol_id", "task", "metric"]) if found else known.iloc[:0]
+    return (
+        pd.concat(found).merge(known, on=["protocol_id", "task", "metric"])
+        if found
+        else known.iloc[:0]
+    )
 
 
 def paired_table(source: Source, rows: pd.DataFrame, name: str, query: str) -> Table:
@@ -149,11 +176,21 @@ def paired_table(source: Source, rows: pd.DataFrame, name: str, query: str) -> T
 
 
 def difference(rows: pd.DataFrame, style: Style) -> Estimate:
-    """Mean difference over tasks with a 95% interval; tasks have items of their own, so their errors are taken as independent."""
-    tasks = rows.set_index("task")[["difference", "standard_error", "items_error", "seeds"]].astype(float)
-    between = (tasks["standard_error"] ** 2 - tasks["items_error"] ** 2).clip(lower=0)  # what the seeds add to the items
+    """Mean difference over tasks with a 95% interval; tasks have items of their own, so their
+    errors are taken as independent.
+    """
+    tasks = rows.set_index("task")[["difference", "standard_error", "items_error", "seeds"]].astype(
+        float
+    )
+    between = (tasks["standard_error"] ** 2 - tasks["items_error"] ** 2).clip(
+        lower=0
+    )  # what the seeds add to the items
     mean, total = float(tasks["difference"].mean()), float((tasks["standard_error"] ** 2).sum())
-    reach = quantile(total, between.to_numpy(), tasks["seeds"].to_numpy() - 1) * math.sqrt(total) / len(tasks)
+    reach = (
+        quantile(total, between.to_numpy(), tasks["seeds"].to_numpy() - 1)
+        * math.sqrt(total)
+        / len(tasks)
+    )
     low, high = (mean - reach, mean + reach) if np.isfinite(reach) else (mean, mean)
     counts = f"{len(tasks)} tasks, {int(rows['seeds'].max())} seeds"
     tip = f"{style.label}: {number(mean, 3)} ({number(low, 3)} … {number(high, 3)}; {counts})"
@@ -161,27 +198,38 @@ def difference(rows: pd.DataFrame, style: Style) -> Estimate:
 
 
 def category_panels(source: Source, rows: pd.DataFrame) -> list[Forest]:
-    """One panel for each scale and category, and the mean over all tasks where there are several categories."""
+    """One panel for each scale and category, and the mean over all tasks where there are several
+    categories.
+    """
     panels = []
     groups = [(str(c), g) for c, g in rows.groupby("category", sort=True)]
     groups += [("all tasks", rows)] if len(groups) > 1 else []
     for category, of_category in groups:
         for scale in [s for s in source.scales if s in set(of_category["scale"])]:
             group = of_category[of_category["scale"] == scale]
-            lines = [(s.label, [estimate(group[group["series"] == s.key], s, category)]) for s in source.styles(group["series"])]
+            lines = [
+                (s.label, [estimate(group[group["series"] == s.key], s, category)])
+                for s in source.styles(group["series"])
+            ]
             chance = group.drop_duplicates("task")["chance"].astype(float)
             level = float(chance.mean()) if chance.notna().all() and len(chance) else None
             metrics = ", ".join(dict.fromkeys(group["metric"]))
             panels.append(
                 Forest(
-                    title=f"{category.replace('_', ' ')} · {scale}", rows=lines, x_label=metrics, level=level, level_label="chance"
+                    title=f"{category.replace('_', ' ')} · {scale}",
+                    rows=lines,
+                    x_label=metrics,
+                    level=level,
+                    level_label="chance",
                 )
             )
     return panels
 
 
 def estimate(rows: pd.DataFrame, style: Style, what: str) -> Estimate:
-    """Mean over tasks and seeds; items of one task are shared by seeds, so their errors are taken as common to them."""
+    """Mean over tasks and seeds; items of one task are shared by seeds, so their errors are taken
+    as common to them.
+    """
     by_task = rows.groupby("task")
     means, errors = by_task["value"].mean(), by_task["standard_error"].mean()
     mean = float(means.mean())
@@ -196,7 +244,9 @@ def score_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
     columns = [s.key for s in source.styles(rows["series"])]
     lines = []
     for scale in source.scales:
-        for (category, task), group in rows[rows["scale"] == scale].groupby(["category", "task"], sort=True):
+        for (category, task), group in rows[rows["scale"] == scale].groupby(
+            ["category", "task"], sort=True
+        ):
             scores = [with_error(group[group["series"] == key]) for key in columns]
             chance = float(group["chance"].astype(float).iloc[0])
             lines.append(
@@ -210,8 +260,18 @@ def score_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
                     *scores,
                 )
             )
-    frame = pd.DataFrame(lines, columns=["scale", "category", "task", "metric", "items", "chance", *columns], dtype=object)
-    return Table(name=name, title="Downstream scores by task", frame=frame, query=source.command("downstream"), digits=3)
+    frame = pd.DataFrame(
+        lines,
+        columns=["scale", "category", "task", "metric", "items", "chance", *columns],
+        dtype=object,
+    )
+    return Table(
+        name=name,
+        title="Downstream scores by task",
+        frame=frame,
+        query=source.command("downstream"),
+        digits=3,
+    )
 
 
 def with_error(rows: pd.DataFrame) -> str | None:
@@ -227,8 +287,13 @@ def beyond_accuracy(source: Source, rows: pd.DataFrame, name: str) -> Figure:
     extra = rows[~rows.index.isin(primary_rows(rows).index)]
     panels = []
     for (metric, scale), group in extra.groupby(["metric", "scale"], sort=True):
-        lines = [(s.label, [estimate(group[group["series"] == s.key], s, str(metric))]) for s in source.styles(group["series"])]
-        panels.append(Forest(title=f"{metric} · {scale}", rows=lines, x_label=f"{metric}, mean over tasks"))
+        lines = [
+            (s.label, [estimate(group[group["series"] == s.key], s, str(metric))])
+            for s in source.styles(group["series"])
+        ]
+        panels.append(
+            Forest(title=f"{metric} · {scale}", rows=lines, x_label=f"{metric}, mean over tasks")
+        )
     columns = [
         "scale",
         "task",

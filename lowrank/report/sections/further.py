@@ -30,10 +30,18 @@ def build(source: Source) -> Section | None:
     rest = rows[~rows["metric"].str.startswith(KNOWN)]
     if rest.empty:
         return None
-    section = Section(name="further", title="Further metrics", lead="What else has been measured; lowrank metrics defines each.")
+    section = Section(
+        name="further",
+        title="Further metrics",
+        lead="What else has been measured; lowrank metrics defines each.",
+    )
     for lens, part in rest.groupby("lens", sort=True):
         quantities = [Quantity(metric, words(metric)) for metric in by_metric(part)]
         section.blocks += trajectory_figures(
-            source, part, quantities, name=f"further_{lens}", title=f"{str(lens).capitalize()} over training"
+            source,
+            part,
+            quantities,
+            name=f"further_{lens}",
+            title=f"{str(lens).capitalize()} over training",
         )
     return section

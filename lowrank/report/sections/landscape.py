@@ -47,12 +47,15 @@ def build(source: Source) -> Section:
     curves = source.query("curves")
     curves = finite(curves[curves["curve"].str.startswith(CURVES)], "mean")
     for curve, rows in sorted(
-        curves.groupby("curve"), key=lambda pair: (not str(pair[0]).endswith("random"), len(str(pair[0])), str(pair[0]))
+        curves.groupby("curve"),
+        key=lambda pair: (not str(pair[0]).endswith("random"), len(str(pair[0])), str(pair[0])),
     ):
         shown: set[str] = set()
         for place, (way, part) in enumerate(source.ways(rows, "curve")):
             suffix = slug(way) if place else ""
-            section.blocks += curve_figures(source, part, str(curve), suffix, folded=place > 0 and set(part["series"]) <= shown)
+            section.blocks += curve_figures(
+                source, part, str(curve), suffix, folded=place > 0 and set(part["series"]) <= shown
+            )
             shown |= set(part["series"])
     section.blocks.sort(key=lambda block: isinstance(block, Figure) and block.folded)
     section.blocks[:0] = trajectory_figures(
@@ -81,32 +84,49 @@ def build(source: Source) -> Section:
         caption="The direction is the principal component of a run's checkpoints; its share is that of their squared movement.",
     )
     if section.empty:
-        section.blocks.append(Missing(reason="no landscape has been measured", command="lowrank measure FILE"))
+        section.blocks.append(
+            Missing(reason="no landscape has been measured", command="lowrank measure FILE")
+        )
     return section
 
 
 def principal_quantities(rows: pd.DataFrame) -> list[Quantity]:
     """Sharpness along each k that was measured, k ascending, then σ."""
-    names = sorted(set(rows["metric"]), key=lambda name: (name.startswith("sigma"), len(name), name))
+    names = sorted(
+        set(rows["metric"]), key=lambda name: (name.startswith("sigma"), len(name), name)
+    )
     return [Quantity(name, words(name), log=name.startswith("sharpness")) for name in names]
 
 
-def curve_figures(source: Source, rows: pd.DataFrame, curve: str, suffix: str, *, folded: bool) -> list[Figure]:
-    """The curve of all methods at the last step, and of each method over training; ``suffix`` tells other protocols apart."""
+def curve_figures(
+    source: Source, rows: pd.DataFrame, curve: str, suffix: str, *, folded: bool
+) -> list[Figure]:
+    """The curve of all methods at the last step, and of each method over training; ``suffix`` tells
+    other protocols apart.
+    """
     seed = int(rows["seed"].min())
     rows = rows[rows["seed"] == seed]
     name = slug(curve).replace("-", "_") + (f"-{suffix}" if suffix else "")
-    what = CURVE_NAMES.get(curve) or words(curve.removeprefix(CURVES)).replace("PCA", "principal direction")
+    what = CURVE_NAMES.get(curve) or words(curve.removeprefix(CURVES)).replace(
+        "PCA", "principal direction"
+    )
     what += f" ({rows['protocol'].iloc[0]})" if suffix else ""
     common: dict[str, Any] = {"protocol": source.describe(rows), "query": source.command("curves")}
     last = rows[rows["step"] == rows.groupby("run_id")["step"].transform("max")]
     panels = [
-        XY(title=scale, series=series, x_label="offset α along the direction", y_label="loss − loss at 0")
+        XY(
+            title=scale,
+            series=series,
+            x_label="offset α along the direction",
+            y_label="loss − loss at 0",
+        )
         for scale in source.scales
         if (series := method_series(source, last[last["scale"] == scale]))
     ]
     table = curve_table(source, last, name)
-    band = "The band is one standard error over directions." if rows["variance"].notna().any() else ""
+    band = (
+        "The band is one standard error over directions." if rows["variance"].notna().any() else ""
+    )
     title = f"Landscape at the last checkpoint: {what}"
     figures = [
         Figure(
@@ -122,9 +142,19 @@ def curve_figures(source: Source, rows: pd.DataFrame, curve: str, suffix: str, *
     ]
     by_scale = [
         [
-            XY(title=f"{style.label} · {scale}", series=series, x_label="offset α", y_label="loss − loss at 0", height=210)
+            XY(
+                title=f"{style.label} · {scale}",
+                series=series,
+                x_label="offset α",
+                y_label="loss − loss at 0",
+                height=210,
+            )
             for style in source.styles(rows["series"])
-            if (series := step_series(rows[(rows["scale"] == scale) & (rows["series"] == style.key)]))
+            if (
+                series := step_series(
+                    rows[(rows["scale"] == scale) & (rows["series"] == style.key)]
+                )
+            )
         ]
         for scale in source.scales
     ]
@@ -174,9 +204,13 @@ def step_series(rows: pd.DataFrame) -> list[Series]:
 def curve_series(rows: pd.DataFrame, style: Style, zero: float) -> Series:
     """A curve with its standard error over directions."""
     y = rows["mean"].astype(float).to_numpy() - zero
-    error = np.sqrt(rows["variance"].astype(float).to_numpy() / np.maximum(rows["n"].fillna(1).astype(float).to_numpy() - 1, 1))
+    error = np.sqrt(
+        rows["variance"].astype(float).to_numpy()
+        / np.maximum(rows["n"].fillna(1).astype(float).to_numpy() - 1, 1)
+    )
     tips = [
-        f"{style.label}, α {number(a)}: loss {number(v, 5)}" + (f" ± {number(e, 2)}" if np.isfinite(e) else "")
+        f"{style.label}, α {number(a)}: loss {number(v, 5)}"
+        + (f" ± {number(e, 2)}" if np.isfinite(e) else "")
         for a, v, e in zip(rows["offset_value"], rows["mean"], error, strict=True)
     ]
     x = [float(v) for v in rows["offset_value"]]
@@ -197,6 +231,14 @@ def curve_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
         title="Points of the curves",
         frame=rows[columns].astype(object).where(rows[columns].notna(), None),
         method_column="series",
-        headings=["scale", "method", "step", "offset", "mean loss", "variance over directions", "directions"],
+        headings=[
+            "scale",
+            "method",
+            "step",
+            "offset",
+            "mean loss",
+            "variance over directions",
+            "directions",
+        ],
         query=source.command("curves"),
     )

@@ -15,7 +15,9 @@ from lowrank.report.tables import Table
 
 def build(source: Source) -> Section:
     """Counts, failures and the final losses."""
-    section = Section(name="overview", title="At a glance", lead=str(source.study.config.get("description", "")))
+    section = Section(
+        name="overview", title="At a glance", lead=str(source.study.config.get("description", ""))
+    )
     section.blocks += [Note(text=sentence) for sentence in findings(source)]
     section.blocks.append(final_table(source))
     section.blocks += failures(source)
@@ -28,7 +30,10 @@ def facts(source: Source) -> list[tuple[str, str]]:
     done = int(status.get("done", 0))
     values = len(source.aggregates)
     found = [
-        (str(runs["series"].nunique()), "methods" if runs["variant"].eq("").all() else "methods and variants"),
+        (
+            str(runs["series"].nunique()),
+            "methods" if runs["variant"].eq("").all() else "methods and variants",
+        ),
         (str(len(source.scales)), "scales" if len(source.scales) != 1 else "scale"),
         (str(runs["seed"].nunique()), "seeds" if runs["seed"].nunique() != 1 else "seed"),
         (f"{done} / {len(runs)}", "runs done"),
@@ -36,14 +41,20 @@ def facts(source: Source) -> list[tuple[str, str]]:
         (f"{values:,}".replace(",", "\u2009"), "aggregate values"),
     ]
     failed = int(status.get("failed", 0))
-    return [*found, (str(failed), "failed run" if failed == 1 else "failed runs")] if failed else found
+    return (
+        [*found, (str(failed), "failed run" if failed == 1 else "failed runs")] if failed else found
+    )
 
 
 def final_rows(source: Source) -> pd.DataFrame:
-    """The last checkpoint with a validation loss of each run that has not failed; where a cell has runs done, of those alone."""
+    """The last checkpoint with a validation loss of each run that has not failed; where a cell has
+    runs done, of those alone.
+    """
     runs = source.runs.set_index("run_id")["status"]
     rows = source.checkpoints.assign(status=source.checkpoints["run_id"].map(runs))
-    rows = rows[(rows["validation_loss_kind"] != "absent") & ~rows["status"].isin(["failed", "cancelled"])]
+    rows = rows[
+        (rows["validation_loss_kind"] != "absent") & ~rows["status"].isin(["failed", "cancelled"])
+    ]
     if rows.empty:
         return rows
     rows = rows.loc[rows.groupby("run_id")["step"].idxmax()]
@@ -52,14 +63,20 @@ def final_rows(source: Source) -> pd.DataFrame:
 
 
 def findings(source: Source) -> list[str]:
-    """What the rows say, in a few sentences: the lowest loss at each scale, and what geometry adds to the loss."""
+    """What the rows say, in a few sentences: the lowest loss at each scale, and what geometry adds
+    to the loss.
+    """
     final, found = final_rows(source), []
     for scale in source.scales:
-        means = final[final["scale"] == scale].groupby("series")["validation_loss"].mean().sort_values()
+        means = (
+            final[final["scale"] == scale].groupby("series")["validation_loss"].mean().sort_values()
+        )
         means = means[means.map(math.isfinite)]
         if len(means) > 1:
             (first, lowest), (second, next_lowest) = list(means.items())[:2]
-            found.append(f"{scale}: {first} has the lowest validation loss ({lowest:.3f}), before {second} ({next_lowest:.3f})")
+            found.append(
+                f"{scale}: {first} has the lowest validation loss ({lowest:.3f}), before {second} ({next_lowest:.3f})"
+            )
     sentences = ["; ".join(found) + "."] if found else []
     fits = source.query("predictor_fits")
     fits = fits[(fits["selection"] == "fixed") & (fits["model"] == "linear")].drop_duplicates(
@@ -68,7 +85,11 @@ def findings(source: Source) -> list[str]:
     by_set = fits[fits["scheme"] == "lomo"].set_index("feature_set")
     if {"loss_only", "loss_plus_geometry"} <= set(by_set.index):
         alone, both = (by_set.loc[name].to_dict() for name in ("loss_only", "loss_plus_geometry"))
-        values = [float(v) for v in (alone["r2"], both["r2"], both["permutation_p"]) if v is not None and not pd.isna(v)]
+        values = [
+            float(v)
+            for v in (alone["r2"], both["r2"], both["permutation_p"])
+            if v is not None and not pd.isna(v)
+        ]
         if len(values) == 3:
             sentences.append(added(values[0], values[1], values[2], int(both["n"])))
     return sentences
@@ -118,11 +139,24 @@ def final_table(source: Source) -> Table:
             )
     frame = pd.DataFrame(
         lines,
-        columns=["scale", "method", "perplexity", "validation_loss", "standard_deviation", "step", "runs", "parameters"],
+        columns=[
+            "scale",
+            "method",
+            "perplexity",
+            "validation_loss",
+            "standard_deviation",
+            "step",
+            "runs",
+            "parameters",
+        ],
         dtype=object,
     )
     kept = [c for c in frame.columns if c != "standard_deviation" or frame[c].notna().any()]
-    headings = {"validation_loss": "validation loss", "standard_deviation": "± over seeds", "step": "last step"}
+    headings = {
+        "validation_loss": "validation loss",
+        "standard_deviation": "± over seeds",
+        "step": "last step",
+    }
     return Table(
         name="final",
         title="Final checkpoints",
@@ -135,7 +169,9 @@ def final_table(source: Source) -> Table:
 
 
 def failures(source: Source) -> list[Note | Table]:
-    """Runs that failed: a diverged run is a result, with its step, its last finite loss and the reason."""
+    """Runs that failed: a diverged run is a result, with its step, its last finite loss and the
+    reason.
+    """
     rows = source.runs[source.runs["status"] == "failed"]
     if rows.empty:
         return []

@@ -26,7 +26,12 @@ def build(source: Source) -> Section:
     )
     final = final_rows(source)
     if final.empty:
-        section.blocks.append(Missing(reason="no checkpoint has a validation loss", command="lowrank study run FILE --only train"))
+        section.blocks.append(
+            Missing(
+                reason="no checkpoint has a validation loss",
+                command="lowrank study run FILE --only train",
+            )
+        )
         return section
     published = source.query("published", quantity="validation_perplexity")
     table, drawn = perplexity_table(source, final, published), figure(source, final)
@@ -43,11 +48,15 @@ def figure(source: Source, final: pd.DataFrame) -> Figure:
     for scale in source.scales:
         rows = []
         for style in source.styles():
-            values = final[(final["scale"] == scale) & (final["series"] == style.key)]["validation_loss"].map(perplexity)
+            values = final[(final["scale"] == scale) & (final["series"] == style.key)][
+                "validation_loss"
+            ].map(perplexity)
             found = spread(values)
             if found.n:
                 tip = f"{style.label} at {scale}: {found} ({found.n} seeds)"
-                rows.append((style.label, [Estimate(style, found.mean, found.low, found.high, tip)]))
+                rows.append(
+                    (style.label, [Estimate(style, found.mean, found.low, found.high, tip)])
+                )
         if rows:
             panels.append(Forest(title=scale, rows=rows, x_label="validation perplexity"))
     return Figure(
@@ -61,21 +70,49 @@ def figure(source: Source, final: pd.DataFrame) -> Figure:
 
 
 def perplexity_table(source: Source, final: pd.DataFrame, published: pd.DataFrame) -> Table:
-    """Ours beside the literature; where the literature has none of these scales, without columns for it."""
+    """Ours beside the literature; where the literature has none of these scales, without columns
+    for it.
+    """
     lines = []
     for scale in source.scales:
         for style in source.styles():
             method, _, variant = style.key.partition(" · ")
-            values = final[(final["scale"] == scale) & (final["series"] == style.key)]["validation_loss"].map(perplexity)
-            found, known = spread(values), published[(published["scale"] == scale) & (published["method"] == method)]
+            values = final[(final["scale"] == scale) & (final["series"] == style.key)][
+                "validation_loss"
+            ].map(perplexity)
+            found, known = (
+                spread(values),
+                published[(published["scale"] == scale) & (published["method"] == method)],
+            )
             theirs = float(known["value"].iloc[0]) if len(known) and not variant else None
             if not found.n and theirs is None:
                 continue
             ours = found.mean if found.n else None
             difference = ours - theirs if ours is not None and theirs is not None else None
-            cited = f"{known['source'].iloc[0]}, table {known['source_table'].iloc[0]}" if theirs is not None else None
-            lines.append((scale, style.key, ours, found.deviation if found.n > 1 else None, found.n, theirs, difference, cited))
-    columns = {"scale": "scale", "method": "method", "ours": "ours", "deviation": "± over seeds", "seeds": "seeds"}
+            cited = (
+                f"{known['source'].iloc[0]}, table {known['source_table'].iloc[0]}"
+                if theirs is not None
+                else None
+            )
+            lines.append(
+                (
+                    scale,
+                    style.key,
+                    ours,
+                    found.deviation if found.n > 1 else None,
+                    found.n,
+                    theirs,
+                    difference,
+                    cited,
+                )
+            )
+    columns = {
+        "scale": "scale",
+        "method": "method",
+        "ours": "ours",
+        "deviation": "± over seeds",
+        "seeds": "seeds",
+    }
     literature = {"published": "published", "difference": "ours − published", "source": "source"}
     frame = pd.DataFrame(lines, columns=[*columns, *literature], dtype=object)
     compared = bool(frame["published"].notna().any())
@@ -101,9 +138,14 @@ def reference(published: pd.DataFrame) -> list[Block]:
     """The published table itself, for orientation."""
     if published.empty:
         return []
-    wide = published.pivot_table(index="method", columns="scale", values="value", sort=False).reset_index()
+    wide = published.pivot_table(
+        index="method", columns="scale", values="value", sort=False
+    ).reset_index()
     source = ", ".join(
-        dict.fromkeys(f"{s}, table {t}" for s, t in zip(published["source"], published["source_table"], strict=True))
+        dict.fromkeys(
+            f"{s}, table {t}"
+            for s, t in zip(published["source"], published["source_table"], strict=True)
+        )
     )
     wide.columns = [str(c) for c in wide.columns]
     return [
@@ -129,7 +171,9 @@ def evaluation(source: Source) -> str:
     tokens = sorted({int(t) for t in source.checkpoints["validation_tokens"] if t})
     scored = " or ".join(f"{t:,}".replace(",", "\u2009") for t in tokens)
     return (
-        "validation loss" + (f" over {scored} tokens" if scored else "") + (f"; evaluation sets: {', '.join(sets)}" if sets else "")
+        "validation loss"
+        + (f" over {scored} tokens" if scored else "")
+        + (f"; evaluation sets: {', '.join(sets)}" if sets else "")
     )
 
 

@@ -1,4 +1,6 @@
-"""Does geometry tell about downstream performance what the loss does not? Correlations, fits and predictions."""
+"""Does geometry tell about downstream performance what the loss does not? Correlations, fits and
+predictions.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ P_LEGEND = (
     "p: permutation test of what geometry adds to the loss, whole runs exchanged; beside an R² lower than that of the loss alone, "
     "a small p says that it holds something which the fit could not use. "
 )
-SELECTION_LEGEND = "Selection: " + "; ".join(f"{key.replace('_', ' ')}: {text}" for key, text in SELECTIONS.items()) + "."
+SELECTION_LEGEND = (
+    "Selection: "
+    + "; ".join(f"{key.replace('_', ' ')}: {text}" for key, text in SELECTIONS.items())
+    + "."
+)
 
 
 def build(source: Source) -> Section:
@@ -39,11 +45,22 @@ def build(source: Source) -> Section:
     try:
         section.blocks.append(correlation_table(source))
     except PredictError:
-        section.blocks.append(Missing(reason="no checkpoint has a downstream score to predict", command="lowrank evaluate FILE"))
+        section.blocks.append(
+            Missing(
+                reason="no checkpoint has a downstream score to predict",
+                command="lowrank evaluate FILE",
+            )
+        )
     if fits.empty:
-        section.blocks.append(Missing(reason="no predictor has been fitted", command="lowrank predict FILE"))
+        section.blocks.append(
+            Missing(reason="no predictor has been fitted", command="lowrank predict FILE")
+        )
         return section
-    section.blocks[:0] = [summary_figure(source, fits), *fit_tables(source, fits), scatter(source, fits)]
+    section.blocks[:0] = [
+        summary_figure(source, fits),
+        *fit_tables(source, fits),
+        scatter(source, fits),
+    ]
     return section
 
 
@@ -61,9 +78,13 @@ def summary_figure(source: Source, fits: pd.DataFrame) -> Figure:
         for place, (feature_set, selection) in enumerate(
             dict.fromkeys(zip(of_scheme["feature_set"], of_scheme["selection"], strict=True))
         ):
-            found = of_scheme[(of_scheme["feature_set"] == feature_set) & (of_scheme["selection"] == selection)].iloc[0]
+            found = of_scheme[
+                (of_scheme["feature_set"] == feature_set) & (of_scheme["selection"] == selection)
+            ].iloc[0]
             rows.append((name(feature_set, selection), [pearson(found, place)]))
-        panels.append(Forest(title=title(scheme), rows=rows, x_label="Pearson, pooled out of fold", level=0.0))
+        panels.append(
+            Forest(title=title(scheme), rows=rows, x_label="Pearson, pooled out of fold", level=0.0)
+        )
     return Figure(
         name="predictor",
         title="How well the score is predicted",
@@ -85,7 +106,10 @@ def name(feature_set: str, selection: str) -> str:
 
 def pearson(fit: pd.Series[Any], place: int) -> Estimate:
     """A fit's correlation and interval as an estimate, one colour a feature set."""
-    value, low, high = (float(fit[c]) if not pd.isna(fit[c]) else math.nan for c in ("pearson", "pearson_low", "pearson_high"))  # type: ignore[arg-type, call-overload]
+    value, low, high = (
+        float(fit[c]) if not pd.isna(fit[c]) else math.nan
+        for c in ("pearson", "pearson_low", "pearson_high")
+    )  # type: ignore[arg-type, call-overload]
     base = str(fit["feature_set"]).replace(WITHOUT_REFERENCE, "")
     slot = SHOWN.index(base) if base in SHOWN else 3
     style = Style(
@@ -99,12 +123,16 @@ def pearson(fit: pd.Series[Any], place: int) -> Estimate:
 
 
 def fit_tables(source: Source, fits: pd.DataFrame) -> list[Block]:
-    """The fits at a glance and the published ones; every figure of every fit is the table under the figure."""
+    """The fits at a glance and the published ones; every figure of every fit is the table under the
+    figure.
+    """
     return [overview_table(source, fits), *published_table(source)]
 
 
 def ordered(fits: pd.DataFrame) -> pd.DataFrame:
-    """Fits by scheme, then feature set, in the order in which the study of the literature names them."""
+    """Fits by scheme, then feature set, in the order in which the study of the literature names
+    them.
+    """
     order = {s: i for i, s in enumerate(SCHEMES)}
     place = {name: i for i, name in enumerate(SHOWN)}
     sets = fits["feature_set"].str.replace(WITHOUT_REFERENCE, "").map(place).fillna(len(place))
@@ -114,7 +142,9 @@ def ordered(fits: pd.DataFrame) -> pd.DataFrame:
 
 
 def overview_table(source: Source, fits: pd.DataFrame) -> Table:
-    """One row a feature set and selection, R² and ranking accuracy out of fold for each scheme, linear model."""
+    """One row a feature set and selection, R² and ranking accuracy out of fold for each scheme,
+    linear model.
+    """
     linear = ordered(fits[fits["model"] == "linear"])
     schemes = [s for s in SCHEMES if s in set(linear["scheme"])]
     lines = []
@@ -123,13 +153,27 @@ def overview_table(source: Source, fits: pd.DataFrame) -> Table:
         values = [absent(by_scheme["r2"].get(s)) for s in schemes]
         p = [absent(by_scheme["permutation_p"].get(s)) for s in schemes]
         lines.append(
-            (name(str(feature_set), str(selection)), int(group["n"].iloc[0]), absent(group["r2_in_sample"].iloc[0]), *values, *p)
+            (
+                name(str(feature_set), str(selection)),
+                int(group["n"].iloc[0]),
+                absent(group["r2_in_sample"].iloc[0]),
+                *values,
+                *p,
+            )
         )
-    columns = ["features", "rows", "r2_in_sample", *(f"r2_{s}" for s in schemes), *(f"p_{s}" for s in schemes)]
+    columns = [
+        "features",
+        "rows",
+        "r2_in_sample",
+        *(f"r2_{s}" for s in schemes),
+        *(f"p_{s}" for s in schemes),
+    ]
     frame = pd.DataFrame(lines, columns=columns, dtype=object)
     kept = [c for c in columns if not c.startswith("p_") or frame[c].notna().any()]
     headings = {"features": "features", "rows": "rows", "r2_in_sample": "R² in sample"}
-    headings |= {f"r2_{s}": f"R², {SCHEMES[s][0]} left out" for s in schemes} | {f"p_{s}": f"p, {SCHEMES[s][0]}" for s in schemes}
+    headings |= {f"r2_{s}": f"R², {SCHEMES[s][0]} left out" for s in schemes} | {
+        f"p_{s}": f"p, {SCHEMES[s][0]}" for s in schemes
+    }
     return Table(
         name="predictor_overview",
         title="What each feature set explains",
@@ -145,7 +189,9 @@ def overview_table(source: Source, fits: pd.DataFrame) -> Table:
 def all_fits(source: Source, fits: pd.DataFrame) -> Table:
     """Every figure of every fit."""
     headings = {**FIGURES, "used": "feature names"}
-    fits = ordered(fits).assign(used=lambda f: [", ".join(json_value(v).get("names", [])) for v in f["features"]])
+    fits = ordered(fits).assign(
+        used=lambda f: [", ".join(json_value(v).get("names", [])) for v in f["features"]]
+    )
     frame = fits[list(headings)].astype(object).where(fits[list(headings)].notna(), None)
     return Table(
         name="predictor",
@@ -162,10 +208,17 @@ def all_fits(source: Source, fits: pd.DataFrame) -> Table:
 
 def published_table(source: Source) -> list[Table]:
     """The published figures, where the store has them."""
-    published = pd.concat([source.query("published", quantity=q) for q in ("loso_pearson", "lomo_pearson", "in_sample_r2")])
+    published = pd.concat(
+        [
+            source.query("published", quantity=q)
+            for q in ("loso_pearson", "lomo_pearson", "in_sample_r2")
+        ]
+    )
     if published.empty:
         return []
-    wide = published.pivot_table(index="item", columns="quantity", values="value", sort=False).reset_index()
+    wide = published.pivot_table(
+        index="item", columns="quantity", values="value", sort=False
+    ).reset_index()
     wide.columns = [str(c) for c in wide.columns]
     cited = f"{published['source'].iloc[0]}, table {published['source_table'].iloc[0]}"
     return [
@@ -194,7 +247,9 @@ def scatter(source: Source, fits: pd.DataFrame) -> Figure:
     panels = []
     for scheme in schemes:
         for feature_set in SHOWN:
-            ids = chosen[(chosen["scheme"] == scheme) & (chosen["feature_set"] == feature_set)]["fit_id"]
+            ids = chosen[(chosen["scheme"] == scheme) & (chosen["feature_set"] == feature_set)][
+                "fit_id"
+            ]
             part = rows[rows["fit_id"].isin(ids)]
             if len(part):
                 panels.append(
@@ -219,7 +274,12 @@ def scatter(source: Source, fits: pd.DataFrame) -> Figure:
         query=source.command("predictions"),
         caption="One marker a checkpoint; on the dashed line the prediction is exact.",
         protocol="linear regression, the features of the set",
-        table=Table(name="predictions", title="Predictions", frame=frame, query=source.command("predictions")),
+        table=Table(
+            name="predictions",
+            title="Predictions",
+            frame=frame,
+            query=source.command("predictions"),
+        ),
     )
 
 
@@ -230,18 +290,26 @@ def points(source: Source, rows: pd.DataFrame) -> list[Series]:
         part = rows[rows["series"] == style.key]
         tips = [
             f"{label}: stored {number(t)}, predicted {number(p)}"
-            for label, t, p in zip(part["row_label"], part["target"], part["predicted"], strict=True)
+            for label, t, p in zip(
+                part["row_label"], part["target"], part["predicted"], strict=True
+            )
         ]
         found.append(
             Series(
-                style=style, x=[float(v) for v in part["target"]], y=[float(v) for v in part["predicted"]], tips=tips, line=False
+                style=style,
+                x=[float(v) for v in part["target"]],
+                y=[float(v) for v in part["predicted"]],
+                tips=tips,
+                line=False,
             )
         )
     return found
 
 
 def correlation_table(source: Source) -> Table:
-    """Correlation of each feature with the score: at each scale, pooled, and whether the signs agree; published ranks beside."""
+    """Correlation of each feature with the score: at each scale, pooled, and whether the signs
+    agree; published ranks beside.
+    """
     table = feature_table(source.store, source.name, source.preset)
     rows = table.complete([])
     if rows.frame.empty:
@@ -250,7 +318,9 @@ def correlation_table(source: Source) -> Table:
     for feature in table.features:
         part = rows.complete([feature])
         if len(part.frame) > 2:
-            found = correlations(part.frame[[feature]], part.frame[TARGET].to_numpy(dtype=float), part.frame["scale"]).iloc[0]
+            found = correlations(
+                part.frame[[feature]], part.frame[TARGET].to_numpy(dtype=float), part.frame["scale"]
+            ).iloc[0]
             lines.append(
                 (
                     feature,
@@ -262,7 +332,11 @@ def correlation_table(source: Source) -> Table:
                 )
             )
     lines.sort(key=lambda line: -abs(float(line[len(source.scales) + 1] or 0.0)))
-    frame = pd.DataFrame(lines, columns=["feature", *source.scales, "pooled", "consistent", "rows", "published"], dtype=object)
+    frame = pd.DataFrame(
+        lines,
+        columns=["feature", *source.scales, "pooled", "consistent", "rows", "published"],
+        dtype=object,
+    )
     note = f"Pearson correlation with {TARGET} over checkpoints after step 0. Published: mean |r| of the features chosen there."
     return Table(
         name="correlations",

@@ -16,7 +16,11 @@ def build(source: Source) -> Section:
         title="Provenance",
         lead="What made these numbers. Two values are comparable where their protocol hashes agree.",
     )
-    section.blocks.append(Note(text=f"Study {source.name}, configuration {source.study.config_hash[:12]}, preset {source.preset}."))
+    section.blocks.append(
+        Note(
+            text=f"Study {source.name}, configuration {source.study.config_hash[:12]}, preset {source.preset}."
+        )
+    )
     section.blocks += [machines(source), protocols(source), evaluation_sets(source), runs(source)]
     section.blocks = [b for b in section.blocks if not (isinstance(b, Table) and b.frame.empty)]
     return section
@@ -27,10 +31,24 @@ def machines(source: Source) -> Table:
     rows, lines = source.query("provenance"), []
     for _, group in rows.groupby("hash", sort=False):
         row = group.iloc[0]
-        versions = ", ".join(f"{k} {v}" for k, v in sorted(json_value(row["library_versions"]).items()))
+        versions = ", ".join(
+            f"{k} {v}" for k, v in sorted(json_value(row["library_versions"]).items())
+        )
         counts = zip(group["what"], group["number"], strict=True)
-        made = ", ".join(f"{number} {what.replace('_', ' ')}{'s' if number != 1 else ''}" for what, number in counts)
-        lines.append((row["lowrank_version"], str(row["git_commit"])[:10], row["device"], int(row["threads"]), versions, made))
+        made = ", ".join(
+            f"{number} {what.replace('_', ' ')}{'s' if number != 1 else ''}"
+            for what, number in counts
+        )
+        lines.append(
+            (
+                row["lowrank_version"],
+                str(row["git_commit"])[:10],
+                row["device"],
+                int(row["threads"]),
+                versions,
+                made,
+            )
+        )
     columns = ["lowrank", "commit", "device", "threads", "libraries", "made"]
     return Table(
         name="provenance",
@@ -43,7 +61,9 @@ def machines(source: Source) -> Table:
 def protocols(source: Source) -> Table:
     """Every protocol behind a value."""
     rows, lines = source.query("protocols"), []
-    rows["evaluation_set"] = rows["evaluation_set"].astype(object).where(rows["evaluation_set"].notna(), None)
+    rows["evaluation_set"] = (
+        rows["evaluation_set"].astype(object).where(rows["evaluation_set"].notna(), None)
+    )
     for row in rows.to_dict("records"):
         parameters = ", ".join(f"{k}={v}" for k, v in sorted(json_value(row["parameters"]).items()))
         lines.append(
@@ -93,7 +113,12 @@ def evaluation_sets(source: Source) -> Table:
     for column in ("dataset_fingerprint", "tokenizer_hash", "sha256"):
         frame[column] = [str(v)[:12] for v in rows[column]]
     frame["packing"] = [bool(v) for v in frame["packing"]]
-    return Table(name="evaluation_sets", title="Evaluation sets", frame=frame, query=source.command("evaluation_sets"))
+    return Table(
+        name="evaluation_sets",
+        title="Evaluation sets",
+        frame=frame,
+        query=source.command("evaluation_sets"),
+    )
 
 
 def runs(source: Source) -> Table:

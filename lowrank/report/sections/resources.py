@@ -35,7 +35,10 @@ def build(source: Source) -> Section:
                 panels.append(panel)
     if not panels:
         section.blocks.append(
-            Missing(reason="no run has recorded its memory or throughput", command="lowrank study run FILE --only train")
+            Missing(
+                reason="no run has recorded its memory or throughput",
+                command="lowrank study run FILE --only train",
+            )
         )
         return section
     section.blocks.append(
@@ -52,16 +55,33 @@ def build(source: Source) -> Section:
     return section
 
 
-def forest(source: Source, rows: pd.DataFrame, column: str, label: str, unit: float, scale: str) -> Forest | None:
+def forest(
+    source: Source, rows: pd.DataFrame, column: str, label: str, unit: float, scale: str
+) -> Forest | None:
     """One quantity at one scale, or None where no run has it."""
     lines = []
     for style in source.styles(rows["series"]):
         found = spread(pd.to_numeric(rows[rows["series"] == style.key][column]) / unit)
         if found.n:
             lines.append(
-                (style.label, [Estimate(style, found.mean, found.low, found.high, f"{style.label} at {scale}: {found} {label}")])
+                (
+                    style.label,
+                    [
+                        Estimate(
+                            style,
+                            found.mean,
+                            found.low,
+                            found.high,
+                            f"{style.label} at {scale}: {found} {label}",
+                        )
+                    ],
+                )
             )
-    return Forest(title=f"{label} · {scale}", rows=lines, x_label=label, limits=(0.0, 0.0)) if lines else None
+    return (
+        Forest(title=f"{label} · {scale}", rows=lines, x_label=label, limits=(0.0, 0.0))
+        if lines
+        else None
+    )
 
 
 def table(source: Source) -> Table:
@@ -79,12 +99,24 @@ def table(source: Source) -> Table:
     lines = []
     for scale in source.scales:
         for style in source.styles():
-            rows = source.runs[(source.runs["scale"] == scale) & (source.runs["series"] == style.key)]
+            rows = source.runs[
+                (source.runs["scale"] == scale) & (source.runs["series"] == style.key)
+            ]
             values = [cell(rows, column) for column in columns]
             if len(rows):
                 rank = rows["rank"].dropna()
-                lines.append((scale, style.key, int(rank.iloc[0]) if len(rank) else None, rows["precision"].iloc[0], *values))
-    frame = pd.DataFrame(lines, columns=["scale", "method", "rank", "precision", *columns], dtype=object)
+                lines.append(
+                    (
+                        scale,
+                        style.key,
+                        int(rank.iloc[0]) if len(rank) else None,
+                        rows["precision"].iloc[0],
+                        *values,
+                    )
+                )
+    frame = pd.DataFrame(
+        lines, columns=["scale", "method", "rank", "precision", *columns], dtype=object
+    )
     headings = ["scale", "method", "rank", "precision", *columns.values()]
     return Table(
         name="resources",

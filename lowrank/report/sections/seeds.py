@@ -22,7 +22,11 @@ def build(source: Source) -> Section:
         title="Variability over seeds",
         lead="How much of a difference between methods a second training run would explain.",
     )
-    final = finite(final_rows(source), "validation_loss") if len(source.checkpoints) else source.checkpoints
+    final = (
+        finite(final_rows(source), "validation_loss")
+        if len(source.checkpoints)
+        else source.checkpoints
+    )
     counts = source.runs.groupby("scale")["seed"].nunique()
     if not (counts > 1).any():
         section.blocks.append(
@@ -36,9 +40,14 @@ def build(source: Source) -> Section:
     panels = []
     for scale in [s for s in source.scales if s not in single]:
         rows = final[final["scale"] == scale]
-        lines = [(s.label, estimates(rows[rows["series"] == s.key], s)) for s in source.styles(rows["series"])]
+        lines = [
+            (s.label, estimates(rows[rows["series"] == s.key], s))
+            for s in source.styles(rows["series"])
+        ]
         if lines:
-            panels.append(Forest(title=scale, rows=lines, x_label="final validation loss, nats a token"))
+            panels.append(
+                Forest(title=scale, rows=lines, x_label="final validation loss, nats a token")
+            )
     section.blocks.append(
         Figure(
             name="seeds",
@@ -46,7 +55,8 @@ def build(source: Source) -> Section:
             panels=panels,
             protocol=evaluation(source),
             query=source.command("checkpoints"),
-            caption="One marker a seed." + (f" Not shown, for they have one seed: {', '.join(single)}." if single else ""),
+            caption="One marker a seed."
+            + (f" Not shown, for they have one seed: {', '.join(single)}." if single else ""),
             table=table(source, final),
         )
     )
@@ -58,26 +68,52 @@ def estimates(rows: pd.DataFrame, style: Style) -> list[Estimate]:
     found = []
     for seed, value in zip(rows["seed"], rows["validation_loss"], strict=True):
         found.append(
-            Estimate(style, float(value), float(value), float(value), f"{style.label}, seed {seed}: {number(float(value), 5)}")
+            Estimate(
+                style,
+                float(value),
+                float(value),
+                float(value),
+                f"{style.label}, seed {seed}: {number(float(value), 5)}",
+            )
         )
     return found
 
 
 def table(source: Source, final: pd.DataFrame) -> Table:
-    """Mean, deviation, lowest and highest over seeds of the final loss and of every metric at the last step."""
+    """Mean, deviation, lowest and highest over seeds of the final loss and of every metric at the
+    last step.
+    """
     rows, ends = source.aggregates, dict(zip(final["run_id"], final["step"], strict=True))
     # a barrier between two runs belongs to the pair
     rows = rows[rows["protocol"].eq(source.preset) & ~rows["metric"].str.startswith("imbh")]
     last = rows[rows["step"] == rows["run_id"].map(ends)]
     losses = final.assign(metric="validation_loss", value=final["validation_loss"])
-    both = pd.concat([losses[["metric", "scale", "series", "value"]], last[["metric", "scale", "series", "value"]]])
+    both = pd.concat(
+        [
+            losses[["metric", "scale", "series", "value"]],
+            last[["metric", "scale", "series", "value"]],
+        ]
+    )
     lines = []
     for (metric, scale, series), group in both.groupby(["metric", "scale", "series"], sort=False):
         found = spread(group["value"])
         if found.n > 1:
-            lines.append((metric, scale, series, found.mean, found.deviation, found.low, found.high, found.n))
+            lines.append(
+                (metric, scale, series, found.mean, found.deviation, found.low, found.high, found.n)
+            )
     frame = pd.DataFrame(
-        lines, columns=["metric", "scale", "method", "mean", "standard_deviation", "lowest", "highest", "seeds"], dtype=object
+        lines,
+        columns=[
+            "metric",
+            "scale",
+            "method",
+            "mean",
+            "standard_deviation",
+            "lowest",
+            "highest",
+            "seeds",
+        ],
+        dtype=object,
     )
     return Table(
         name="seeds",

@@ -24,7 +24,12 @@ def build(source: Source) -> Section:
     log = source.query("training_curve")
     losses = finite(source.checkpoints, "validation_loss")
     if log.empty and losses.empty:
-        section.blocks.append(Missing(reason="no run has logged a training step", command="lowrank study run FILE --only train"))
+        section.blocks.append(
+            Missing(
+                reason="no run has logged a training step",
+                command="lowrank study run FILE --only train",
+            )
+        )
         return section
     if len(losses):
         section.blocks.append(validation_figure(source, losses))
@@ -40,14 +45,37 @@ def validation_figure(source: Source, rows: pd.DataFrame) -> Figure:
     for scale in source.scales:
         series = seed_series(source, rows[rows["scale"] == scale], "step", "validation_loss")
         if series:
-            panels.append(XY(title=scale, series=series, x_label="step", y_label="validation loss, nats a token"))
-    columns = ["scale", "series", "seed", "step", "tokens_seen", "validation_loss", "validation_tokens"]
+            panels.append(
+                XY(
+                    title=scale,
+                    series=series,
+                    x_label="step",
+                    y_label="validation loss, nats a token",
+                )
+            )
+    columns = [
+        "scale",
+        "series",
+        "seed",
+        "step",
+        "tokens_seen",
+        "validation_loss",
+        "validation_tokens",
+    ]
     table = Table(
         name="validation_loss",
         title="Validation loss",
         frame=rows[columns].astype(object),
         method_column="series",
-        headings=["scale", "method", "seed", "step", "tokens seen", "validation loss", "tokens scored"],
+        headings=[
+            "scale",
+            "method",
+            "seed",
+            "step",
+            "tokens seen",
+            "validation loss",
+            "tokens scored",
+        ],
         query=source.command("checkpoints"),
     )
     return Figure(
@@ -90,7 +118,13 @@ def drive_figure(source: Source, log: pd.DataFrame) -> Figure:
             series = curve(source, log[log["scale"] == scale], column)
             if series:
                 panels.append(
-                    XY(title=f"{label} · {scale}", series=series, x_label="step", y_label=label, log_y=column == "gradient_norm")
+                    XY(
+                        title=f"{label} · {scale}",
+                        series=series,
+                        x_label="step",
+                        y_label=label,
+                        log_y=column == "gradient_norm",
+                    )
                 )
     return Figure(
         name="training_drive",
