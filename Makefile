@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: demo check lint types test docs clean
+.PHONY: demo check lint format types test docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lowrank study run studies/demo.yaml --launcher processes --workers 2
@@ -18,7 +18,11 @@ demo: $(VENV)/.installed
 check: lint types test
 
 lint: $(VENV)/.installed-test
+	$(BIN)/ruff format --check --quiet . || { echo "make format formats these files:"; $(BIN)/ruff format --check .; exit 1; }
 	$(BIN)/ruff check .
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff format .
 
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
