@@ -18,8 +18,8 @@ import torch
 
 from lowrank import models
 from lowrank.config import Data, ModelShape, RunConfig, Training
+from lowrank.geometry.estimate import Batch
 from lowrank.metrics.activations import Accumulator, compare, hidden_states
-from lowrank.metrics.base import Batch
 from lowrank.presets import load
 
 VOCABULARY = 4096

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from lowrank import models
 from lowrank.config import Data, ModelShape, RunConfig, Training
 from lowrank.data import open_data
-from lowrank.metrics._directions import random_direction
-from lowrank.metrics._offsets import Walk, rule_for
-from lowrank.metrics._probe import row_losses
-from lowrank.metrics.base import Batch
+from lowrank.geometry.directions import random_direction
+from lowrank.geometry.estimate import Batch
+from lowrank.geometry.offsets import Walk, rule_for
+from lowrank.geometry.probe import row_losses
 from lowrank.metrics.landscape import LandscapeSettings, direction_variance, sharpness
 from lowrank.presets import load
 

@@ -21,14 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.config.resolve import RunConfig
-from lowrank.config.schema import Data, ModelShape, Training
+from lowrank.config.schema import Data, ModelShape
 from lowrank.data import open_data
-from lowrank.methods._projection import decompose
-from lowrank.methods.base import targets
-from lowrank.methods.fira import FiraAdamW
-from lowrank.methods.galore import GaLoreAdamW
+from lowrank.layers import targets
 from lowrank.models import build
+from lowrank.optim.fira import FiraAdamW
+from lowrank.optim.galore import GaLoreAdamW
+from lowrank.optim.projection import decompose
 from lowrank.presets import load
+from lowrank.settings import Training
 
 VOCABULARY = 32_000
 Gradients = dict[str, Tensor]

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from lowrank.config import ModelShape
-from lowrank.metrics.spectra import (
+from lowrank.geometry.spectrum import (
     SHAPES,
-    all_singular_values,
     product_singular_values,
     singular_value_metrics,
     singular_values,
 )
+from lowrank.metrics.spectra import all_singular_values
 from lowrank.presets import load
 
 

@@ -80,7 +80,7 @@ def run(
     with open_store(plan.database, create=True) as store:
         if launcher == "inline":
             return tell(plan, run_study(store, plan, only, retry_failed))
-        from lowrank.launch.run import Launch, launch
+        from lowrank.study.launch import Launch, launch
 
         how = Launch(launcher, database_url(plan.database), workers, overrides)
         return tell(plan, launch(store, plan, how, only, retry_failed))

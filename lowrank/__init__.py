@@ -7,10 +7,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from lowrank import moved
+
 if TYPE_CHECKING:
     from lowrank.store.view import View
 
 __version__ = "0.1.0"
+moved.install()
 
 
 def open(url_or_file: str | os.PathLike[str]) -> View:

@@ -23,8 +23,10 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
 from lowrank.config.resolve import RunConfig
-from lowrank.config.schema import ModelShape, Training
-from lowrank.methods.base import Draw, Method, create
+from lowrank.config.schema import ModelShape
+from lowrank.layers import Draw
+from lowrank.methods.base import Method, create
+from lowrank.settings import Training
 
 
 class LowRankLlamaConfig(LlamaConfig):

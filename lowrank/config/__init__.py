@@ -7,16 +7,8 @@ stored with the run.
 
 from lowrank.config.loading import load_study, parse_study, read_yaml
 from lowrank.config.resolve import RunConfig, resolve_runs
-from lowrank.config.schema import (
-    Config,
-    Data,
-    MethodEntry,
-    MetricEntry,
-    ModelShape,
-    ScaleEntry,
-    Study,
-    Training,
-)
+from lowrank.config.schema import Data, MethodEntry, MetricEntry, ModelShape, ScaleEntry, Study
+from lowrank.settings import Config, Training
 
 __all__ = [
     "Config",

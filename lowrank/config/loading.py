@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from lowrank.config.schema import Config, Data, Study, Training
+from lowrank.config.schema import Data, Study
 from lowrank.errors import ConfigError, suggestion
+from lowrank.settings import Config, Training
 from lowrank.strict_yaml import parse_yaml
 
 C = TypeVar("C", bound=Config)

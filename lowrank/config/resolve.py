@@ -9,18 +9,9 @@ from typing import Any
 
 from lowrank import methods, presets
 from lowrank.config.loading import validate, validate_partial
-from lowrank.config.schema import (
-    WEIGHTLESS,
-    YOUNGER,
-    Config,
-    Data,
-    MethodEntry,
-    ModelShape,
-    Overrides,
-    Study,
-    Training,
-)
+from lowrank.config.schema import Data, MethodEntry, ModelShape, Overrides, Study
 from lowrank.errors import ConfigError, UnknownNameError
+from lowrank.settings import WEIGHTLESS, YOUNGER, Config, Training
 
 
 class RunConfig(Config):

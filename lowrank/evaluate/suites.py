@@ -12,8 +12,8 @@ from pathlib import Path
 import yaml
 from pydantic import Field
 
-from lowrank.config.schema import Config, Names
 from lowrank.errors import UnknownNameError
+from lowrank.settings import Config, Names
 
 EXTRA_METRICS = ("margin", "bits_per_byte")
 """Stored for every task beside its own metrics; see :mod:`lowrank.evaluate.scores`."""

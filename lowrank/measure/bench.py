@@ -17,10 +17,11 @@ from torch import nn
 from lowrank import checkpoint
 from lowrank.errors import CheckpointError, LowrankError
 from lowrank.export import dense_model
+from lowrank.geometry.estimate import Batch
 from lowrank.measure.memory import footprint
 from lowrank.measure.plan import Task
 from lowrank.measure.team import SOLO, Team
-from lowrank.metrics.base import Batch, MetricError, Point, Unit
+from lowrank.metrics.base import MetricError, Point, Unit
 from lowrank.store import Store, records
 
 A = TypeVar("A")

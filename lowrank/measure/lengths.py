@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from lowrank import methods
-from lowrank.methods.base import TARGETS, create
+from lowrank.layers import TARGETS
+from lowrank.methods.base import create
 from lowrank.metrics.base import place
 
 Lengths = tuple[tuple[str, int, int], ...]

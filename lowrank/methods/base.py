@@ -21,26 +21,34 @@ Guarantees that the conformance suite (``tests/methods``) holds every registered
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lowrank import schedule
-from lowrank.config.schema import Config, Training
 from lowrank.errors import ConfigError, LowrankError
-from lowrank.methods._adamw8 import AdamW8bit
-from lowrank.methods._sharding import whole
-
-Draw = Callable[[str], torch.Generator]
-"""``draw(name)`` is a fresh CPU generator keyed by the run's seed and ``name`` (a parameter's full
-name, or any label).
-"""
+from lowrank.layers import (
+    TARGETS as TARGETS,
+)
+from lowrank.layers import (
+    Draw as Draw,
+)
+from lowrank.layers import (
+    plain_path as plain_path,
+)
+from lowrank.layers import (
+    targets as targets,
+)
+from lowrank.optim import projection
+from lowrank.optim.adamw8bit import AdamW8bit
+from lowrank.optim.projected import ProjectedAdamW
+from lowrank.optim.sharding import whole
+from lowrank.settings import Config, Training
 
 Family = Literal["baseline", "optimizer", "architecture", "adapter"]
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The seven linear layers of every block that low-rank methods treat."""
 
 
 class Method(ABC):
@@ -198,20 +206,6 @@ def build_optimizer(method: Method, model: nn.Module, training: Training) -> tor
     return optimizer
 
 
-def plain_path(path: str) -> str:
-    """``path`` without what DistributedDataParallel and ``torch.compile`` wrap around a model, so
-    that draws agree.
-    """
-    return path.replace("_orig_mod.", "").removeprefix("module.")
-
-
-def targets(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(path, module) of the target layers in the order of the model."""
-    for path, module in model.named_modules():
-        if path.rpartition(".")[2] in TARGETS:
-            yield path, module
-
-
 def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, Any]]:
     """The trained parameters as groups of an optimizer, the target layers' and all others with a
     learning rate of their own.
@@ -239,3 +233,54 @@ def _dumps(value: Any) -> str:
     import json
 
     return json.dumps(value)
+
+
+class ProjectionSettings(Config):
+    """Settings of a method whose moments live in gradient subspaces."""
+
+    rank: PositiveInt
+    update_proj_gap: PositiveInt = 200  # updates between two decompositions of a gradient
+    proj_type: projection.ProjType = "std"
+    svd: projection.Svd = "exact"
+
+
+class ProjectedMethod(Method):
+    """A method of the optimizer family: a plain LLaMA whose target matrices are trained by a
+    :class:`ProjectedAdamW`.
+    """
+
+    family = "optimizer"
+    Settings: ClassVar[type[Config]] = ProjectionSettings
+    optimizer_class: ClassVar[type[ProjectedAdamW]]
+
+    @property
+    def update_scale(self) -> float:
+        """What every update within the subspace is multiplied by."""
+        return float(getattr(self.settings, self.optimizer_class.scale_key))
+
+    def optimizer_state_bytes(self, optimizer: Optimizer) -> int | None:
+        """Counted from shapes: a decomposition needs values."""
+        return optimizer.planned_state_bytes() if isinstance(optimizer, ProjectedAdamW) else None
+
+    def optimizer(self, model: nn.Module, training: Training) -> Optimizer:
+        """Target matrices projected; embeddings, norms, head and biases plain. Raises where nothing
+        would be projected.
+        """
+        matrices = {
+            f"{path}.weight" for path, module in targets(model) if isinstance(module, nn.Linear)
+        }
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        projected = [(name, p) for name, p in named if name in matrices]
+        if not projected:
+            raise LowrankError(f"{self.name}: the model has no target layer to project")
+        plain = [(name, p) for name, p in named if name not in matrices]
+        rate = training.untargeted_learning_rate or training.learning_rate
+        groups = [{"params": plain, "lr": rate}] if plain else []
+        return self.optimizer_class(
+            [*groups, {"params": projected, **self.settings.model_dump()}],
+            lr=training.learning_rate,
+            betas=training.betas,
+            eps=training.eps,
+            weight_decay=training.weight_decay,
+            state_bits=training.state_bits,
+        )

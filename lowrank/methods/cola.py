@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from lowrank.config.schema import Config
 from lowrank.errors import ConfigError
-from lowrank.methods._factors import FactoredLinear, fill, replace_targets
-from lowrank.methods.base import Draw, Method
+from lowrank.layers import Draw, FactoredLinear, fill, replace_targets
+from lowrank.methods.base import Method
+from lowrank.settings import Config
 
 Activation = Literal["silu", "gelu", "relu", "tanh", "identity"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

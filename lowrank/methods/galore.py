@@ -5,23 +5,9 @@
 from __future__ import annotations
 
 from pydantic import PositiveFloat
-from torch import Tensor
 
-from lowrank.methods._optimizer import Move, ProjectedAdamW, ProjectedMethod, ProjectionSettings
-from lowrank.methods._projection import add_back
-
-
-class GaLoreAdamW(ProjectedAdamW):
-    """AdamW in gradient subspaces (GaLore, algorithm 2): W -= step size · scale · back(N).
-
-    Takes the place of ``galore_torch.GaLoreAdamW``: the same arguments, groups and trajectory
-    (under the convention of signs).
-    """
-
-    scale_key = "scale"
-
-    def _move(self, p: Tensor, G: Tensor, move: Move) -> None:
-        add_back(p, move.N, move.bases, move.kind, -move.step_size * move.group["scale"])
+from lowrank.methods.base import ProjectedMethod, ProjectionSettings
+from lowrank.optim.galore import GaLoreAdamW
 
 
 class GaLoreSettings(ProjectionSettings):

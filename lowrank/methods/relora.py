@@ -13,11 +13,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from lowrank import schedule
-from lowrank.config.schema import Config, Training
 from lowrank.errors import ConfigError, LowrankError
-from lowrank.methods._factors import FactoredLinear, fill, kaiming, replace_targets
-from lowrank.methods._sharding import beside, whole
-from lowrank.methods.base import Draw, Method, plain_path, targets
+from lowrank.layers import Draw, FactoredLinear, fill, kaiming, plain_path, replace_targets, targets
+from lowrank.methods.base import Method
+from lowrank.optim.sharding import beside, whole
+from lowrank.settings import Config, Training
 
 Init = Literal["lora", "published"]
 Reset = Literal["full", "shared_mask", "independent_masks"]

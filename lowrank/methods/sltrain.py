@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from lowrank.config.schema import Config
 from lowrank.errors import ConfigError
-from lowrank.methods._factors import FactoredLinear, fill, kaiming, replace_targets
-from lowrank.methods._sharding import whole
-from lowrank.methods.base import Draw, Method, targets
+from lowrank.layers import Draw, FactoredLinear, fill, kaiming, replace_targets, targets
+from lowrank.methods.base import Method
+from lowrank.optim.sharding import whole
+from lowrank.settings import Config
 
 
 class SLTrainLinear(FactoredLinear):

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lowrank.geometry.estimate import Batch
+from lowrank.geometry.probe import standard_error
 from lowrank.loss import IGNORE
-from lowrank.metrics._probe import standard_error
 from lowrank.metrics.base import (
     AGGREGATE_LAYER,
     ALL_MODULES,
     EMBEDDING_LAYER,
-    Batch,
     Bench,
     Expected,
     Lens,

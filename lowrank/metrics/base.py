@@ -16,6 +16,7 @@ Guarantees that the conformance suite (``tests/metrics``) holds every registered
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,16 +25,31 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import Field, PositiveInt
 
-from lowrank.config.schema import Config
 from lowrank.errors import LowrankError, UnknownNameError
+from lowrank.geometry.estimate import (
+    ALONE as ALONE,
+)
+from lowrank.geometry.estimate import (
+    Alone as Alone,
+)
+from lowrank.geometry.estimate import (
+    Batch as Batch,
+)
+from lowrank.geometry.estimate import (
+    Estimate as Estimate,
+)
+from lowrank.geometry.estimate import (
+    Spreader as Spreader,
+)
+from lowrank.settings import Config
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from lowrank.checkpoint import Loaded
+    from lowrank.geometry.probe import Losses
 
-A = TypeVar("A")
 T = TypeVar("T")
 AGGREGATE_LAYER = -2  # over all layers
 EMBEDDING_LAYER = -1  # the embedding output
@@ -60,15 +76,6 @@ class MetricInfo:
     range: str
     source: str
     better: Literal["lower", "higher", ""] = ""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with the standard error of its mean; None where a single sample has none."""
-
-    value: float
-    standard_error: float | None = None
-    n: int | None = None
 
 
 @dataclass(frozen=True)
@@ -247,44 +254,6 @@ class Expected:
         return chain(self.values, self.points, self.spectra)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Rows of the evaluation set, (rows, length) each. ``labels`` are the inputs, -100 on padding,
-    which stands at the end.
-    """
-
-    input_ids: Tensor
-    labels: Tensor
-
-
-class Spreader(Protocol):
-    """Shares independent evaluations among the processes that compute a unit together."""
-
-    @property
-    def processes(self) -> int:
-        """How many they are."""
-
-    def spread(self, compute: Callable[[A], T], items: Sequence[A]) -> list[T]:
-        """``compute`` of every item, in their order; every process calls this at the same place and
-        gets all results.
-
-        The result of an item must not depend on which others the process computes.
-        """
-
-
-class Alone:
-    """One process."""
-
-    processes = 1
-
-    def spread(self, compute: Callable[[A], T], items: Sequence[A]) -> list[T]:
-        """One after another."""
-        return [compute(item) for item in items]
-
-
-ALONE = Alone()
-
-
 class Bench(Spreader, Protocol):
     """What computing may ask for; checkpoints are loaded and verified once and stay as long as work
     needs them.
@@ -431,3 +400,33 @@ def place(path: str) -> tuple[int, str]:
     if layer is None:
         raise MetricError(f"the target layer '{path}' has no layer number in its path")
     return layer, parts[-1].removesuffix("_proj")
+
+
+def base_losses(point: Point, network: nn.Module, bench: Bench, batches: Sequence[Batch]) -> Losses:
+    """Losses of a checkpoint as it is, computed once for all lenses that use ``network``."""
+    from lowrank.geometry.probe import row_losses
+
+    content = 0
+    for batch in batches:
+        content = zlib.crc32(batch.input_ids.cpu().numpy().tobytes(), content)
+    return bench.memo(
+        point,
+        f"losses/{id(network)}/{content}/{len(batches)}",
+        lambda: row_losses(network, batches),
+    )
+
+
+def require_same_shapes(one: Mapping[str, Tensor], other: Mapping[str, Tensor], unit: Unit) -> None:
+    """Raise where two networks differ in the names or shapes of their parameters."""
+    shapes: list[dict[str, Any]] = [
+        {name: tuple(t.shape) for name, t in weights.items()} for weights in (one, other)
+    ]
+    if shapes[0] != shapes[1]:
+        odd = min(
+            name
+            for name in shapes[0].keys() | shapes[1].keys()
+            if shapes[0].get(name) != shapes[1].get(name)
+        )
+        raise MetricError(
+            f"{unit.label}: the two checkpoints have different shapes ({odd}); compare models of one shape"
+        )

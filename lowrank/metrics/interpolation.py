@@ -19,21 +19,12 @@ import torch
 from pydantic import Field, Strict
 from torch import Tensor, nn
 
-from lowrank.metrics._alignment import align, fold_gains
-from lowrank.metrics._probe import (
-    Average,
-    Floats,
-    Losses,
-    base_losses,
-    lent,
-    require_same_shapes,
-    row_losses,
-    standard_error,
-)
+from lowrank.geometry.alignment import align, fold_gains
+from lowrank.geometry.estimate import Batch
+from lowrank.geometry.probe import Average, Floats, Losses, lent, row_losses, standard_error
 from lowrank.metrics.base import (
     AGGREGATE_LAYER,
     ALL_MODULES,
-    Batch,
     Bench,
     Curve,
     Expected,
@@ -45,7 +36,9 @@ from lowrank.metrics.base import (
     TextSettings,
     Unit,
     Value,
+    base_losses,
     consecutive,
+    require_same_shapes,
     selection,
 )
 

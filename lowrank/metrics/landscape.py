@@ -19,32 +19,32 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, Strict
 from torch import nn
 
-from lowrank.config.schema import Config
-from lowrank.metrics._directions import (
+from lowrank.geometry.directions import (
     Components,
     Normalization,
     random_direction,
     trajectory_directions,
 )
-from lowrank.metrics._offsets import Rule, Walk, mean_estimate, rule_for
-from lowrank.metrics._probe import Average, Floats, base_losses, require_same_shapes
+from lowrank.geometry.estimate import ALONE, Estimate, Spreader
+from lowrank.geometry.offsets import Rule, Walk, mean_estimate, rule_for
+from lowrank.geometry.probe import Average, Floats
 from lowrank.metrics.base import (
     AGGREGATE_LAYER,
     ALL_MODULES,
-    ALONE,
     Bench,
     Curve,
-    Estimate,
     Expected,
     Lens,
     MetricInfo,
     Panel,
     Result,
-    Spreader,
     TextSettings,
     Unit,
     Value,
+    base_losses,
+    require_same_shapes,
 )
+from lowrank.settings import Config
 
 __all__ = ["LENS", "Landscape", "direction_variance", "sharpness"]
 OWN_PARAMETERS = "in the method's own parameters: it has no dense equivalent"

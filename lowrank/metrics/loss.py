@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from lowrank.metrics._probe import row_losses, standard_error
+from lowrank.geometry.probe import row_losses, standard_error
 from lowrank.metrics.base import (
     Bench,
     Expected,

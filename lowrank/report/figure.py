@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 
-from lowrank.report.axes import text_width
-from lowrank.report.charts import XY, Forest, Heat, Style
-from lowrank.report.scene import Label, Mark, Scene, Shape, stack
+from lowrank.report.plot.axes import text_width
+from lowrank.report.plot.charts import XY, Forest, Heat, Style
+from lowrank.report.plot.scene import Label, Mark, Scene, Shape, stack
 from lowrank.report.tables import Table
 
 Panel = XY | Heat | Forest

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lowrank.report import theme
-from lowrank.report.charts import Style
+from lowrank.report.plot import theme
+from lowrank.report.plot.charts import Style
 
 
 @dataclass(frozen=True)

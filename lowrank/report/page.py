@@ -10,10 +10,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lowrank import __version__
-from lowrank.report import theme
-from lowrank.report.charts import Style
 from lowrank.report.figure import Figure, Section, key_svg
-from lowrank.report.scene import Scene
+from lowrank.report.plot import theme
+from lowrank.report.plot.charts import Style
+from lowrank.report.plot.scene import Scene
 from lowrank.report.tables import Table
 
 

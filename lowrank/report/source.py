@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from lowrank.errors import UsageError
-from lowrank.report.charts import Style
 from lowrank.report.identity import Identities, assign, series_key
+from lowrank.report.plot.charts import Style
 from lowrank.store import Store, queries
 from lowrank.store.records import Run, Study
 

@@ -11,8 +11,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from lowrank.report.axes import number
-from lowrank.report.charts import Series, Style
+from lowrank.report.plot.axes import number
+from lowrank.report.plot.charts import Series, Style
 
 
 @dataclass(frozen=True)

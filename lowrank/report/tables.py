@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from lowrank.report.axes import number, trim
+from lowrank.report.plot.axes import number, trim
 
 UNCERTAINTIES = {
     "standard_deviation",

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lowrank.report.charts import XY, Estimate, Forest, Series
 from lowrank.report.figure import Figure
+from lowrank.report.plot.charts import XY, Estimate, Forest, Series
 from lowrank.report.source import Source
 from lowrank.report.summary import over_seeds, spreads
 from lowrank.report.tables import Table

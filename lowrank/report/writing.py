@@ -16,8 +16,8 @@ from lowrank import __version__
 from lowrank.errors import LowrankError, UsageError
 from lowrank.report import page
 from lowrank.report.figure import Missing, Note, Section
-from lowrank.report.raster import png
-from lowrank.report.scene import standalone
+from lowrank.report.plot.raster import png
+from lowrank.report.plot.scene import standalone
 from lowrank.report.sections import (
     activations,
     barriers,

@@ -27,7 +27,7 @@ PRELOADED = (
     "lowrank.report",
     "lm_eval",
     "lowrank.evaluate.harness",
-    "lowrank.launch.run",
+    "lowrank.study.launch",
     "transformers.models.llama.modeling_llama",
     "sqlalchemy.dialects.sqlite",
 )

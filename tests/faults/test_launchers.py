@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from lowrank.cli.main import run
-from lowrank.launch import processes, slurm
 from lowrank.store import Store, records
+from lowrank.study import processes, slurm
 
 SMALL = ["--set", "methods=[full_rank]"]
 JOBS = ["--set", "slurm={cluster: local, gpus_per_node: 0, timeout_minutes: 5}"]

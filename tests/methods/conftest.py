@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from lowrank import methods, models
 from lowrank.config.resolve import RunConfig
-from lowrank.config.schema import Data, ModelShape, Training
+from lowrank.config.schema import Data, ModelShape
 from lowrank.methods.base import Method
+from lowrank.settings import Training
 
 # An odd width, so that processes get uneven shards.
 SHAPE = ModelShape(

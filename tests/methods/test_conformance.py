@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import lowrank.models
 from lowrank import methods
 from lowrank.errors import ConfigError, LowrankError
-from lowrank.methods.base import build_optimizer, create, targets
+from lowrank.layers import targets
+from lowrank.methods.base import build_optimizer, create
 
 NAMES = methods.names()
 Start = Callable[..., Any]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowrank.methods._decomposition import exact_vectors, fast_vectors
-from lowrank.methods._projection import decompose, leading_vectors
+from lowrank.optim.decomposition import exact_vectors, fast_vectors
+from lowrank.optim.projection import decompose, leading_vectors
 
 ROWS, COLUMNS, RANK = 96, 160, 24
 

@@ -20,8 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lowrank import methods, models
 from lowrank.errors import ConfigError
-from lowrank.methods._adamw8 import refuse_shards
-from lowrank.methods._sharding import check_layout, whole
+from lowrank.optim.adamw8bit import refuse_shards
+from lowrank.optim.sharding import check_layout, whole
 
 UPDATES = 10
 PROJECTED = ("fira", "galore")

@@ -17,9 +17,9 @@ from galore_torch.galore_projector import GaLoreProjector
 from torch import Tensor, nn
 
 from lowrank.errors import ConfigError, DivergedError
-from lowrank.methods._projection import fix_signs
-from lowrank.methods.fira import FiraAdamW
-from lowrank.methods.galore import GaLoreAdamW
+from lowrank.optim.fira import FiraAdamW
+from lowrank.optim.galore import GaLoreAdamW
+from lowrank.optim.projection import fix_signs
 
 SHAPES = {"tall": (24, 10), "wide": (10, 24), "square": (12, 12)}
 

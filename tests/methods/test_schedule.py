@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lowrank.config.schema import Training
 from lowrank.schedule import cosine, cosine_restarts, cosine_restarts_published
+from lowrank.settings import Training
 
 PUBLISHED_60M = {
     "total": 10000,

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from lowrank import methods
 from lowrank.errors import ConfigError
 from lowrank.methods import _adam, _quantisation
-from lowrank.methods._adam import CHUNK
-from lowrank.methods._adamw8 import AdamW8bit
-from lowrank.methods._quantisation import BLOCK, SMALLEST, Codec, dynamic_map
 from lowrank.methods.base import build_optimizer
-from lowrank.methods.fira import FiraAdamW
-from lowrank.methods.galore import GaLoreAdamW
+from lowrank.optim.adam import CHUNK
+from lowrank.optim.adamw8bit import AdamW8bit
+from lowrank.optim.fira import FiraAdamW
+from lowrank.optim.galore import GaLoreAdamW
+from lowrank.optim.quantisation import BLOCK, SMALLEST, Codec, dynamic_map
 from lowrank.train.memory import state_bytes
 
 CPU = torch.device("cpu")

@@ -14,9 +14,10 @@ from torch import nn
 
 from lowrank.config.schema import ModelShape
 from lowrank.export import dense_model
+from lowrank.geometry.estimate import Alone, Batch
 from lowrank.measure.lengths import spectrum_lengths
 from lowrank.methods.base import create
-from lowrank.metrics.base import Alone, Batch, Panel, Point, Unit
+from lowrank.metrics.base import Panel, Point, Unit
 from lowrank.models import build, init_hash
 
 SHAPE = ModelShape(

@@ -10,16 +10,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from lowrank.geometry.estimate import Batch
+from lowrank.geometry.hessian import hessian_products, hutchinson, top_eigenvalue
+from lowrank.geometry.offsets import Walk, rule_for
 from lowrank.loss import scored_tokens, summed_nats
-from lowrank.metrics._offsets import Walk, rule_for
-from lowrank.metrics.base import Batch, Expected, Unit
-from lowrank.metrics.curvature import (
-    Curvature,
-    CurvatureSettings,
-    hessian_products,
-    hutchinson,
-    top_eigenvalue,
-)
+from lowrank.metrics.base import Expected, Unit
+from lowrank.metrics.curvature import Curvature, CurvatureSettings
 from lowrank.metrics.landscape import Grid, LandscapeSettings, random_table
 
 STEP = 1e-5

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lowrank.metrics._alignment import Permutations, align, fold_gains, permute
-from lowrank.metrics._probe import row_losses
+from lowrank.geometry.alignment import Permutations, align, fold_gains, permute
+from lowrank.geometry.probe import row_losses
 from lowrank.metrics.base import Expected, MetricError, Unit, Value
 from lowrank.metrics.interpolation import (
     Interpolation,

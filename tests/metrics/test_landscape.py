@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from lowrank.metrics._directions import Components, random_direction, trajectory_directions
-from lowrank.metrics._offsets import Walk, gauss, rule_for
-from lowrank.metrics._probe import lent
-from lowrank.metrics.base import Batch, Expected, Unit
+from lowrank.geometry.directions import Components, random_direction, trajectory_directions
+from lowrank.geometry.estimate import Batch
+from lowrank.geometry.offsets import Walk, gauss, rule_for
+from lowrank.geometry.probe import lent
+from lowrank.metrics.base import Expected, Unit
 from lowrank.metrics.landscape import (
     Grid,
     Landscape,

@@ -13,6 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lowrank.geometry.spectrum import (
+    product_singular_values,
+    singular_value_metrics,
+    singular_values,
+)
 from lowrank.metrics.base import AGGREGATE_LAYER, Expected, MetricError, Unit
 from lowrank.metrics.spectra import (
     FACTORS,
@@ -22,9 +27,6 @@ from lowrank.metrics.spectra import (
     all_singular_values,
     differences,
     matrices,
-    product_singular_values,
-    singular_value_metrics,
-    singular_values,
 )
 
 

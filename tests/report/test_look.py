@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lowrank.report import theme
-from lowrank.report.axes import MINUS, fit, linear_ticks, log_ticks, number, tick_text
-from lowrank.report.charts import XY, Heat, Series, Style
 from lowrank.report.figure import Figure
 from lowrank.report.identity import assign
-from lowrank.report.raster import png
+from lowrank.report.plot import theme
+from lowrank.report.plot.axes import MINUS, fit, linear_ticks, log_ticks, number, tick_text
+from lowrank.report.plot.charts import XY, Heat, Series, Style
+from lowrank.report.plot.raster import png
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import notes
 

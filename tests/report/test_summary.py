@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lowrank.report.charts import Style
+from lowrank.report.plot.charts import Style
 from lowrank.report.sections.downstream import difference
 from lowrank.report.sections.overview import added
 from lowrank.report.summary import quantile, welch

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lowrank.report.axes import number
-from lowrank.report.charts import Heat
 from lowrank.report.figure import Figure, Missing, Section
+from lowrank.report.plot.axes import number
+from lowrank.report.plot.charts import Heat
 from lowrank.report.source import Source
 from lowrank.report.trajectories import Quantity, finite, slug, trajectory_figures
 

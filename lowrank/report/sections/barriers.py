@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lowrank.report.axes import number
-from lowrank.report.charts import XY, Heat, Series, Style
 from lowrank.report.figure import Block, Figure, Missing, Note, Section
 from lowrank.report.identity import series_key
+from lowrank.report.plot.axes import number
+from lowrank.report.plot.charts import XY, Heat, Series, Style
 from lowrank.report.source import Source
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from lowrank.predict.features import primary_rows
-from lowrank.report.axes import number
-from lowrank.report.charts import Estimate, Forest
 from lowrank.report.figure import Block, Figure, Missing, Note, Section
+from lowrank.report.plot.axes import number
+from lowrank.report.plot.charts import Estimate, Forest
 from lowrank.report.sections.overview import final_rows
 from lowrank.report.source import Source
 from lowrank.report.summary import spread, welch

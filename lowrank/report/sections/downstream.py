@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from lowrank.predict.features import primary_rows
-from lowrank.report.axes import number
-from lowrank.report.charts import XY, Estimate, Forest, Style
 from lowrank.report.figure import Block, Figure, Missing, Section
 from lowrank.report.identity import series_key
+from lowrank.report.plot.axes import number
+from lowrank.report.plot.charts import XY, Estimate, Forest, Style
 from lowrank.report.source import Source
 from lowrank.report.summary import quantile
 from lowrank.report.tables import Table

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lowrank.report import theme
-from lowrank.report.axes import number
-from lowrank.report.charts import XY, Series, Style
 from lowrank.report.figure import Figure, Missing, Section
+from lowrank.report.plot import theme
+from lowrank.report.plot.axes import number
+from lowrank.report.plot.charts import XY, Series, Style
 from lowrank.report.source import Source
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import Quantity, finite, pick, slug, trajectory_figures, words

@@ -6,8 +6,8 @@ import math
 
 import pandas as pd
 
-from lowrank.report.axes import MINUS, number
 from lowrank.report.figure import Note, Section
+from lowrank.report.plot.axes import MINUS, number
 from lowrank.report.source import Source
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from lowrank.report.charts import Estimate, Forest
 from lowrank.report.figure import Block, Figure, Missing, Note, Section
+from lowrank.report.plot.charts import Estimate, Forest
 from lowrank.report.sections.overview import final_rows
 from lowrank.report.source import Source
 from lowrank.report.summary import spread

@@ -13,9 +13,9 @@ from lowrank.predict.crossval import PredictError
 from lowrank.predict.features import LOSS, PUBLISHED_GEOMETRY, TARGET, feature_table
 from lowrank.predict.selection import correlations
 from lowrank.predict.study import FIGURES, SCHEMES, SELECTIONS, WITHOUT_REFERENCE
-from lowrank.report.axes import number
-from lowrank.report.charts import XY, Estimate, Forest, Series, Style
 from lowrank.report.figure import Block, Figure, Missing, Section
+from lowrank.report.plot.axes import number
+from lowrank.report.plot.charts import XY, Estimate, Forest, Series, Style
 from lowrank.report.source import Source, json_value
 from lowrank.report.tables import Table
 

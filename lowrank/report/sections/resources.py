@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lowrank.report.charts import Estimate, Forest
 from lowrank.report.figure import Figure, Missing, Section
+from lowrank.report.plot.charts import Estimate, Forest
 from lowrank.report.source import Source
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table

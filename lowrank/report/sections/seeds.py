@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lowrank.report.axes import number
-from lowrank.report.charts import Estimate, Forest, Style
 from lowrank.report.figure import Figure, Missing, Section
+from lowrank.report.plot.axes import number
+from lowrank.report.plot.charts import Estimate, Forest, Style
 from lowrank.report.sections.overview import final_rows
 from lowrank.report.sections.perplexity import evaluation
 from lowrank.report.source import Source

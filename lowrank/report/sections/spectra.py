@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from lowrank.report.charts import XY, Series
 from lowrank.report.figure import Figure, Missing, Section
+from lowrank.report.plot.charts import XY, Series
 from lowrank.report.source import Source
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import Quantity, seed_series, slug, trajectory_figures

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lowrank.report.charts import XY, Series
 from lowrank.report.figure import Figure, Missing, Section
+from lowrank.report.plot.charts import XY, Series
 from lowrank.report.sections.perplexity import evaluation
 from lowrank.report.source import Source
 from lowrank.report.tables import Table

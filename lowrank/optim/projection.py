@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from lowrank.errors import ConfigError
-from lowrank.methods._decomposition import exact_vectors, fast_vectors
-from lowrank.methods._sharding import local, whole
+from lowrank.optim.decomposition import exact_vectors, fast_vectors
+from lowrank.optim.sharding import local, whole
 
 OneSided = Literal["std", "reverse_std", "right", "left"]
 ProjType = Literal["std", "reverse_std", "right", "left", "full"]

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank.metrics._probe import Average, Floats, lent, row_losses
-from lowrank.metrics.base import Batch, Estimate
+from lowrank.geometry.estimate import Batch, Estimate
+from lowrank.geometry.probe import Average, Floats, lent, row_losses
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 from lowrank.config import RunConfig
 from lowrank.config.schema import Slurm
 from lowrank.errors import UsageError
-from lowrank.launch import processes, slurm
 from lowrank.progress import waiting
 from lowrank.store import Store
 from lowrank.store.claims import Claims
@@ -22,8 +21,10 @@ from lowrank.study import (
     Plan,
     forget_failures,
     missing_training,
+    processes,
     register,
     run_study,
+    slurm,
     train_key,
 )
 

@@ -1,6 +1,6 @@
 """AdamW with moments in a gradient subspace: what GaLore and Fira share.
 
-The state of a parameter is Adam's (``lowrank/methods/_adam.py``) and, where projected, ``basis``
+The state of a parameter is Adam's (``lowrank/optim/adam.py``) and, where projected, ``basis``
 (and ``basis_2`` for two-sided projections): tensors and plain values, so that it loads with
 ``weights_only=True``.
 """
@@ -14,19 +14,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from lowrank.config.schema import Config, Training
-from lowrank.errors import ConfigError, DivergedError, LowrankError
-from lowrank.methods import _adam as adam
-from lowrank.methods import _projection as projection
-from lowrank.methods import _sharding as sharding
-from lowrank.methods._adamw8 import refuse_shards
-from lowrank.methods._quantisation import check_bits, moment_bytes
-from lowrank.methods._sharding import local, whole
-from lowrank.methods.base import Method, targets
+from lowrank.errors import ConfigError, DivergedError
+from lowrank.optim import adam, projection, sharding
+from lowrank.optim.adamw8bit import refuse_shards
+from lowrank.optim.quantisation import check_bits, moment_bytes
+from lowrank.optim.sharding import local, whole
 
 Group = dict[str, Any]
 State = dict[str, Any]
@@ -326,54 +321,3 @@ def _name(group: Group, index: int) -> str:
 def _require(condition: bool, sentence: str) -> None:
     if not condition:
         raise ConfigError(sentence)
-
-
-class ProjectionSettings(Config):
-    """Settings of a method whose moments live in gradient subspaces."""
-
-    rank: PositiveInt
-    update_proj_gap: PositiveInt = 200  # updates between two decompositions of a gradient
-    proj_type: projection.ProjType = "std"
-    svd: projection.Svd = "exact"
-
-
-class ProjectedMethod(Method):
-    """A method of the optimizer family: a plain LLaMA whose target matrices are trained by a
-    :class:`ProjectedAdamW`.
-    """
-
-    family = "optimizer"
-    Settings: ClassVar[type[Config]] = ProjectionSettings
-    optimizer_class: ClassVar[type[ProjectedAdamW]]
-
-    @property
-    def update_scale(self) -> float:
-        """What every update within the subspace is multiplied by."""
-        return float(getattr(self.settings, self.optimizer_class.scale_key))
-
-    def optimizer_state_bytes(self, optimizer: Optimizer) -> int | None:
-        """Counted from shapes: a decomposition needs values."""
-        return optimizer.planned_state_bytes() if isinstance(optimizer, ProjectedAdamW) else None
-
-    def optimizer(self, model: nn.Module, training: Training) -> Optimizer:
-        """Target matrices projected; embeddings, norms, head and biases plain. Raises where nothing
-        would be projected.
-        """
-        matrices = {
-            f"{path}.weight" for path, module in targets(model) if isinstance(module, nn.Linear)
-        }
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        projected = [(name, p) for name, p in named if name in matrices]
-        if not projected:
-            raise LowrankError(f"{self.name}: the model has no target layer to project")
-        plain = [(name, p) for name, p in named if name not in matrices]
-        rate = training.untargeted_learning_rate or training.learning_rate
-        groups = [{"params": plain, "lr": rate}] if plain else []
-        return self.optimizer_class(
-            [*groups, {"params": projected, **self.settings.model_dump()}],
-            lr=training.learning_rate,
-            betas=training.betas,
-            eps=training.eps,
-            weight_decay=training.weight_decay,
-            state_bits=training.state_bits,
-        )

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from lowrank.methods._quantisation import BLOCK, SMALLEST, Codec, blocks_of
-from lowrank.methods._sharding import local
+from lowrank.optim.quantisation import BLOCK, SMALLEST, Codec, blocks_of
+from lowrank.optim.sharding import local
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 FUSED_DTYPES = (torch.float32, torch.float64)

@@ -4,19 +4,18 @@ come back bit for bit.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from lowrank.geometry.estimate import Batch
 from lowrank.loss import IGNORE, token_nats
-from lowrank.metrics.base import Batch, Bench, MetricError, Point, Unit
 
 Floats = npt.NDArray[np.float64]
 Average = Literal["tokens", "batches"]
@@ -64,18 +63,6 @@ def standard_error(differences: Floats, tokens: Floats) -> float | None:
     return float(np.sqrt(np.square(residuals).sum() * rows / (rows - 1)) / tokens.sum())
 
 
-def base_losses(point: Point, network: nn.Module, bench: Bench, batches: Sequence[Batch]) -> Losses:
-    """Losses of a checkpoint as it is, computed once for all lenses that use ``network``."""
-    content = 0
-    for batch in batches:
-        content = zlib.crc32(batch.input_ids.cpu().numpy().tobytes(), content)
-    return bench.memo(
-        point,
-        f"losses/{id(network)}/{content}/{len(batches)}",
-        lambda: row_losses(network, batches),
-    )
-
-
 @contextmanager
 def lent(
     network: nn.Module, only: Sequence[str] | None = None
@@ -96,19 +83,3 @@ def lent(
         with torch.no_grad():
             for name, tensor in named.items():
                 tensor.copy_(pristine[name])
-
-
-def require_same_shapes(one: Mapping[str, Tensor], other: Mapping[str, Tensor], unit: Unit) -> None:
-    """Raise where two networks differ in the names or shapes of their parameters."""
-    shapes: list[dict[str, Any]] = [
-        {name: tuple(t.shape) for name, t in weights.items()} for weights in (one, other)
-    ]
-    if shapes[0] != shapes[1]:
-        odd = min(
-            name
-            for name in shapes[0].keys() | shapes[1].keys()
-            if shapes[0].get(name) != shapes[1].get(name)
-        )
-        raise MetricError(
-            f"{unit.label}: the two checkpoints have different shapes ({odd}); compare models of one shape"
-        )

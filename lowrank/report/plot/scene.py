@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from itertools import groupby
 
-from lowrank.report import theme
+from lowrank.report.plot import theme
 
 Point = tuple[float, float]
 

@@ -1,19 +1,25 @@
-"""What layers with two factors B (out, rank) and A (rank, in) share: shapes, draws, and how they
-take a model's place.
+"""Target layers, and what layers with two factors B (out, rank) and A (rank, in) share: shapes,
+draws, and how they take a model's place.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from lowrank.errors import ConfigError, LowrankError
-from lowrank.methods._sharding import beside
-from lowrank.methods.base import Draw, targets
+from lowrank.optim.sharding import beside
+
+Draw = Callable[[str], torch.Generator]
+"""``draw(name)`` is a fresh CPU generator keyed by the run's seed and ``name`` (a parameter's full
+name, or any label).
+"""
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The seven linear layers of every block that low-rank methods treat."""
 
 
 class FactoredLinear(nn.Module, ABC):
@@ -89,3 +95,17 @@ def replace_targets(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) ->
         )
     for path, linear in found:
         model.set_submodule(path, make(linear))
+
+
+def plain_path(path: str) -> str:
+    """``path`` without what DistributedDataParallel and ``torch.compile`` wrap around a model, so
+    that draws agree.
+    """
+    return path.replace("_orig_mod.", "").removeprefix("module.")
+
+
+def targets(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(path, module) of the target layers in the order of the model."""
+    for path, module in model.named_modules():
+        if path.rpartition(".")[2] in TARGETS:
+            yield path, module

@@ -5,8 +5,8 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any
 
-from lowrank.report import theme
-from lowrank.report.scene import Label, Mark, Scene, Shape, outline
+from lowrank.report.plot import theme
+from lowrank.report.plot.scene import Label, Mark, Scene, Shape, outline
 
 SCALE = 2.0  # pixels of the picture for a pixel of the scene
 

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import Optimizer
 
 from lowrank.errors import ConfigError
-from lowrank.methods import _adam as adam
+from lowrank.optim import adam
 
 
 class AdamW8bit(adam.KeepsCodecs, Optimizer):

@@ -8,9 +8,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lowrank.report import theme
-from lowrank.report.axes import Axis, fit, number, text_width, tick_text
-from lowrank.report.scene import Label, Mark, Scene, Shape
+from lowrank.report.plot import theme
+from lowrank.report.plot.axes import Axis, fit, number, text_width, tick_text
+from lowrank.report.plot.scene import Label, Mark, Scene, Shape
 
 WIDTH = 360.0
 TITLE_HEIGHT = 26.0

@@ -1,0 +1,1 @@
+"""The numerics of the metrics: spectra, Hessian, directions, offsets, alignment and losses."""

@@ -1,0 +1,1 @@
+"""Figures as scenes of shapes: axes, charts, themes, SVG, PNG."""
