@@ -19,7 +19,7 @@ from typing import IO, Any
 from _modules import test_module
 
 from lowrank.store import Store, records
-from lowrank.store.claims import Claim, Claims, share
+from lowrank.work import Claimed, Item, Stage, Worker, do_missing
 
 UNIT_SECONDS = 0.05
 WORKERS = (4, 8, 16, 32)
@@ -37,28 +37,45 @@ def work_through(url: str, prefix: str, units: int, log: str, start: Any) -> Non
     assert "torch" not in sys.modules
 
 
-def share_units(store: Store, prefix: str, units: int, log: IO[str], seconds: float) -> None:
-    """A unit done is a row of the store, and each execution is a line of ``log``."""
-    everything = {f"{prefix}{i}" for i in range(units)}
+class Rows(Stage[str, str]):
+    """Each unit is a row of the store, and each execution a line of ``log``."""
 
-    def missing() -> list[str]:
-        _, rows = store.select(
-            "SELECT name FROM study WHERE name LIKE :prefix", {"prefix": f"{prefix}%"}
+    name = unit = "unit"
+    claims = "benchmark"
+
+    def __init__(self, store: Store, prefix: str, units: int, log: IO[str], seconds: float) -> None:
+        self.store, self.prefix, self.log, self.seconds = store, prefix, log, seconds
+        self.everything = {f"{prefix}{i}" for i in range(units)}
+
+    def items(self) -> list[Item[str]]:
+        """Return the units without a row."""
+        _, rows = self.store.select(
+            "SELECT name FROM study WHERE name LIKE :prefix", {"prefix": f"{self.prefix}%"}
         )
-        return sorted(everything - {row[0] for row in rows})
+        left = sorted(self.everything - {row[0] for row in rows})
+        return [Item(unit, unit, unit, unit) for unit in left]
 
-    def work(unit: str, claim: Claim) -> bool:
-        if store.count(records.Study, name=unit):
-            return False
-        time.sleep(seconds)
-        log.write(f"{unit}\n")
-        log.flush()
-        with store.transaction():
-            store.add(records.Study(name=unit, config={}, config_hash=""))
-            claim.finish()
-        return True
+    def still_missing(self, work: str) -> bool:
+        """Say whether the unit has no row."""
+        return not self.store.count(records.Study, name=work)
 
-    share(Claims(store, prefix), missing, lambda unit: unit, work, poll=0.1)
+    def compute(self, claimed: Claimed[str]) -> str:
+        """Sleep as long as a unit takes."""
+        time.sleep(self.seconds)
+        self.log.write(f"{claimed.work}\n")
+        self.log.flush()
+        return claimed.work
+
+    def save(self, work: str, result: str, store: Store) -> int:
+        """Store the unit's row."""
+        store.add(records.Study(name=result, config={}, config_hash=""))
+        return 1
+
+
+def share_units(store: Store, prefix: str, units: int, log: IO[str], seconds: float) -> None:
+    """Do a part of ``units`` units, together with every other worker."""
+    stage = Rows(store, prefix, units, log, seconds)
+    do_missing(stage, Worker(store, stage, shown=False, poll=0.1))
 
 
 def measure(url: str, workers: int, units: int) -> dict[str, Any]:

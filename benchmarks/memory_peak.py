@@ -85,7 +85,7 @@ def one(file: Path, method: str, overrides: list[str]) -> dict[str, Any]:
     plan = Plan.of(file, overrides)
     with Store.open(plan.database, create=True) as store:
         config, run = next(pair for pair in register(store, plan)[1] if pair[0].method == method)
-        run = train(Job(config, run, plan.root, store, show_progress=False))
+        run = train(Job(config, run, plan.root, store))
     measured = {
         "parameters_total": run.parameters_total,
         "parameters_trainable": run.parameters_trainable,

@@ -101,7 +101,7 @@ def measure(
     chosen = Selection(methods, scales, seeds, steps, runs, checkpoints, lenses)
     todo = Plan.of(file)
     with open_store(todo.database, read_only=plan_only) as store:
-        chosen.check(store, todo.study)
+        chosen.check(store, todo.study.name)
         if plan_only:
             emit(plan_rows(plan(store, todo.study, todo.root, chosen)), as_json, COLUMNS)
             return 0

@@ -53,8 +53,7 @@ def train_command(
       torchrun --nproc_per_node 2 -m lowrank.train --config studies/demo.yaml --method galore --scale nano --seed 0
     """
     from lowrank.store import Store
-    from lowrank.store.claims import Claims
-    from lowrank.study import Plan, register, train_key
+    from lowrank.study import MissingRun, Plan, register, train_run
 
     plan = Plan.of(file, overrides)
     chosen = [
@@ -75,22 +74,15 @@ def train_command(
     with Store.open(url) as store:
         _, runs = register(store, plan)
         config, run = next(pair for pair in runs if pair[0] is chosen[0])
-        from lowrank.train.job import train
-        from lowrank.train.session import Job
-
-        job = Job(config, run, plan.root, store)
         if run.status == "done":
             click.echo(f"{config.label}: done already", err=True)
             return
-        if not resume and job.resume_folder.exists():
+        folder = plan.root / "runs" / config.folder
+        if not resume and (folder / "resume").exists():
             raise UsageError(
-                f"{config.label} has been trained in part; give --resume to go on, or delete {job.folder} to start anew"
+                f"{config.label} has been trained in part; give --resume to go on, or delete {folder} to start anew"
             )
-        if int(os.environ.get("RANK", "0")) == 0:
-            with Claims(store, "train").require(train_key(plan, config), config.label) as job.claim:
-                ended = train(job)
-        else:
-            ended = train(job)
+        ended = train_run(store, plan, MissingRun(config, run, run.status))
         click.echo(
             f"{config.label}: {ended.status}" + (f" ({ended.error})" if ended.error else ""),
             err=True,

@@ -2,7 +2,8 @@
 through lm-evaluation-harness.
 """
 
-from lowrank.evaluate.execute import Outcome, evaluate
-from lowrank.evaluate.plan import Selection, Unit, plan
+from lowrank.evaluate.plan import Unit, plan
+from lowrank.evaluate.stage import EvaluateSummary, Evaluating, evaluate
+from lowrank.work.selection import Selection
 
-__all__ = ["Outcome", "Selection", "Unit", "evaluate", "plan"]
+__all__ = ["EvaluateSummary", "Evaluating", "Selection", "Unit", "evaluate", "plan"]

@@ -11,12 +11,13 @@ import torch
 
 from lowrank import checkpoint
 from lowrank.config.schema import Downstream
-from lowrank.errors import CheckpointError, LowrankError
+from lowrank.errors import LowrankError
 from lowrank.evaluate import harness
 from lowrank.evaluate.definitions import define
 from lowrank.evaluate.errors import EvaluationError
 from lowrank.evaluate.plan import Unit, Variant
 from lowrank.evaluate.scores import Score, scores
+from lowrank.work.loading import load_checkpoint
 
 
 class Bench:
@@ -74,19 +75,9 @@ class Bench:
         kept.
         """
         try:
-            folder = (self.root / unit.checkpoint.path).resolve()
-            if not folder.is_relative_to(self.root):
-                raise CheckpointError(
-                    f"the path '{unit.checkpoint.path}' leads outside the study's folder {self.root}"
-                )
             self.loads += 1
-            loaded = checkpoint.load(folder, unit.checkpoint.sha256, dtype=torch.float32)
-            for name, tensor in loaded.model.state_dict().items():
-                if not torch.isfinite(tensor).all():
-                    raise EvaluationError(
-                        f"{folder}: the weight '{name}' is not finite; the run diverged"
-                    )
-            return self._in_harness(unit, folder, loaded)
+            loaded = load_checkpoint(self.root, unit.checkpoint)
+            return self._in_harness(unit, self.root / unit.checkpoint.path, loaded)
         except LowrankError as error:
             return error
 

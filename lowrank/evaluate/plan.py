@@ -16,38 +16,13 @@ from lowrank.evaluate import harness, suites
 from lowrank.evaluate.embedded import Embedded, build
 from lowrank.evaluate.suites import Suite, TaskInfo
 from lowrank.store import Store, records
+from lowrank.work import failures
+from lowrank.work.selection import ALL, Selection
 
 LENS = "downstream"
 KIND = "evaluate"
 EMBEDDED = "embedded"  # the suite that lowrank makes itself
 REVISION = 2  # raised when the same items and weights give other scores
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which checkpoints to evaluate; an empty tuple selects all."""
-
-    methods: tuple[str, ...] = ()
-    scales: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-    steps: tuple[int, ...] = ()
-    runs: tuple[int, ...] = ()
-    checkpoints: tuple[int, ...] = ()
-
-    def takes(self, run: records.Run, saved: records.Checkpoint) -> bool:
-        """Whether a checkpoint is selected."""
-        pairs = (
-            (self.methods, run.method),
-            (self.scales, run.scale),
-            (self.seeds, run.seed),
-            (self.steps, saved.step),
-            (self.runs, run.id),
-            (self.checkpoints, saved.id),
-        )
-        return all(not wanted or value in wanted for wanted, value in pairs)
-
-
-ALL = Selection()
 
 
 @dataclass(frozen=True)
@@ -121,10 +96,7 @@ def plan(
     chosen = list(chosen_checkpoints(store, runs, settings, selection))
     if not chosen:
         return []
-    failed = {
-        unit.unit_key: unit.error
-        for unit in store.find(records.WorkUnit, kind=KIND, status="failed")
-    }
+    failed = failures(store, KIND)
     units: list[Unit] = []
     for suite in map(suites.get, dict.fromkeys(settings.suites)):
         grouped: dict[float | None, list[records.Checkpoint]] = {}
@@ -211,9 +183,9 @@ def chosen_checkpoints(
         if settings.initial:
             kept += [saved for saved in ordered if saved.kind == "initial"]
         for saved in ordered if explicit else reversed(kept):
-            if selection.takes(runs[run_id], saved) and (
-                saved.validation_loss is None or math.isfinite(saved.validation_loss)
-            ):
+            run, loss = runs[run_id], saved.validation_loss
+            taken = selection.takes(run.method, run.scale, run.seed, saved.step, run.id, saved.id)
+            if taken and (loss is None or math.isfinite(loss)):
                 yield saved
 
 

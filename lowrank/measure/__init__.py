@@ -5,8 +5,17 @@ store holds; there is no queue. Work is grouped so that a checkpoint is loaded a
 and stored unit by unit.
 """
 
-from lowrank.measure.execute import Outcome
-from lowrank.measure.plan import Selection, Task, plan, plan_rows
-from lowrank.measure.shift import Split, measure
+from lowrank.measure.plan import Task, plan, plan_rows
+from lowrank.measure.stage import MeasureSummary, Measuring, Split, measure
+from lowrank.work.selection import Selection
 
-__all__ = ["Outcome", "Selection", "Split", "Task", "measure", "plan", "plan_rows"]
+__all__ = [
+    "MeasureSummary",
+    "Measuring",
+    "Selection",
+    "Split",
+    "Task",
+    "measure",
+    "plan",
+    "plan_rows",
+]

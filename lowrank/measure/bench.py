@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lowrank import checkpoint
-from lowrank.errors import CheckpointError, LowrankError
+from lowrank.errors import LowrankError
 from lowrank.export import dense_model
 from lowrank.geometry.estimate import Batch
 from lowrank.measure.memory import footprint
@@ -23,6 +23,7 @@ from lowrank.measure.plan import Task
 from lowrank.measure.team import SOLO, Team
 from lowrank.metrics.base import MetricError, Point, Unit
 from lowrank.store import Store, records
+from lowrank.work.loading import load_checkpoint
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -150,19 +151,8 @@ class Workbench:
         return None if model is None else model.to(self.device)
 
     def _load(self, checkpoint_id: int) -> checkpoint.Loaded:
-        row = self.store.get(records.Checkpoint, checkpoint_id)
-        folder = (self.root / row.path).resolve()
-        if not folder.is_relative_to(self.root):
-            raise CheckpointError(
-                f"checkpoint {checkpoint_id}: its path '{row.path}' leads outside the study's folder {self.root}"
-            )
-        loaded = checkpoint.load(folder, row.sha256, dtype=torch.float32)
+        loaded = load_checkpoint(self.root, self.store.get(records.Checkpoint, checkpoint_id))
         self.loads[checkpoint_id] += 1
-        for name, tensor in loaded.model.state_dict().items():
-            if not torch.isfinite(tensor).all():
-                raise MetricError(
-                    f"checkpoint {checkpoint_id} ({row.path}): the weight '{name}' is not finite; the run diverged"
-                )
         return loaded
 
     def _weigh(self, key: int) -> None:

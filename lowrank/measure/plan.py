@@ -26,68 +26,16 @@ from lowrank.metrics.base import (
     Unit,
 )
 from lowrank.store import Store, records
+from lowrank.work import failures
+from lowrank.work.selection import ALL, Selection
 
+KIND = "measure"
 COLUMNS = (
     "space",
     "normalization",
     "precision",
     "direction_seed",
 )  # settings that are columns of a protocol
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which checkpoints and lenses to measure; an empty tuple selects all."""
-
-    methods: tuple[str, ...] = ()
-    scales: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-    steps: tuple[int, ...] = ()
-    runs: tuple[int, ...] = ()
-    checkpoints: tuple[int, ...] = ()
-    lenses: tuple[str, ...] = ()
-
-    def takes(self, point: Point) -> bool:
-        """Whether a checkpoint is selected."""
-        pairs = (
-            (self.methods, point.method),
-            (self.scales, point.scale),
-            (self.seeds, point.seed),
-            (self.steps, point.step),
-            (self.runs, point.run_id),
-            (self.checkpoints, point.checkpoint_id),
-        )
-        return all(not wanted or value in wanted for wanted, value in pairs)
-
-    def check(self, store: Store, study: Study) -> None:
-        """Raise :class:`UsageError` for a method, scale, seed, run or checkpoint that the study
-        does not have.
-        """
-        row = store.first(records.Study, name=study.name)
-        if row is None:
-            raise UsageError(
-                f"the store has no study '{study.name}' yet; train it first: lowrank study run FILE"
-            )
-        runs = store.find(records.Run, study_id=row.id)
-        saved = store.find(records.Checkpoint, run_id=[run.id for run in runs])
-        known: list[tuple[str, tuple[Any, ...], set[Any]]] = [
-            ("method", self.methods, {run.method for run in runs}),
-            ("scale", self.scales, {run.scale for run in runs}),
-            ("seed", self.seeds, {run.seed for run in runs}),
-            ("run", self.runs, {run.id for run in runs}),
-            ("step", self.steps, {c.step for c in saved}),
-            ("checkpoint", self.checkpoints, {c.id for c in saved}),
-        ]
-        for what, wanted, there in known:
-            for value in wanted:
-                if value not in there:
-                    listed = ", ".join(map(str, sorted(there))) or "none"
-                    raise UsageError(
-                        f"the study '{study.name}' has no checkpoint of {what} {value}; it has: {listed}"
-                    )
-
-
-ALL = Selection()
 
 
 @dataclass(frozen=True)
@@ -167,10 +115,7 @@ def plan(
         return []
     sets = sets or EvaluationSets(store, study)
     panel = study_panel(store, row, root, selection)
-    failed = {
-        unit.unit_key: unit.error
-        for unit in store.find(records.WorkUnit, kind="measure", status="failed")
-    }
+    failed = failures(store, KIND)
     keys = {run.id: run.config_hash for run in store.find(records.Run, study_id=row.id)}
     tasks: list[Task] = []
     for variant in variants:
@@ -184,7 +129,7 @@ def plan(
             store,
             row,
             variant,
-            [u for u in chosen if selection.takes(u.checkpoint)],
+            [u for u in chosen if _taken(selection, u.checkpoint)],
             sets,
             failed,
             keys,
@@ -192,6 +137,12 @@ def plan(
     return sorted(
         (task for task in tasks if task.missing or task.unit.blocked or task.unit_key in also),
         key=_order,
+    )
+
+
+def _taken(selection: Selection, point: Point) -> bool:
+    return selection.takes(
+        point.method, point.scale, point.seed, point.step, point.run_id, point.checkpoint_id
     )
 
 

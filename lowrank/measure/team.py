@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 from lowrank.errors import LowrankError, StoreError
+from lowrank.work.loading import launched
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -110,11 +111,6 @@ class Team:
 
 
 SOLO = Team()
-
-
-def launched() -> tuple[int, int]:
-    """(rank, number) of the processes of this launch."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager

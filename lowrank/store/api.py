@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import groupby, islice
@@ -50,6 +51,7 @@ class Store:
         self._engine = self._reader if read_only else create_engine(url)
         self._single = self._engine if read_only else single(self._engine)
         self._local = threading.local()
+        self._guard: Callable[[], object] | None = None
 
     @classmethod
     def open(
@@ -179,6 +181,16 @@ class Store:
         """All calls of this thread inside are one transaction; an error undoes them all."""
         with self._writing():
             yield self
+
+    def guarded(self, guard: Callable[[], object]) -> Self:
+        """Return this store with a guard: every transaction that writes calls ``guard`` first.
+
+        An error that the guard raises undoes the transaction before anything is written. Both
+        objects share connections and open transactions.
+        """
+        other = copy.copy(self)
+        other._guard = guard
+        return other
 
     # -- reading
     # ----------------------------------------------------------------------------------------------
@@ -322,10 +334,14 @@ class Store:
             return
         with (
             translated(self._url),
-            writing(self._single if single else self._engine).begin() as connection,
+            writing(
+                self._single if single and self._guard is None else self._engine
+            ).begin() as connection,
         ):
             self._local.connection = connection
             try:
+                if self._guard is not None:
+                    self._guard()
                 yield connection
             finally:
                 self._local.connection = None

@@ -12,12 +12,11 @@ need not wait: the owner's name says which process it was.
 
 from __future__ import annotations
 
-import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
@@ -28,7 +27,6 @@ from lowrank.store.api import Store
 from lowrank.store.owner import describe, is_dead, new_owner
 from lowrank.store.schema import WorkUnit
 
-T = TypeVar("T")
 LEASE = 120.0  # seconds; longer than a store may be away from a training run
 HEARTBEATS_A_LEASE = 4
 UNITS: Any = WorkUnit.__table__
@@ -335,88 +333,6 @@ class _Heart:
                         # away for now: the next beat may reach it, and whoever stores results asks
                         # again
                     ):
-                        if not self._claims.renew(claim):
+                        if not self._claims.renew(claim) and not claim._over:
                             claim._lost.set()
                             self._held.discard(claim)
-
-
-def share(
-    claims: Claims,
-    missing: Callable[[], Sequence[T]],
-    key: Callable[[T], str],
-    work: Callable[[T, Claim], bool],
-    *,
-    poll: float = 2.0,
-    waiting: Callable[[int], None] = lambda units: None,
-) -> int:
-    """Do what is missing together with every other process that calls this; returns when nothing is
-    missing.
-
-    ``missing()`` gives the units that nobody has done or failed, best order first. ``work(unit,
-    claim)`` does one and returns True, or finds it done by another since then and returns False. A
-    unit that others hold is waited for (asking every ``poll`` seconds) and taken over if they die;
-    ``waiting`` is told how many they are, 0 when it is over. Returns the number of units done here.
-    """
-    done: set[str] = set()
-    settled: set[str] = set()  # done here, or found done: never looked at again
-    while True:
-        # its own time: on a crowded machine, waiting for a processor is no reason to look less
-        # often
-        begun = time.thread_time()
-        todo = [unit for unit in missing() if key(unit) not in settled]
-        if not todo:
-            waiting(0)
-            claims.sweep()
-            return len(done)
-        looked = claims.looked()
-        free = [unit for unit in todo if not (key(unit) in looked and not looked[key(unit)])]
-        cost = time.thread_time() - begun
-        keyed = [(key(unit), unit) for unit in free]
-        worked = _round(
-            claims,
-            _from_random(keyed) if looked else keyed,
-            looked,
-            work,
-            (done, settled),
-            20 * cost,
-        )
-        waiting(0 if worked else len(todo))
-        if not worked:
-            time.sleep(max(poll, 10 * cost) * random.uniform(0.75, 1.25))
-
-
-def _round(
-    claims: Claims,
-    units: list[tuple[str, T]],
-    looked: dict[str, str],
-    work: Callable[[T, Claim], bool],
-    kept: tuple[set[str], set[str]],
-    patience: float,
-) -> bool:
-    """Work through ``units``; whether any was had. It ends early where others are quicker and
-    ``units`` is too old.
-    """
-    begun, had = time.monotonic(), False
-    done, settled = kept
-    while units:
-        (key, unit), *units = units
-        with claims.hold(key, looked.get(key, "")) as claim:
-            did = claim is not None and work(unit, claim)
-        if claim is not None and not claim.lost:
-            had = True
-            settled.add(key)
-        if did:
-            done.add(key)
-        elif time.monotonic() - begun > patience:
-            return True
-        else:
-            units = _from_random(units)
-    return had
-
-
-def _from_random(units: list[T]) -> list[T]:
-    """The same units in the same cyclic order from a random one on: among others, all would want
-    the first.
-    """
-    start = random.randrange(len(units)) if units else 0
-    return units[start:] + units[:start]

@@ -1,31 +1,21 @@
 """Studies: the work that a file asks for, what of it is missing, and doing it, here or by workers.
 
 Workers are nothing but further calls of ``lowrank study run`` (or of ``lowrank.train``) on the same
-store; they share the work by claiming it. A launcher starts them, shows what they say, and does the
-last stages itself.
+store; they share the work by claiming it. A launcher starts them, shows what they print, and does
+the last stages itself.
 """
 
-from lowrank.study.stages import (
-    SHARED,
-    STAGES,
-    Outcome,
-    Plan,
-    forget_failures,
-    missing_training,
-    new_run,
-    plan_rows,
-    register,
-    run_study,
-    status_rows,
-    study_root,
-    train_key,
-)
+from lowrank.study.plan import Plan, new_run, register, status_rows, study_root
+from lowrank.study.stages import STAGES, Outcome, StudyStage, forget_failures, plan_rows, run_study
+from lowrank.study.training import MissingRun, Training, missing_training, train_key, train_run
 
 __all__ = [
-    "SHARED",
     "STAGES",
+    "MissingRun",
     "Outcome",
     "Plan",
+    "StudyStage",
+    "Training",
     "forget_failures",
     "missing_training",
     "new_run",
@@ -35,4 +25,5 @@ __all__ = [
     "status_rows",
     "study_root",
     "train_key",
+    "train_run",
 ]

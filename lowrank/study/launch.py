@@ -14,19 +14,9 @@ from lowrank.errors import UsageError
 from lowrank.progress import waiting
 from lowrank.store import Store
 from lowrank.store.claims import Claims
-from lowrank.study import (
-    SHARED,
-    STAGES,
-    Outcome,
-    Plan,
-    forget_failures,
-    missing_training,
-    processes,
-    register,
-    run_study,
-    slurm,
-    train_key,
-)
+from lowrank.study import processes, slurm
+from lowrank.study.plan import Plan, register
+from lowrank.study.stages import STAGES, Outcome, StudyStage, forget_failures, run_study
 
 SQLITE_WRITERS = 8  # processes that may write to one SQLite file at once
 SLURM_JOBS = 16
@@ -51,11 +41,9 @@ def launch(
     """Do all missing work of a study with several workers; training, measuring and evaluating are
     theirs.
     """
-    stages = [stage for stage in STAGES if not only or stage in only]
-    shared, own = (
-        [stage for stage in stages if stage in SHARED],
-        [stage for stage in stages if stage not in SHARED],
-    )
+    stages = [stage for stage in STAGES.values() if not only or stage.name in only]
+    shared = [stage for stage in stages if stage.shared]
+    own = [stage.name for stage in stages if not stage.shared]
     section = plan.study.slurm or Slurm()
     accelerators = _accelerators() if how.launcher == "processes" else 0
     workers = how.workers or (
@@ -65,16 +53,15 @@ def launch(
     register(store, plan)
     if retry_failed:
         forget_failures(store, plan)
-    before = {stage: unfinished(store, plan, stage) for stage in shared}
+    missing = any(stage.unfinished(store, plan) for stage in shared)
     if how.launcher == "processes":
-        failures = _by_processes(
-            plan, how, workers, accelerators, shared if any(before.values()) else []
-        )
+        names = [stage.name for stage in shared] if missing else []
+        failures = _by_processes(plan, how, workers, accelerators, names)
     else:
         failures = _by_jobs(store, plan, how, workers, section, shared)
     outcome = run_study(store, plan, only=own) if own else Outcome()
     for stage in shared:
-        outcome.failures += failed(store, plan, stage)
+        outcome.failures += stage.failed(store, plan)
     outcome.failures += failures
     return outcome
 
@@ -137,67 +124,69 @@ def _by_processes(
 
 
 def _by_jobs(
-    store: Store, plan: Plan, how: Launch, workers: int, section: Slurm, stages: Sequence[str]
+    store: Store,
+    plan: Plan,
+    how: Launch,
+    workers: int,
+    section: Slurm,
+    stages: Sequence[StudyStage],
 ) -> list[str]:
-    """One array of jobs a stage; jobs that end without their work done (preempted, out of time) are
-    submitted again.
+    """Submit one array of jobs a stage; return a sentence for each stage that is not done.
+
+    Jobs that end without their work done (preempted, out of time) are submitted again.
     """
     folder, failures = plan.root / "logs" / "jobs", []
     with processes.environment({"LOWRANK_DATABASE_URL": how.url}):
         for stage in stages:
             for _ in range(1 + section.resubmit):
-                commands = (
-                    _runs(store, plan, how, section)
-                    if stage == "train"
-                    else _chunks(store, plan, how, stage, workers)
-                )
+                commands = _commands(store, plan, how, stage, workers, section)
                 if not commands:
                     break
+                name = f"{plan.study.name}-{stage.name}"
                 jobs = slurm.submit(
-                    commands,
-                    section,
-                    workers,
-                    folder,
-                    f"{plan.study.name}-{stage}",
-                    whole_nodes=stage == "train",
+                    commands, section, workers, folder, name, whole_nodes=stage.launches
                 )
-                slurm.wait(jobs, stage)
-            left = unfinished(store, plan, stage)
+                slurm.wait(jobs, stage.name)
+            left = stage.unfinished(store, plan)
             if left:
                 failures.append(
-                    f"{stage}: {left} units are not done after {1 + section.resubmit} rounds of jobs; see {folder}"
+                    f"{stage.name}: {left} units are not done after {1 + section.resubmit} rounds of jobs; see {folder}"
                 )
     return failures
 
 
-def _chunks(store: Store, plan: Plan, how: Launch, stage: str, workers: int) -> list[list[str]]:
-    """Workers that share the checkpoints of a stage by claiming them, no more than there are
-    checkpoints.
+def _commands(
+    store: Store, plan: Plan, how: Launch, stage: StudyStage, workers: int, section: Slurm
+) -> list[list[str]]:
+    """Return the commands of an array: launches of single runs, or workers that share the stage.
+
+    There are no more workers than groups of work.
     """
-    return [study_command(plan, how, [stage])] * min(workers, unfinished(store, plan, stage))
+    if stage.launches:
+        return _runs(store, plan, how, stage, section)
+    return [study_command(plan, how, [stage.name])] * min(workers, stage.unfinished(store, plan))
 
 
-def _runs(store: Store, plan: Plan, how: Launch, section: Slurm) -> list[list[str]]:
-    """A command for each run that nobody has finished; those that others are at are waited for
-    first, if nothing else is left.
+def _runs(
+    store: Store, plan: Plan, how: Launch, stage: StudyStage, section: Slurm
+) -> list[list[str]]:
+    """Return a command for each run that nobody has finished.
+
+    Runs that others are working on are waited for first, if nothing else is left.
     """
-    claims, tell = Claims(store, "train"), waiting("train")
+    claims, report = Claims(store, stage.name), waiting(stage.name)
     while True:
-        missing = missing_training(store, plan)
-        todo = [
-            config
-            for config, run, _ in missing
-            if run is not None and run.status not in ("failed", "cancelled")
-        ]
+        todo = [item for item in stage.missing(store, plan) if not item.error]
         taken = claims.taken()
-        free = [config for config in todo if train_key(plan, config) not in taken]
-        tell(0 if free else len(todo))
+        free = [item for item in todo if item.group not in taken]
+        report(0 if free else len(todo))
         if free or not todo:
             break
         time.sleep(POLL)
     overrides = [word for override in how.overrides for word in ("--set", override)]
     return [
-        slurm.accelerate_launch(section, [*_arguments(plan, config), *overrides]) for config in free
+        slurm.accelerate_launch(section, [*_arguments(plan, item.work.config), *overrides])
+        for item in free
     ]
 
 
@@ -211,43 +200,3 @@ def _arguments(plan: Plan, config: RunConfig) -> list[str]:
     }
     named = [word for name, value in chosen.items() for word in (f"--{name}", value)]
     return ["--config", str(Path(plan.file).absolute()), *named, "--resume"]
-
-
-def unfinished(store: Store, plan: Plan, stage: str) -> int:
-    """How many runs (train) or checkpoints (measure, evaluate) lack something that
-    has not failed.
-    """
-    if stage == "train":
-        states = [run.status if run else "planned" for _, run, _ in missing_training(store, plan)]
-        return sum(state not in ("failed", "cancelled") for state in states)
-    return len({checkpoint for checkpoint, _, error in _units(store, plan, stage) if not error})
-
-
-def failed(store: Store, plan: Plan, stage: str) -> list[str]:
-    """Sentences of what failed; a run that diverged is a result."""
-    if stage == "train":
-        runs = [
-            (config, run)
-            for config, run, _ in missing_training(store, plan)
-            if run is not None and run.status == "failed"
-        ]
-        return [f"{config.label}: {run.error}" for config, run in runs if run.failed_step is None]
-    return [f"{label}: {error}" for _, label, error in _units(store, plan, stage) if error]
-
-
-def _units(store: Store, plan: Plan, stage: str) -> list[tuple[int | None, str, str]]:
-    """(checkpoint, label, error) of the missing units of a stage that nothing blocks."""
-    if stage == "measure":
-        from lowrank.measure import plan as measure_plan
-
-        tasks = measure_plan(store, plan.study, plan.root)
-        return [
-            (task.unit.checkpoint.checkpoint_id, task.label, task.error)
-            for task in tasks
-            if not task.unit.blocked
-        ]
-    from lowrank.evaluate.plan import plan as evaluate_plan
-
-    return [
-        (unit.checkpoint.id, unit.label, unit.error) for unit in evaluate_plan(store, plan.study)
-    ]

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import filelock
 import torch
@@ -24,19 +23,12 @@ from lowrank.checkpoint import forget_unfinished
 from lowrank.config import Training
 from lowrank.errors import (
     BusyError,
-    ClaimLostError,
     ConfigError,
-    DiskError,
-    DivergedError,
     LowrankError,
-    StoreAwayError,
-    StoreError,
     suggestion,
 )
-from lowrank.store import records
-from lowrank.store.patience import patiently
-from lowrank.train.session import Job, Session
-from lowrank.train.snapshot import clear_snapshots
+from lowrank.store import Store, records
+from lowrank.train.session import Job, Session, Update
 
 
 def make_accelerator(training: Training, folder: Path | None) -> Accelerator:
@@ -68,11 +60,21 @@ def make_accelerator(training: Training, folder: Path | None) -> Accelerator:
 
 
 def train(job: Job) -> records.Run:
-    """Bring a run to its end from wherever it is; returns its row. A diverged run is a result:
-    status failed, no exception.
+    """Train a run to its end from wherever it is; returns its row.
 
-    Raises :class:`LowrankError` for what a user can mend; the run's row then says so, and its
-    resume point stays.
+    Nobody else may be working on the run; :mod:`lowrank.study.training` claims it. A run that
+    diverges raises :class:`DivergedError`.
+    """
+    for _ in updates(job):
+        pass
+    return finish(job, job.store)
+
+
+def updates(job: Job) -> Iterator[Update]:
+    """Bring a run to its end; yield update by update, as :meth:`Session.updates` does.
+
+    At the end the run's last columns are in ``job.facts``; :func:`finish` stores them. The run has
+    not failed, and goes on later, where its store or its disk is away or another process has it.
     """
     accelerator = make_accelerator(job.config.training, job.folder)
     main = accelerator.is_main_process
@@ -89,42 +91,16 @@ def train(job: Job) -> records.Run:
                 failed_step=None,
                 world_size=accelerator.num_processes,
             )
-        try:
-            facts = Session(job, accelerator).train()
-            outcome: dict[str, Any] = {"status": "done", **facts}
-        except DivergedError as error:
-            outcome = {
-                "status": "failed",
-                "error": str(error),
-                "failed_step": error.step,
-                "last_finite_loss": error.last_finite_loss,
-            }
-        except (StoreAwayError, ClaimLostError, DiskError):
-            raise  # the run has not failed: it goes on later, or with another process
-        except Exception as error:
-            if main:
-                with suppress(StoreError):  # what stopped the run matters more
-                    job.store.update(
-                        records.Run,
-                        job.run.id,
-                        status="failed",
-                        error=f"{error or type(error).__name__}",
-                    )
-            raise
-        if main:
-            job.run = patiently(lambda: _finish(job, outcome))
-            if outcome["status"] == "done":
-                clear_snapshots(job.folder / "resume")
+        session = Session(job, accelerator)
+        yield from session.updates()
+        job.facts = session.facts_at_end()
         accelerator.wait_for_everyone()
+
+
+def finish(job: Job, store: Store) -> records.Run:
+    """Store that all updates of a run are made, and its last columns; returns the row."""
+    job.run = store.update(records.Run, job.run.id, status="done", **job.facts)
     return job.run
-
-
-def _finish(job: Job, outcome: dict[str, Any]) -> records.Run:
-    """The run's last columns, in one transaction with the end of its claim."""
-    with job.store.transaction():
-        if job.claim is not None:
-            job.claim.finish()
-        return job.store.update(records.Run, job.run.id, **outcome)
 
 
 @contextmanager

@@ -4,14 +4,13 @@ points.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from tqdm import tqdm
 
 from lowrank import __version__, checkpoint, models, provenance
 from lowrank.checkpoint import Manifest
@@ -19,25 +18,34 @@ from lowrank.config import RunConfig
 from lowrank.data import open_data
 from lowrank.errors import DivergedError, LowrankError, StoreAwayError
 from lowrank.store import Store, records
-from lowrank.store.claims import Claim
-from lowrank.store.patience import patiently
-from lowrank.train.ledger import Ledger
 from lowrank.train.loop import Loop, Point, Stopwatch
 from lowrank.train.memory import PeakMemory, give_back, model_bytes, state_bytes
 from lowrank.train.snapshot import Progress, read_snapshot, write_snapshot
 from lowrank.train.validation import validation_loss
+from lowrank.work.writer import RunWriter
+
+
+@dataclass(frozen=True)
+class Update:
+    """An update that is made, and the last loss known then (nats per token), where there is one."""
+
+    number: int
+    loss: float | None
 
 
 @dataclass
 class Job:
-    """What a run needs beside its configuration."""
+    """What a run needs beside its configuration.
+
+    Everything that training writes goes through ``store``; where processes share work it is
+    guarded by the claim on the run.
+    """
 
     config: RunConfig
     run: records.Run  # its row, with an id
     root: Path  # the study's folder
     store: Store
-    show_progress: bool = True
-    claim: Claim | None = None  # on the run, where processes share work; of the main process
+    facts: dict[str, Any] = field(default_factory=dict)  # of the run, known at its end
 
     @property
     def folder(self) -> Path:
@@ -46,11 +54,11 @@ class Job:
 
     @property
     def resume_folder(self) -> Path:
-        """Where its resume points are."""
+        """The folder of the run's resume points."""
         return self.folder / "resume"
 
     def checkpoint_folder(self, step: int) -> Path:
-        """Folder of the checkpoint at ``step``."""
+        """Return the folder of the checkpoint at ``step``."""
         return self.folder / "checkpoints" / f"step_{step:08d}"
 
 
@@ -73,7 +81,7 @@ class Session:
         self.loop = Loop(self.config, model, method, self.data, accelerator)
         self.facts |= model_bytes(model, training.per_layer_updates)
         self.watch = Stopwatch()
-        self.ledger = Ledger(job.store, job.claim)
+        self.writer = RunWriter(job.store)
         self.progress = Progress()
         self.kept = training.checkpoint_steps()
         every = training.resume_every
@@ -82,56 +90,48 @@ class Session:
         )
         self.validation_id: int | None = None
 
-    def train(self) -> dict[str, Any]:
-        """Make all updates that are still to do; returns the columns of the run that are known at
-        the end.
+    def updates(self) -> Iterator[Update]:
+        """Train from the last resume point to the end of the run.
+
+        Yields the last update that exists at the start, and every update made, before anything of
+        it is kept: whoever iterates may stop there, and the same command goes on
+        from the last resume point. Raises :class:`DivergedError` where a number is not finite.
         """
         training = self.config.training
         self._resume()
         start = self.progress.update
         if self.main:
             self._record_start()
-            self.ledger.restore(
+            self.writer.restore(
                 self.progress.pending, run_id=self.job.run.id, evaluation_set_id=self.validation_id
             )
         if training.trackers:
             self.accelerator.init_trackers(self.config.label)
-        shown = self.main and self.job.show_progress
-        with tqdm(
-            total=training.updates,
-            initial=start,
-            desc=self.config.label,
-            unit="update",
-            disable=not shown,
-        ) as bar:
-            self._keep(start)
-            self.ledger.write()
-            try:
-                self._walk(start, bar)
-            except DivergedError:
-                self.ledger.drain()  # the curve up to the failure is part of the result
-                raise
-            self.ledger.drain()
+        yield Update(start, self.loop.last_finite_loss)
+        self._keep(start)
+        self.writer.write()
+        try:
+            for update in range(start + 1, training.updates + 1):
+                if update > 1:
+                    self.loop.settle(update - 1)
+                self._make(update)
+                yield Update(update, self.loop.last_finite_loss)
+                self._keep_up(update)
+        except DivergedError:
+            self.writer.drain()  # the curve up to the failure is part of the result
+            raise
+        self.writer.drain()
         if training.trackers:
             self.accelerator.end_training()
+
+    def facts_at_end(self) -> dict[str, Any]:
+        """Return the columns of the run that are only known when all updates are made."""
         return {
             "optimizer_state_bytes": state_bytes(self.loop.optimizer),
             "peak_memory_bytes": self._peak(),
             "train_seconds": self.progress.seconds,
             "last_finite_loss": self.loop.last_finite_loss,
         }
-
-    def _walk(self, start: int, bar: tqdm) -> None:
-        if self.config.training.compile:
-            bar.set_postfix_str(
-                "compiling the model"
-            )  # half a minute or more, within the first update
-        for update in range(start + 1, self.config.training.updates + 1):
-            if update > 1:
-                self.loop.settle(update - 1)
-            self._step(update)
-            bar.update()
-            bar.set_postfix_str(f"loss {self.loop.last_finite_loss or math.nan:.3f}", refresh=False)
 
     def _resume(self) -> None:
         found = read_snapshot(self.job.resume_folder)
@@ -144,7 +144,7 @@ class Session:
         """Store what is known before the first update; a corpus that changed under a run is an
         error.
         """
-        store, run = self.job.store, self.job.run
+        run = self.job.run
         for column, now in (
             ("dataset_fingerprint", self.data.fingerprint),
             ("tokenizer_hash", self.data.tokenizer_hash),
@@ -156,33 +156,34 @@ class Session:
                     f"({column} was {before[:12]}, is {now[:12]}); "
                     "restore the packages or files of then, or start a study under another name"
                 )
-        self.validation_id = patiently(lambda: store.add(self.validation.record)).id
-        made_by = patiently(lambda: store.add(provenance.current())).id
+        self.validation_id = self.writer.add_now(self.validation.record).id
+        made_by = self.writer.add_now(provenance.current()).id
         self.facts |= {
             "dataset_fingerprint": self.data.fingerprint,
             "tokenizer_hash": self.data.tokenizer_hash,
             "provenance_id": made_by,
         }
-        self.job.run = patiently(lambda: store.update(records.Run, run.id, **self.facts))
-        patiently(lambda: store.forget_training_log(run.id, after_step=self.progress.update))
+        self.job.run = self.writer.update_run(run.id, **self.facts)
+        self.writer.forget_curve(run.id, after_step=self.progress.update)
 
-    def _step(self, update: int) -> None:
-        """One update, and what is due after it."""
+    def _make(self, update: int) -> None:
+        """Make one update and put its numbers on the training curve."""
         for point in self.loop.update(update):
             self._note(point)
-        if self.job.claim is not None:
-            self.job.claim.check()
+
+    def _keep_up(self, update: int) -> None:
+        """Do what is due after an update: resume point, checkpoint, rows."""
         if update in self.resume_steps:
             for point in self.loop.drain():
                 self._note(point)
             with self.watch.paused():
-                self.ledger.write()
+                self.writer.write()
                 self._save(update)
                 self._keep(update)
-        if self.ledger.due() or update in self.resume_steps:
+        if self.writer.due() or update in self.resume_steps:
             with self.watch.paused():
-                self.ledger.write()
-        overdue = self.ledger.overdue()
+                self.writer.write()
+        overdue = self.writer.overdue()
         if overdue is not None:
             self._stop(update, overdue)
 
@@ -194,7 +195,7 @@ class Session:
             seconds=self.progress.seconds + self.watch.total(),
             last_finite_loss=self.loop.last_finite_loss,
             peak_memory_bytes=self._peak(),
-            pending=self.ledger.pending(),
+            pending=self.writer.pending(),
         )
         if self.main:
             write_snapshot(self.job.resume_folder, self.progress, self.loop.state())
@@ -209,7 +210,7 @@ class Session:
                 self._note(point)
             self._save(update)
         raise StoreAwayError(
-            f"{self.config.label}: stopped at update {update} after {self.ledger.patience:.0f} seconds without its database; "
+            f"{self.config.label}: stopped at update {update} after {self.writer.limit:.0f} seconds without its database; "
             f"the same command goes on from its last resume point ({reason})"
         ) from reason
 
@@ -231,7 +232,7 @@ class Session:
             point.update % training.log_every and point.update != training.updates
         ):
             return
-        self.ledger.add(
+        self.writer.add(
             records.TrainingLog(
                 run_id=self.job.run.id or 0,
                 step=point.update,
@@ -298,7 +299,7 @@ class Session:
                 f"{folder}: its validation loss was taken on another evaluation set; "
                 "keep data.validation_tokens as it was, or start a study under another name"
             )
-        self.ledger.add(
+        self.writer.add(
             records.Checkpoint(
                 run_id=self.job.run.id or 0,
                 step=manifest.step,

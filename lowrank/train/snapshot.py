@@ -80,8 +80,3 @@ def read_snapshot(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
             f"{path / STATE}: damaged resume point (SHA-256 differs); delete it to train the run again from the start"
         )
     return progress, torch.load(path / STATE, map_location="cpu", weights_only=True)
-
-
-def clear_snapshots(folder: Path) -> None:
-    """Remove all resume points: a finished run has its checkpoints."""
-    shutil.rmtree(folder, ignore_errors=True)

@@ -9,12 +9,12 @@ tells which process began which stage of its study when.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +63,16 @@ def tell_stages(path: Path) -> None:
         with path.open("a", encoding="utf-8") as log:
             log.write(f"{os.getpid()} {name} {time.monotonic()}\n")
 
-    def telling(name: str, work: Callable[..., int]) -> Callable[..., int]:
+    def telling(stage: Any) -> Any:
         def told(*arguments: Any) -> int:
-            tell(name)
-            return work(*arguments)
+            tell(stage.name)
+            return int(stage.run(*arguments))
 
-        return told
+        return dataclasses.replace(stage, run=told)
 
     tell("begin")
-    for name, work in list(stages.items()):
-        stages[name] = telling(name, work)
+    for name, stage in list(stages.items()):
+        stages[name] = telling(stage)
 
 
 def wait(child: int, seconds: float) -> int | None:

@@ -16,7 +16,7 @@ from lowrank import checkpoint
 from lowrank.cli.main import run
 from lowrank.store import Store, patience, records
 from lowrank.store.copy import differences
-from lowrank.train.ledger import Ledger
+from lowrank.work.writer import RunWriter
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_full_disk_is_told_and_costs_nothing(
     monkeypatch.setattr(
         patience.patiently, "__defaults__", (0.2,)
     )  # not the minute that a database may be away
-    monkeypatch.setattr(Ledger.__init__, "__defaults__", (None, 0.2))
+    monkeypatch.setattr(RunWriter.__init__, "__defaults__", (0.2,))
     shutil.rmtree(disk / "out")
     filler, free = disk / "filler", os.statvfs(disk)
     filler.write_bytes(bytes(free.f_bavail * free.f_frsize - room))

@@ -452,7 +452,7 @@ def test_selections_that_do_not_exist_are_usage_errors(make_study: Make) -> None
         (Selection(steps=(7,)), "no checkpoint of step 7; it has: 0, 10, 20"),
     ):
         with pytest.raises(UsageError, match=words):
-            selection.check(tiny.store, tiny.study)
+            selection.check(tiny.store, tiny.study.name)
     with pytest.raises(UsageError, match="does not ask for the lens 'landscape'"):
         plan(tiny.store, tiny.study, tiny.root, Selection(lenses=("landscape",)))
     with pytest.raises(UnknownNameError, match="did you mean 'landscape'"):

@@ -8,6 +8,7 @@ import ast
 import graphlib
 import importlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -34,10 +35,10 @@ IMPORTS: dict[str, set[str]] = {
         "config",
         "data",
         "errors",
-        "progress",
         "provenance",
         "settings",
         "store",
+        "work",
     },
     "export": {"checkpoint", "errors"},
     "foreign": {"checkpoint", "config", "data", "errors", "methods", "models", "store"},
@@ -54,9 +55,9 @@ IMPORTS: dict[str, set[str]] = {
         "layers",
         "methods",
         "metrics",
-        "progress",
         "provenance",
         "store",
+        "work",
     },
     "methods": {"errors", "layers", "optim", "registry", "schedule", "settings"},
     "metrics": {"errors", "geometry", "loss", "registry", "settings"},
@@ -84,6 +85,7 @@ IMPORTS: dict[str, set[str]] = {
         "report",
         "store",
         "train",
+        "work",
     },
     "train": {
         "checkpoint",
@@ -95,7 +97,9 @@ IMPORTS: dict[str, set[str]] = {
         "models",
         "provenance",
         "store",
+        "work",
     },
+    "work": {"checkpoint", "errors", "progress", "store"},
 }
 # The entry point of ``accelerate launch -m lowrank.train`` hands over to the command line.
 CONTRACT = {
@@ -197,6 +201,31 @@ def test_nothing_branches_on_a_methods_name(path: Path) -> None:
             assert not words & (names - {"full_rank"}), (
                 f"line {node.lineno if isinstance(node, ast.Compare) else 0}"
             )
+
+
+ENGINE = re.compile(
+    r"Claims?$|^lease|patien|^retry$|^WorkUnit$|tqdm|^progress$|ProgressBar|waiting"
+)
+OPTIONS = {"retry_failed", "progress", "disable_tqdm"}
+
+
+@pytest.mark.parametrize("name", ["measure", "evaluate", "train"])
+def test_the_engine_of_missing_work_is_written_once(name: str) -> None:
+    """Claims, leases, retries, failure rows and progress belong to lowrank/work alone."""
+    for path in (ROOT / "lowrank" / name).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Import() | ast.ImportFrom():
+                    used = [alias.name for alias in node.names]
+                    used += (getattr(node, "module", None) or "").split(".")
+                case ast.Call():
+                    used = [ast.unparse(node.func).rpartition(".")[2]]
+                case ast.Attribute():
+                    used = [node.attr] if isinstance(node.ctx, ast.Load) else []
+                case _:
+                    continue
+            odd = [u for u in used if ENGINE.search(u) and u not in OPTIONS]
+            assert not odd, f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}: {odd}"
 
 
 def test_every_package_and_data_file_is_listed_for_the_wheel() -> None:

@@ -5,12 +5,10 @@ lease is noticed.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +19,7 @@ import sqlalchemy as sa
 
 from lowrank.errors import BusyError, ClaimLostError, StoreAwayError
 from lowrank.store import Store, owner, records
-from lowrank.store.claims import UNITS, Claims, database_now, share
+from lowrank.store.claims import UNITS, Claims, database_now
 
 
 def row(store: Store, key: str) -> records.WorkUnit | None:
@@ -203,135 +201,6 @@ def test_what_could_not_be_released_is_swept(store: Store, monkeypatch: pytest.M
         assert row(store, "c") is not None
         assert claims.sweep() == 1
         assert {unit.unit_key for unit in store.find(records.WorkUnit)} == {"a", "b"}
-
-
-def results(store: Store) -> set[str]:
-    return {study.name for study in store.find(records.Study)}
-
-
-def worker(url: str, units: int, log: str) -> None:
-    """Share ``units`` units; each execution is a line of ``log``, each result a row."""
-    with Store.open(url) as store:
-
-        def work(unit: str, claim: Any) -> bool:
-            if unit in results(store):
-                return False
-            with open(log, "a") as handle:
-                handle.write(f"{unit}\n")
-            with store.transaction():
-                store.add(records.Study(name=unit, config={}, config_hash="x"))
-                claim.confirm()
-            return True
-
-        everything = {f"u{i}" for i in range(units)}
-        share(
-            Claims(store, "test"),
-            lambda: sorted(everything - results(store)),
-            lambda unit: unit,
-            work,
-            poll=0.05,
-        )
-
-
-def restless(url: str, units: int, log: str) -> None:
-    """As :func:`worker`, called again whenever the database goes away."""
-    while True:
-        try:
-            worker(url, units, log)
-        except StoreAwayError:
-            time.sleep(0.05)
-        else:
-            return
-
-
-@pytest.mark.postgres
-def test_a_server_stopped_and_started_under_load_costs_nothing(
-    postgres_server: Any,
-    postgres_store_url: str,
-    tmp_path: Any,
-) -> None:
-    log, units = tmp_path / "log", 200
-    log.touch()
-    context, arguments = multiprocessing.get_context("fork"), (postgres_store_url, units, str(log))
-    workers = [context.Process(target=restless, args=arguments) for _ in range(6)]
-    for one in workers:
-        one.start()
-    for fraction in (0.2, 0.5):
-        while len(log.read_text().split()) < fraction * units:
-            time.sleep(0.01)
-        postgres_server.stop()
-        postgres_server.start()
-    for one in workers:
-        one.join()
-    assert [one.exitcode for one in workers] == [0] * len(workers)
-    done = log.read_text().split()
-    assert set(done) == {f"u{i}" for i in range(units)}
-    assert (
-        units <= len(done) <= units + 2 * len(workers)
-    )  # what was not stored when it stopped was done again
-    with Store.open(postgres_store_url) as store:
-        assert results(store) >= set(done)
-        assert store.count(records.WorkUnit) == 0
-
-
-@pytest.mark.parametrize("kind", ["threads", "processes"])
-def test_every_unit_exactly_once(store: Store, store_url: str, tmp_path: Any, kind: str) -> None:
-    log, units = tmp_path / "log", 40
-    log.touch()
-    make: Any = (
-        threading.Thread if kind == "threads" else multiprocessing.get_context("fork").Process
-    )
-    workers = [make(target=worker, args=(store_url, units, str(log))) for _ in range(6)]
-    for one in workers:
-        one.start()
-    for one in workers:
-        one.join()
-    assert sorted(log.read_text().split()) == sorted(f"u{i}" for i in range(units))
-    assert results(store) >= {f"u{i}" for i in range(units)}
-    assert store.count(records.WorkUnit) == 0
-
-
-def test_the_units_of_a_worker_that_dies_are_done_by_the_others(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        elsewhere(patch)
-        assert Claims(store, "test", lease=0.5).claim("a") is not None
-    seen: list[int] = []
-    done: list[str] = []
-    count = share(
-        Claims(store, "test"),
-        lambda: ["a", "b"],
-        lambda unit: unit,
-        lambda unit, claim: done.append(unit) is None,
-        poll=0.1,
-        waiting=seen.append,
-    )
-    assert (count, done) == (2, ["b", "a"])
-    assert 1 in seen  # it said that it waited
-
-
-def test_the_claim_of_who_died_after_the_work_goes(store: Store) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        elsewhere(patch)
-        assert Claims(store, "test", lease=0.0).claim("done") is not None
-        assert Claims(store, "other", lease=0.0).claim("of another kind") is not None
-        assert Claims(store, "test", lease=60.0).claim("alive") is not None
-    assert share(Claims(store, "test"), list, str, lambda unit, claim: True) == 0
-    assert {unit.unit_key for unit in store.find(records.WorkUnit)} == {"of another kind", "alive"}
-
-
-def test_what_was_found_done_is_not_looked_at_for_ever(sqlite_store: Store) -> None:
-    assert (
-        share(
-            Claims(sqlite_store, "test"),
-            lambda: ["a"],
-            lambda unit: unit,
-            lambda unit, claim: False,
-            poll=0.01,
-        )
-        == 0
-    )
 
 
 def test_claiming_imports_no_torch() -> None:

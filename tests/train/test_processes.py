@@ -103,7 +103,7 @@ def test_two_processes_follow_one(every_method: Plan, study_file: Path, tmp_path
             config = config.model_copy(
                 update={"training": config.training.model_copy(update={"micro_batch_size": 2})}
             )
-            train(Job(config, run, one.root, store, show_progress=False))
+            train(Job(config, run, one.root, store))
     alone, together = curves(one.database), curves(two.database)
     with Store.open(two.database) as store:
         assert {run.world_size for run in store.find(records.Run)} == {2}

@@ -14,16 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from lowrank.errors import ClaimLostError, StoreAwayError
+from lowrank.errors import BusyError, StoreAwayError
 from lowrank.store import Store, records
-from lowrank.store.claims import Claims
 from lowrank.store.patience import patiently
-from lowrank.study import Plan, register, train_key
-from lowrank.train import ledger as ledger_module
+from lowrank.study import MissingRun, Plan, register, train_run
 from lowrank.train import loop as loop_module
 from lowrank.train import session as session_module
-from lowrank.train.job import train
-from lowrank.train.session import Job
+from lowrank.work import writer as writer_module
 
 STOP, START = 3, 10  # updates; checkpoints and resume points are at 4, 8 and 12
 
@@ -34,7 +31,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def server(postgres_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr(ledger_module, "INTERVAL", 0.0)
+    monkeypatch.setattr(writer_module, "INTERVAL", 0.0)
     torch.set_num_threads(1)
     yield postgres_server
     if postgres_server.process is None:
@@ -45,9 +42,7 @@ def run_of(plan: Plan, url: str) -> tuple[Any, ...]:
     """Train the plan's run in a store; what the store then holds."""
     with Store.open(url, create=True) as store:
         _, runs = register(store, plan)
-        config, run = runs[0]
-        with Claims(store, "train").require(train_key(plan, config), "run") as claim:
-            train(Job(config, run, plan.root, store, show_progress=False, claim=claim))
+        train_run(store, plan, MissingRun(*runs[0], "planned"), shown=False)
         return held(store)
 
 
@@ -126,7 +121,9 @@ def test_a_run_that_loses_its_database_resumes(
         before_update(patch, act)
         patience = 0.3 if ending == "patience" else 60
         patch.setattr(
-            session_module, "Ledger", functools.partial(ledger_module.Ledger, patience=patience)
+            session_module,
+            "RunWriter",
+            functools.partial(writer_module.RunWriter, patience=patience),
         )
         if ending == "kill":
             with pytest.raises(Killed):
@@ -162,7 +159,7 @@ def test_a_run_that_was_taken_over_stores_nothing_more(
                 )
 
     before_update(monkeypatch, act)
-    with pytest.raises(ClaimLostError):
+    with pytest.raises(BusyError, match="was lost"):
         run_of(plan, sqlite_store_url)
     with Store.open(sqlite_store_url) as store:
         assert [c.step for c in store.find(records.Checkpoint)] == [0, 4]

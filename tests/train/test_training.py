@@ -19,13 +19,11 @@ from lowrank import checkpoint
 from lowrank.errors import CheckpointError, ConfigError, DiskError, LowrankError
 from lowrank.estimate import estimate
 from lowrank.store import Store, records
-from lowrank.study import Plan, missing_training, register, run_study
-from lowrank.train import job as job_module
+from lowrank.study import MissingRun, Plan, missing_training, register, run_study, train_run
+from lowrank.study import training as training_module
 from lowrank.train import loop as loop_module
 from lowrank.train import session as session_module
-from lowrank.train.job import train
 from lowrank.train.loop import Loop
-from lowrank.train.session import Job
 
 
 class Killed(BaseException):
@@ -48,8 +46,7 @@ def open_store(folder: Path) -> Store:
 def train_plan(plan: Plan, store: Store) -> records.Run:
     """Train the first run of a plan."""
     _, runs = register(store, plan)
-    config, run = runs[0]
-    return train(Job(config, run, plan.root, store, show_progress=False))
+    return train_run(store, plan, MissingRun(*runs[0], "planned"), shown=False)
 
 
 def final_state(store: Store) -> tuple[Any, ...]:
@@ -160,7 +157,7 @@ MOMENTS = [
     (Store, "forget_training_log", 1, True),
     (Store, "add_all", 2, True),
     (session_module.Session, "_record_checkpoint", 2, False),
-    (job_module, "clear_snapshots", 1, False),
+    (training_module, "clear_resume_points", 1, False),
 ]
 
 
@@ -356,7 +353,7 @@ def test_two_processes_do_not_train_one_run(plan: Plan) -> None:
             filelock.FileLock(folder / "train.lock"),
             pytest.raises(LowrankError, match="another process is training this run"),
         ):
-            train(Job(*runs[0], plan.root, store, show_progress=False))
+            train_run(store, plan, MissingRun(*runs[0], "planned"), shown=False)
 
 
 def curve(plan: Plan, root: Path) -> list[float]:

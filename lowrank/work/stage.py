@@ -1,0 +1,142 @@
+"""What the engine needs to know of one kind of work."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+from lowrank.errors import LowrankError
+from lowrank.store import Store, records
+from lowrank.store.claims import Claim
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Item(Generic[T]):
+    """One piece of work whose rows are not all stored: what to do, and where it stands.
+
+    ``key`` names the item and means the same in every copy of the store; a failure is stored under
+    it. ``group`` is the key under which a process claims the item together with others that share
+    what is expensive, such as loading a checkpoint. ``error`` is that of an earlier attempt;
+    ``blocked`` says why the item cannot be done as things stand.
+    """
+
+    work: T
+    key: str
+    group: str
+    label: str
+    error: str = ""
+    blocked: str = ""
+
+
+@dataclass(frozen=True)
+class Claimed(Generic[T]):
+    """An item that this process holds.
+
+    Every transaction of ``store`` first confirms the claim, so that nothing reaches the database
+    once another process has taken the item over. ``last`` marks the last item of its group.
+    """
+
+    item: Item[T]
+    store: Store
+    claim: Claim
+    last: bool = True
+
+    @property
+    def work(self) -> T:
+        """What to do."""
+        return self.item.work
+
+    def check(self) -> None:
+        """Raise :class:`ClaimLostError` if another process is known to have taken the item over."""
+        self.claim.check()
+
+
+class Stage(ABC, Generic[T, R]):
+    """One kind of missing work: ``T`` describes a piece of it, ``R`` is what computing it gives.
+
+    ``name`` is shown on the progress bar and is the kind under which failures are stored, ``unit``
+    the unit of the bar, ``claims`` the kind of the claims. ``bar`` is False for a stage whose items
+    show bars of their own.
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    claims: ClassVar[str]
+    bar: ClassVar[bool] = True
+
+    @abstractmethod
+    def items(self) -> list[Item[T]]:
+        """Return the items that lack rows, best order first; nothing is written.
+
+        Failed and blocked items are among them, with their reason.
+        """
+
+    @abstractmethod
+    def still_missing(self, work: T) -> bool:
+        """Say whether the rows of ``work`` are still not all stored, after it was claimed."""
+
+    @abstractmethod
+    def compute(self, claimed: Claimed[T]) -> R:
+        """Compute one item. What is written meanwhile goes through ``claimed.store``."""
+
+    @abstractmethod
+    def save(self, work: T, result: R, store: Store) -> int:
+        """Store the rows of ``result``, inside a transaction; return how many are new."""
+
+    def announce(self, items: Sequence[Item[T]]) -> None:
+        """Prepare for ``items``, which come next in this order as far as nobody else does them."""
+
+    def release(self, work: T) -> None:
+        """Let go of what ``work`` needed: it is stored, has failed, or was done by another."""
+
+    def leave(self) -> None:
+        """Let go of what the items of a group shared: the group is over for this process."""
+
+    def is_result(self, error: Exception) -> bool:
+        """Say whether ``error`` is a result of the work, such as a diverged run, not a failure."""
+        return False
+
+    def note(self, item: Item[T], sentence: str) -> str:
+        """Return what to tell of an error that is a result."""
+        return f"{item.label}: {sentence}"
+
+    def fail(self, item: Item[T], error: Exception, trace: str, store: Store) -> None:
+        """Store that ``item`` has failed, inside a transaction."""
+        known = store.first(records.WorkUnit, unit_key=item.key)
+        store.put(
+            records.WorkUnit(
+                unit_key=item.key,
+                kind=self.name,
+                status="failed",
+                attempts=(known.attempts if known else 0) + 1,
+                error=self.sentence(item, error),
+                study_id=self.study_id,
+            )
+        )
+
+    def sentence(self, item: Item[T], error: Exception) -> str:
+        """Return the error as the sentence that is stored and shown."""
+        return sentence_of(error)
+
+    @property
+    def study_id(self) -> int | None:
+        """The study whose work this is; claims and failures are stored under it."""
+        return None
+
+
+def failures(store: Store, kind: str) -> dict[str, str]:
+    """Return the errors of the items of a kind that have failed, by their keys."""
+    failed = store.find(records.WorkUnit, kind=kind, status="failed")
+    return {unit.unit_key: unit.error for unit in failed}
+
+
+def sentence_of(error: Exception) -> str:
+    """Return the sentence of a :class:`LowrankError`, any other error with its class's name."""
+    if isinstance(error, LowrankError):
+        return str(error)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
