@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lowrank.config.resolve import content_hash, resolve_runs
+from lowrank.config.resolve import resolve_runs
 from lowrank.config.schema import Downstream, Study
 from lowrank.errors import suggestion
 from lowrank.evaluate import harness, suites
 from lowrank.evaluate.embedded import Embedded, build
 from lowrank.evaluate.suites import Suite, TaskInfo
+from lowrank.hashing import content_hash
 from lowrank.store import Store, records
 
 LENS = "downstream"

@@ -10,9 +10,9 @@ from typing import Any
 
 from lowrank import methods, metrics
 from lowrank.config.loading import validate
-from lowrank.config.resolve import content_hash
 from lowrank.config.schema import MetricEntry, Study
 from lowrank.errors import ConfigError, LowrankError, StoreError, UsageError
+from lowrank.hashing import content_hash
 from lowrank.measure.lengths import spectrum_lengths
 from lowrank.measure.sets import EvaluationSets, Opened
 from lowrank.metrics.base import (
