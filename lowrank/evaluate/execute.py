@@ -22,7 +22,7 @@ from lowrank.evaluate.bench import Bench
 from lowrank.evaluate.plan import ALL, KIND, Selection, Unit, misspelt, plan, still_missing
 from lowrank.evaluate.scores import Score
 from lowrank.progress import waiting
-from lowrank.store import Store, records
+from lowrank.store import Store, records, results
 from lowrank.store.claims import Claim, Claims, share
 
 
@@ -279,11 +279,7 @@ def store_scores(
 
 def _stored_items(store: Store, unit: Unit, protocol_id: int | None) -> set[tuple[str, str]]:
     """(metric, item) that the store has of the unit."""
-    _, rows = store.select(
-        "SELECT metric, item FROM downstream_item WHERE checkpoint_id = :checkpoint AND protocol_id = :protocol AND task = :task",
-        {"checkpoint": unit.checkpoint.id, "protocol": protocol_id, "task": unit.task},
-    )
-    return {(metric, item) for metric, item in rows}
+    return results.stored_items(store, unit.checkpoint.id, protocol_id, unit.task)
 
 
 def _times(n: int) -> str:

@@ -8,6 +8,7 @@ import ast
 import graphlib
 import importlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -270,6 +271,55 @@ def test_no_file_reads_the_workplace() -> None:
                 continue
             text = path.read_text(encoding="utf-8", errors="ignore")
             assert not [word for word in words if word in text], path
+
+
+# A statement of SQL, as people write one: words in capitals at its start, or a query within a text.
+STATEMENT = re.compile(
+    r"^\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH)\s|\bSELECT\s.*\sFROM\s", re.DOTALL
+)
+MAY_HOLD_SQL = {ROOT / "cli" / "query.py", *(ROOT / "lowrank" / "store").rglob("*.py")}
+
+
+def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield line and value of every string in a file; an f-string is one, with "?" for values."""
+    inside = {
+        id(leaf)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        for leaf in node.values
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = (p.value if isinstance(p, ast.Constant) else "?" for p in node.values)
+            yield node.lineno, "".join(map(str, parts))
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and id(node) not in inside
+        ):
+            yield node.lineno, node.value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"SELECT run_id FROM current_run_view WHERE study_id = :study"',
+        'f"SELECT {pair}, metric FROM metric_value {where}"',
+        '"SELECT checkpoint_id, task, metric"',
+        '"checkpoint_id IN (SELECT c.id FROM checkpoint c)"',
+        '"""\n    UPDATE run SET status = :status"""',
+        '"DELETE FROM run"',
+    ],
+)
+def test_a_statement_is_seen(text: str) -> None:
+    assert [line for line, found in texts(ast.parse(text)) if STATEMENT.search(found)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_statements_of_sql_stand_in_the_store_alone(path: Path) -> None:
+    found = list(texts(ast.parse(path.read_text(encoding="utf-8"))))
+    lines = [line for line, text in found if STATEMENT.search(text)]
+    assert lines == [] or path in MAY_HOLD_SQL, f"put them into lowrank/store/results.py: {lines}"
 
 
 def test_names_of_the_contract_are_where_they_were() -> None:
