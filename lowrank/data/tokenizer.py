@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from lowrank.data.cache import Json, content_key, hashes, locked, read_json, require, write_json
+from lowrank.data.cache import Json, hashes, locked, read_json, require, write_json
 from lowrank.errors import DataError
+from lowrank.hashing import content_hash
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -98,7 +99,7 @@ def trained(texts: Iterable[str], corpus: Json, vocabulary_size: int, cache: Pat
         "vocabulary_size": vocabulary_size,
         "characters": TRAINING_CHARACTERS,
     }
-    folder = cache / "tokenizers" / content_key(recipe)[:16]
+    folder = cache / "tokenizers" / content_hash(recipe)[:16]
     return _kept(folder) or _keep(folder, lambda: _train(texts, vocabulary_size))
 
 
@@ -111,9 +112,9 @@ def given(name: str, cache: Path) -> Vocabulary:
             for p in sorted(path.iterdir())
             if p.is_file()
         ]
-        folder = cache / "tokenizers" / content_key([str(path.resolve()), stats])[:16]
+        folder = cache / "tokenizers" / content_hash([str(path.resolve()), stats])[:16]
         return _kept(folder) or _keep(folder, lambda: _load(name, path, local=True))
-    folder = cache / "tokenizers" / content_key(name)[:16]
+    folder = cache / "tokenizers" / content_hash(name)[:16]
     return _kept(folder) or _keep(folder, lambda: _load(name, name, local=False))
 
 
@@ -122,7 +123,7 @@ def canonical_hash(tokenizer_json: str) -> str:
     body = json.loads(tokenizer_json)
     body.pop("padding", None)
     body.pop("truncation", None)
-    return content_key(body)
+    return content_hash(body)
 
 
 def _train(texts: Iterable[str], vocabulary_size: int) -> Any:

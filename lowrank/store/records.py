@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-Json = dict[str, Any]
+from lowrank.positions import AGGREGATE_LAYER as AGGREGATE_LAYER
+from lowrank.positions import ALL_MODULES as ALL_MODULES
+from lowrank.positions import EMBEDDING_LAYER as EMBEDDING_LAYER
 
-AGGREGATE_LAYER = -2  # over all layers
-EMBEDDING_LAYER = -1  # the embedding output
-ALL_MODULES = ""  # the aggregate over modules
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

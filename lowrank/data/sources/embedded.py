@@ -20,7 +20,6 @@ from pathlib import Path
 
 from lowrank.data.cache import (
     Json,
-    content_key,
     hashes,
     locked,
     read_json,
@@ -31,6 +30,7 @@ from lowrank.data.cache import (
 from lowrank.data.sources._prose import REVISION, Collector, docstrings
 from lowrank.data.sources.base import Source
 from lowrank.errors import DataError
+from lowrank.hashing import content_hash
 
 PACKAGES = {  # distribution -> top-level package
     "matplotlib": "matplotlib",
@@ -103,7 +103,7 @@ class SOURCE(Source):
         """The harvested documents, one JSON string a line; the note beside it is written last and
         marks it complete.
         """
-        path = self.cache / "corpora" / f"embedded-{content_key(self.origin())[:16]}.jsonl"
+        path = self.cache / "corpora" / f"embedded-{content_hash(self.origin())[:16]}.jsonl"
         note = path.with_suffix(".json")
         if (found := read_json(note)) is None:
             with locked(path.parent):
