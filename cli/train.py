@@ -10,7 +10,8 @@ import click
 
 from lowrank.errors import UsageError
 
-from .options import database_option, database_url
+from .options import database_option, database_url, log_to, standard_options
+from .output import ended as say_ended
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -36,6 +37,7 @@ from .options import database_option, database_url
     help="Override a key of the file, such as training.steps=100.",
 )
 @database_option
+@standard_options
 def train_command(
     file: Path,
     method: str,
@@ -73,6 +75,7 @@ def train_command(
             register(store, plan)
     _wait_for_rows()
     with Store.open(url) as store:
+        log_to(plan.root)
         _, runs = register(store, plan)
         config, run = next(pair for pair in runs if pair[0] is chosen[0])
         from lowrank.train.job import train
@@ -80,7 +83,7 @@ def train_command(
 
         job = Job(config, run, plan.root, store)
         if run.status == "done":
-            click.echo(f"{config.label}: done already", err=True)
+            say_ended(f"{config.label}: done already")
             return
         if not resume and job.resume_folder.exists():
             raise UsageError(
@@ -91,10 +94,7 @@ def train_command(
                 ended = train(job)
         else:
             ended = train(job)
-        click.echo(
-            f"{config.label}: {ended.status}" + (f" ({ended.error})" if ended.error else ""),
-            err=True,
-        )
+        say_ended(f"{config.label}: {ended.status}" + (f" ({ended.error})" if ended.error else ""))
 
 
 def _wait_for_rows() -> None:
