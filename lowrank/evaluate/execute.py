@@ -21,7 +21,7 @@ from lowrank.evaluate import harness
 from lowrank.evaluate.bench import Bench
 from lowrank.evaluate.plan import ALL, KIND, Selection, Unit, misspelt, plan, still_missing
 from lowrank.evaluate.scores import Score
-from lowrank.progress import waiting
+from lowrank.progress import progress_bar, waiting
 from lowrank.store import Store, records
 from lowrank.store.claims import Claim, Claims, share
 
@@ -74,7 +74,7 @@ def evaluate(
     if settings is None:
         return Outcome()
     bench = Bench(root, settings, device or default_device())
-    with tqdm(
+    with progress_bar(
         desc="evaluate", unit="task", disable=not progress, mininterval=1.0, delay=1.0
     ) as bar:
         shift = Shift(store, study, settings, selection, bench, bar, retry_failed)

@@ -19,7 +19,7 @@ from lowrank.measure.execute import Outcome, attempt, compute, share_of
 from lowrank.measure.plan import ALL, Selection, Task, plan, still_missing
 from lowrank.measure.sets import EvaluationSets
 from lowrank.measure.team import SOLO, TeamError, joined, launched
-from lowrank.progress import waiting
+from lowrank.progress import progress_bar, waiting
 from lowrank.store import Store, records
 from lowrank.store.claims import Claim, Claims, share
 
@@ -51,7 +51,9 @@ def measure(
     """
     with joined() if split != "checkpoints" else nullcontext(SOLO) as team:
         quiet = not progress or team.rank > 0
-        with tqdm(desc="measure", unit="unit", disable=quiet, mininterval=1.0, delay=1.0) as bar:
+        with progress_bar(
+            desc="measure", unit="unit", disable=quiet, mininterval=1.0, delay=1.0
+        ) as bar:
             bench = Workbench(store, root, device or default_device(), team=team)
             shift = Shift(store, study, root, selection, bench, bar, retry_failed)
             told = (lambda units: None) if quiet else waiting("measure")

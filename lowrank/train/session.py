@@ -18,6 +18,7 @@ from lowrank.checkpoint import Manifest
 from lowrank.config import RunConfig
 from lowrank.data import open_data
 from lowrank.errors import DivergedError, LowrankError, StoreAwayError
+from lowrank.progress import progress_bar
 from lowrank.store import Store, records
 from lowrank.store.claims import Claim
 from lowrank.store.patience import patiently
@@ -97,7 +98,7 @@ class Session:
         if training.trackers:
             self.accelerator.init_trackers(self.config.label)
         shown = self.main and self.job.show_progress
-        with tqdm(
+        with progress_bar(
             total=training.updates,
             initial=start,
             desc=self.config.label,
