@@ -145,11 +145,11 @@ def _logging() -> Iterator[None]:
     :func:`run`.
     """
     before = {name: os.environ.get(name) for name in NO_BARS}
-    logs.configure(None, logs.NORMAL)
     try:
-        yield
+        with logs.scope():
+            logs.configure(None, logs.NORMAL)
+            yield
     finally:
-        logs.reset()
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

@@ -61,6 +61,7 @@ _logger = logging.getLogger(LOGGER)
 class _State:
     """What :func:`configure` and :func:`hide` set in this process."""
 
+    configured: tuple[Path | None, int] | None = None  # what was asked of configure
     verbosity = NORMAL
     handlers: tuple[logging.Handler, ...] = ()
     hidden: tuple[str, ...] = ()  # the longest first
@@ -74,6 +75,7 @@ def configure(root: Path | None, verbosity: int) -> None:
     A later call replaces an earlier one. A folder that cannot be written is a warning, no error.
     """
     reset()
+    _State.configured = root, verbosity
     _State.verbosity = max(QUIET, min(DEBUG, verbosity))
     level = LEVELS[_State.verbosity]
     _add(_Terminal(), _Sentences(), level)
@@ -90,9 +92,21 @@ def reset() -> None:
     for handler in _State.handlers:
         _logger.removeHandler(handler)
         handler.close()
-    _State.handlers, _State.verbosity = (), NORMAL
+    _State.handlers, _State.verbosity, _State.configured = (), NORMAL, None
     _logger.setLevel(logging.NOTSET)
     _logger.propagate = True
+
+
+@contextmanager
+def scope() -> Iterator[None]:
+    """Undo at the end of the block what is configured inside: blocks may stand in one another."""
+    before = _State.configured
+    try:
+        yield
+    finally:
+        reset()
+        if before is not None:
+            configure(*before)
 
 
 def path(root: Path) -> Path:

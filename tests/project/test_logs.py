@@ -274,6 +274,20 @@ def test_importing_configures_nothing_and_loggers_of_others_stay(tmp_path: Path)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
 
 
+def test_a_command_within_a_command_leaves_the_outer_one_its_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def outer() -> None:
+        logs.configure(tmp_path, logs.QUIET)
+        assert main.run(["-v", "scales"]) == 0
+        log.error("after")
+        log.warning("not shown")
+
+    assert main.guarded(outer) == 0
+    assert capsys.readouterr().err == "failed: after\n"
+    assert [line["text"] for line in written(tmp_path)] == [" after", " not shown"]
+
+
 def test_a_log_that_cannot_be_written_stops_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
