@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 
 import click
 
+from lowrank import logs
 from lowrank.errors import LowrankError
 from lowrank.files import atomic_file
 
 Row = Mapping[str, Any]
+log = logging.getLogger(__name__)
 
 
 def emit(rows: Iterable[Row], as_json: bool = False, columns: Sequence[str] | None = None) -> None:
@@ -24,6 +27,23 @@ def emit(rows: Iterable[Row], as_json: bool = False, columns: Sequence[str] | No
     """
     rows = list(rows)
     click.echo(json_text(rows) if as_json else table_text(rows, columns))
+
+
+def note(sentence: str) -> None:
+    """Say on stderr what is worth knowing and is no failure (not under ``-q``), and in the log."""
+    log.warning("%s", sentence)
+
+
+def failed(sentence: str) -> None:
+    """Say on stderr what has failed, and in the log."""
+    log.error("%s", sentence)
+
+
+def ended(sentence: str) -> None:
+    """Say on stderr what a command has done (not under ``-q``), and in the log."""
+    log.info("%s", sentence, extra=logs.SHOWN)
+    if not logs.quiet():
+        click.echo(sentence, err=True)
 
 
 def json_text(rows: Sequence[Row]) -> str:

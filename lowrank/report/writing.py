@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from lowrank import __version__
 from lowrank.errors import LowrankError, UsageError
 from lowrank.files import atomic_folder
+from lowrank.progress import progress_bar
 from lowrank.report import page
 from lowrank.report.figure import Missing, Note, Section
 from lowrank.report.plot.raster import png
@@ -35,6 +35,7 @@ from lowrank.report.source import Source
 from lowrank.store import Store
 
 MARKER = ".lowrank-report"
+log = logging.getLogger(__name__)
 CHAPTERS: tuple[Callable[[Source], Section | None], ...] = (
     overview.build,
     perplexity.build,
@@ -71,6 +72,7 @@ def write(
     """
     out = Path(out).absolute()
     check_target(out)
+    log.info("writing the report of '%s' to %s", study_name, out)
     source = Source(store, study_name)
     sections = build(source, Source(*against) if against else None, progress)
     try:
@@ -81,13 +83,14 @@ def write(
         raise LowrankError(
             f"the report cannot be written to {out} ({error.strerror or error}); {mend}"
         ) from error
+    log.info("the report of '%s' is written: %d sections", study_name, len(sections))
     return out / "index.html"
 
 
 def build(source: Source, other: Source | None, progress: bool) -> list[Section]:
     """All chapters, and last what would fill the empty ones."""
     found = []
-    for chapter in tqdm(
+    for chapter in progress_bar(
         CHAPTERS, desc="report", unit="chapter", disable=None if progress else True
     ):
         section = chapter(source)
@@ -131,7 +134,9 @@ def fill(folder: Path, source: Source, sections: list[Section], progress: bool) 
     for table in tables:
         (folder / "tables" / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
         (folder / "tables" / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")
-    for figure in tqdm(figures, desc="pictures", unit="figure", disable=None if progress else True):
+    for figure in progress_bar(
+        figures, desc="pictures", unit="figure", disable=None if progress else True
+    ):
         sheet = figure.sheet()
         (folder / "figures" / f"{figure.name}.svg").write_text(standalone(sheet), encoding="utf-8")
         (folder / "figures" / f"{figure.name}.png").write_bytes(png(sheet))

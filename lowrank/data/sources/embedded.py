@@ -8,6 +8,7 @@ distributed. It depends on the versions of the packages and on their files alone
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import sysconfig
@@ -62,6 +63,8 @@ SKIPPED = {
     "__pycache__",
 }
 
+log = logging.getLogger(__name__)
+
 
 class SOURCE(Source):
     """Prose of docstrings; one document a docstring."""
@@ -108,6 +111,7 @@ class SOURCE(Source):
         if (found := read_json(note)) is None:
             with locked(path.parent):
                 if (found := read_json(note)) is None:
+                    log.info("collecting the embedded corpus into %s", path)
                     lines = [json.dumps(document).encode() + b"\n" for document in self._harvest()]
                     write_atomically(path, lambda file: file.writelines(lines))
                     found = {"files": hashes([path])}
@@ -119,10 +123,10 @@ class SOURCE(Source):
         """The prose of every docstring, package by package, file by file, without repeated
         paragraphs.
         """
-        from tqdm import tqdm
+        from lowrank.progress import progress_bar
 
         collector = Collector()
-        for name in tqdm(
+        for name in progress_bar(
             self._versions,
             desc="collecting the embedded corpus",
             unit="package",
