@@ -110,6 +110,7 @@ class Interpolation(Lens):
 
     title = "Loss barriers between checkpoints"
     Settings = InterpolationSettings
+    position = 1
     presets = {
         "exact": {"main": {}},
         "published": {
@@ -124,6 +125,7 @@ class Interpolation(Lens):
             "(-∞, ∞)",
             "arXiv:2605.13652",
             "lower",
+            section="barriers",
         ),
         MetricInfo(
             "ccbh_excess",
@@ -132,6 +134,7 @@ class Interpolation(Lens):
             "[0, ∞)",
             "arXiv:2110.06296",
             "lower",
+            section="barriers",
         ),
         MetricInfo(
             "imbh",
@@ -140,6 +143,8 @@ class Interpolation(Lens):
             "(-∞, ∞)",
             "arXiv:2605.13652",
             "lower",
+            role="pair",
+            section="barriers",
         ),
         MetricInfo(
             "imbh_excess",
@@ -148,6 +153,8 @@ class Interpolation(Lens):
             "[0, ∞)",
             "arXiv:2110.06296",
             "lower",
+            role="pair",
+            section="barriers",
         ),
         MetricInfo(
             "imbh_folded",
@@ -156,6 +163,8 @@ class Interpolation(Lens):
             "(-∞, ∞)",
             "arXiv:2209.04836",
             "lower",
+            role="pair",
+            section="barriers",
         ),
         MetricInfo(
             "imbh_aligned",
@@ -165,6 +174,8 @@ class Interpolation(Lens):
             "(-∞, ∞)",
             "arXiv:2209.04836",
             "lower",
+            role="pair",
+            section="barriers",
         ),
     )
 
