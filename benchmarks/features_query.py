@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
-from importlib.resources import files
 
 import sqlalchemy as sa
 
+from lowrank.predict.features import columns
 from lowrank.store import Store, queries
 from lowrank.store.engine import create_engine, parse_url, writing
 
@@ -51,8 +50,7 @@ FROM checkpoint AS c, ({metrics}) AS m"""
 
 def metric_names() -> list[str]:
     """The metrics that the feature table reads."""
-    text = files("lowrank.sql").joinpath("features.sql").read_text(encoding="utf-8")
-    return re.findall(r"v\.metric = '(\w+)'", text)
+    return list(columns())
 
 
 def union(rows: list[tuple[str, int]]) -> str:

@@ -74,6 +74,15 @@ def get(name: str) -> Suite:
     return Suite.model_validate({"name": name, **body})
 
 
+def columns() -> dict[str, str]:
+    """Give the columns of wide tables that every task of the suites has, by themselves: the larger
+    suite's first.
+    """
+    suites = sorted(map(get, names()), key=lambda suite: (-len(suite.tasks), suite.name))
+    found = [f"score_{task}" for suite in suites for task in sorted(suite.tasks)]
+    return dict(zip(found, found, strict=True))
+
+
 def unknown_tasks(wanted: Sequence[str], suites: Sequence[Suite]) -> list[str]:
     """Those of ``wanted`` that no suite has."""
     known = {task for suite in suites for task in suite.tasks}

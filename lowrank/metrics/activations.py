@@ -208,6 +208,7 @@ class Activations(Lens):
 
     title = "Activations against the full-rank run"
     Settings = ActivationSettings
+    position = 2
     presets = {
         "exact": {"main": {}},
         "published": {"main": {"padding": "counted", "skip_initial": True}},
@@ -219,6 +220,9 @@ class Activations(Lens):
             "activation",
             "[0, ∞)",
             "arXiv:2605.13652",
+            column="activation_l2_mean",
+            against_baseline=True,
+            section="activations",
         ),
         MetricInfo(
             "activation_cosine",
@@ -226,6 +230,9 @@ class Activations(Lens):
             "1",
             "[-1, 1]",
             "arXiv:2605.13652",
+            column="activation_cosine_mean",
+            against_baseline=True,
+            section="activations",
         ),
         MetricInfo(
             "activation_cka",
@@ -233,6 +240,9 @@ class Activations(Lens):
             "1",
             "[0, 1]",
             "Kornblith et al. 2019",
+            column="activation_cka_mean",
+            against_baseline=True,
+            section="activations",
         ),
         MetricInfo(
             "activation_cka_debiased",
@@ -240,6 +250,9 @@ class Activations(Lens):
             "1",
             "(-∞, 1]",
             "arXiv:2405.01012",
+            column="activation_cka_debiased_mean",
+            against_baseline=True,
+            section="activations",
         ),
     )
 

@@ -68,8 +68,14 @@ class MetricError(LowrankError):
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What a metric is, for people; ``better`` says which way the field reads it, where there is
-    one.
+    """What a metric is; the first five fields are for people.
+
+    ``better`` says which way the field reads it, where there is one. ``role``: ``geometry`` is a
+    candidate of the predictor's selections; a ``loss``, on whatever text, is a feature by name that
+    no selection chooses; a value of a ``pair`` of runs belongs to both and is no feature of a
+    checkpoint. ``column`` is the feature's name where it is not the metric's. ``against_baseline``:
+    the value of the baseline itself is fixed by definition. ``section`` is the chapter of the
+    report that shows it.
     """
 
     name: str
@@ -78,6 +84,15 @@ class MetricInfo:
     range: str
     source: str
     better: Literal["lower", "higher", ""] = ""
+    role: Literal["geometry", "loss", "pair"] = "geometry"
+    column: str = ""
+    against_baseline: bool = False
+    section: Literal["landscape", "barriers", "spectra", "activations", "further"] = "further"
+
+    @property
+    def feature(self) -> str:
+        """What the aggregate is called in tables of features."""
+        return self.column or self.name
 
 
 @dataclass(frozen=True)
@@ -301,6 +316,12 @@ class LensSettings(Config):
     precision: str
 
 
+class PlainSettings(LensSettings):
+    """What a lens may be told that has no settings of its own and uses no text."""
+
+    precision: Literal["float32"] = "float32"
+
+
 class TextSettings(LensSettings):
     """What every lens that uses the evaluation set may be told."""
 
@@ -319,19 +340,30 @@ class Variant:
 
 
 class Lens(ABC):
-    """Base of all lenses. ``Settings`` is a :class:`TextSettings` where the lens ``needs_data``.
+    """Base of all lenses: one declares ``title`` and ``metrics``, and computes; the rest has
+    defaults.
 
     ``revision`` rises when a definition changes, so that new values never mix with old ones.
-    ``presets`` maps a preset to its variants: label → settings, where ``main`` is the one that
-    reports and predictors read.
+    ``Settings`` is a :class:`TextSettings` where the lens uses the evaluation set; ``needs_data``
+    follows from it. ``presets`` maps a preset to its variants: label → settings, where ``main`` is
+    the one that reports and predictors read. ``position`` is the place of its columns in wide
+    tables: the lower come first, equal ones by name.
     """
 
     revision: ClassVar[int] = 1
+    position: ClassVar[int] = 100
     title: ClassVar[str]
     metrics: ClassVar[tuple[MetricInfo, ...]]
-    Settings: ClassVar[type[LensSettings]]
-    presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]]
-    needs_data: ClassVar[bool] = True
+    Settings: ClassVar[type[LensSettings]] = PlainSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
+        "exact": {"main": {}},
+        "published": {"main": {}},
+    }
+    needs_data: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.needs_data = issubclass(cls.Settings, TextSettings)
 
     @classmethod
     def name(cls) -> str:
@@ -349,15 +381,23 @@ class Lens(ABC):
             for label, settings in found
         ]
 
-    @abstractmethod
     def units(self, panel: Panel, settings: Any) -> list[Unit]:
-        """The (checkpoint, reference) units of the panel; at most one of the same
-        two checkpoints.
-        """
+        """The (checkpoint, reference) units of the panel; at most one of the same two checkpoints.
 
-    @abstractmethod
+        Every checkpoint by itself, unless a lens says otherwise; without those of step 0 where its
+        settings have a ``skip_initial`` that is true.
+        """
+        first = 1 if getattr(settings, "skip_initial", False) else 0
+        return [Unit(point) for run in panel.runs() for point in run if point.step >= first]
+
     def expected(self, unit: Unit, settings: Any) -> Expected:
-        """The rows that :meth:`compute` gives for ``unit``; called without loading anything."""
+        """The rows that :meth:`compute` gives for ``unit``; called without loading anything.
+
+        The aggregate of every metric, unless a lens says otherwise.
+        """
+        return Expected(
+            frozenset((info.name, AGGREGATE_LAYER, ALL_MODULES) for info in self.metrics)
+        )
 
     @abstractmethod
     def compute(self, unit: Unit, bench: Bench, settings: Any) -> Iterable[Result]:

@@ -22,14 +22,10 @@ from lowrank.geometry.hessian import (
     top_eigenvalue as top_eigenvalue,
 )
 from lowrank.metrics.base import (
-    AGGREGATE_LAYER,
-    ALL_MODULES,
     NO_DENSE,
     Bench,
-    Expected,
     Lens,
     MetricInfo,
-    Panel,
     Result,
     TextSettings,
     Unit,
@@ -53,6 +49,7 @@ class Curvature(Lens):
 
     title = "Curvature by Hessian-vector products"
     Settings = CurvatureSettings
+    position = 5
     presets = {
         "exact": {"main": {}},
         "published": {"main": {"space": "trained", "skip_initial": True}},
@@ -75,18 +72,6 @@ class Curvature(Lens):
             "lower",
         ),
     )
-
-    def units(self, panel: Panel, settings: CurvatureSettings) -> list[Unit]:
-        """Every checkpoint."""
-        return [
-            Unit(p) for run in panel.runs() for p in run if p.step > 0 or not settings.skip_initial
-        ]
-
-    def expected(self, unit: Unit, settings: CurvatureSettings) -> Expected:
-        """Two numbers."""
-        return Expected(
-            frozenset((info.name, AGGREGATE_LAYER, ALL_MODULES) for info in self.metrics)
-        )
 
     def compute(self, unit: Unit, bench: Bench, settings: CurvatureSettings) -> Iterable[Result]:
         """Trace and top eigenvalue in ``space``."""

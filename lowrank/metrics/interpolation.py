@@ -111,6 +111,7 @@ class Interpolation(Lens):
 
     title = "Loss barriers between checkpoints"
     Settings = InterpolationSettings
+    position = 1
     presets = {
         "exact": {"main": {}},
         "published": {
@@ -125,6 +126,7 @@ class Interpolation(Lens):
             "(-∞, ∞)",
             "arXiv:2605.13652",
             "lower",
+            section="barriers",
         ),
         MetricInfo(
             "ccbh_excess",
@@ -133,6 +135,7 @@ class Interpolation(Lens):
             "[0, ∞)",
             "arXiv:2110.06296",
             "lower",
+            section="barriers",
         ),
         MetricInfo(
             "imbh",
@@ -141,6 +144,8 @@ class Interpolation(Lens):
             "(-∞, ∞)",
             "arXiv:2605.13652",
             "lower",
+            role="pair",
+            section="barriers",
         ),
         MetricInfo(
             "imbh_excess",
@@ -149,6 +154,8 @@ class Interpolation(Lens):
             "[0, ∞)",
             "arXiv:2110.06296",
             "lower",
+            role="pair",
+            section="barriers",
         ),
         MetricInfo(
             "imbh_folded",
@@ -157,6 +164,8 @@ class Interpolation(Lens):
             "(-∞, ∞)",
             "arXiv:2209.04836",
             "lower",
+            role="pair",
+            section="barriers",
         ),
         MetricInfo(
             "imbh_aligned",
@@ -166,6 +175,8 @@ class Interpolation(Lens):
             "(-∞, ∞)",
             "arXiv:2209.04836",
             "lower",
+            role="pair",
+            section="barriers",
         ),
     )
 

@@ -157,6 +157,7 @@ class Landscape(Lens):
 
     title = "Loss landscape around a checkpoint"
     Settings = LandscapeSettings
+    position = 4
     presets = {
         "exact": {
             "main": {},
@@ -190,6 +191,7 @@ class Landscape(Lens):
             "(-∞, ∞)",
             PAPER,
             "lower",
+            section="landscape",
         ),
         MetricInfo(
             "direction_variance",
@@ -198,6 +200,7 @@ class Landscape(Lens):
             "[0, ∞)",
             PAPER,
             "lower",
+            section="landscape",
         ),
         *(
             MetricInfo(
@@ -207,16 +210,7 @@ class Landscape(Lens):
                 "(-∞, ∞)",
                 PAPER,
                 "lower",
-            )
-            for k in COMPONENTS
-        ),
-        *(
-            MetricInfo(
-                f"sigma_pca_{k}",
-                f"mean over matrices of σ_{k}, the size of the displacement at offset 1",
-                "weight",
-                "[0, ∞)",
-                PAPER,
+                section="landscape",
             )
             for k in COMPONENTS
         ),
@@ -227,6 +221,18 @@ class Landscape(Lens):
             "(-∞, ∞)",
             PAPER,
             "lower",
+            section="landscape",
+        ),
+        *(
+            MetricInfo(
+                f"sigma_pca_{k}",
+                f"mean over matrices of σ_{k}, the size of the displacement at offset 1",
+                "weight",
+                "[0, ∞)",
+                PAPER,
+                section="landscape",
+            )
+            for k in COMPONENTS
         ),
         *(
             MetricInfo(
@@ -236,6 +242,7 @@ class Landscape(Lens):
                 "(-∞, ∞)",
                 "arXiv:1712.09913",
                 "lower",
+                section="landscape",
             )
             for k in (1, 2)
         ),
@@ -246,6 +253,7 @@ class Landscape(Lens):
                 "1",
                 "[0, 1]",
                 "arXiv:1712.09913",
+                section="landscape",
             )
             for k in (1, 2)
         ),

@@ -12,7 +12,6 @@ from typing import Literal
 from lowrank.geometry.probe import row_losses, standard_error
 from lowrank.metrics.base import (
     Bench,
-    Expected,
     Lens,
     MetricInfo,
     Panel,
@@ -43,10 +42,11 @@ class Loss(Lens):
             "[0, ∞)",
             "metrics of the study: L(θ)",
             "lower",
+            role="loss",
         ),
     )
     Settings = LossSettings
-    presets = {"exact": {"main": {}}, "published": {"main": {}}}
+    position = 6
 
     def units(self, panel: Panel, settings: LossSettings) -> list[Unit]:
         return [
@@ -55,9 +55,6 @@ class Loss(Lens):
             for point in run
             if point.last or not settings.final_only
         ]
-
-    def expected(self, unit: Unit, settings: LossSettings) -> Expected:
-        return Expected(values=frozenset({("held_out_loss", -2, "")}))
 
     def compute(self, unit: Unit, bench: Bench, settings: LossSettings) -> Iterable[Result]:
         network = bench.network(unit.checkpoint, "trained")

@@ -103,6 +103,7 @@ METRICS = (
             unit,
             reach,
             source,
+            section="spectra",
         )
         for which, matrix in MATRICES
         for name, definition, unit, reach, source in SHAPE_FACTS
@@ -113,8 +114,16 @@ METRICS = (
         "weight",
         "[0, ∞)",
         "arXiv:2605.13652",
+        section="spectra",
     ),
-    MetricInfo("delta_norm_relative", "‖ΔW‖_F/‖W_t‖_F", "1", "[0, ∞)", "arXiv:2605.13652"),
+    MetricInfo(
+        "delta_norm_relative",
+        "‖ΔW‖_F/‖W_t‖_F",
+        "1",
+        "[0, ∞)",
+        "arXiv:2605.13652",
+        section="spectra",
+    ),
 )
 
 
@@ -123,7 +132,7 @@ class Spectra(Lens):
 
     title = "Spectra of weights and updates"
     Settings = SpectraSettings
-    needs_data = False
+    position = 3
     presets = {
         "exact": {"main": {}, "factor": {"space": "factor", "distributions": False}},
         "published": {"main": {"space": "factor", "skip_initial": True}},

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from lowrank import metrics
 from lowrank.errors import UnknownNameError
 from lowrank.hashing import spaced_hash
+from lowrank.metrics.base import MetricInfo
 from lowrank.predict.crossval import PredictError
 from lowrank.store import Store, queries
 
 LOSS = "log_perplexity"  # ln of the perplexity: the validation loss, nats a token
-OTHER_LOSSES = ("held_out_loss",)
-"""Losses on other text: features by name, but no geometry, so that no selection chooses them."""
 TARGET = "downstream_mean"
 PUBLISHED_GEOMETRY = (
     "ccbh",
@@ -106,7 +106,8 @@ def feature_table(
         )
     target = primary_scores(scores)
     features = values[values["role"].isin(["loss", "feature"])].copy()
-    features["name"] = features["name"].map(feature_name)
+    features["name"] = features["name"].map(names_of(features["name"]))
+    features = features[features["name"].notna()]
     wide = features.pivot_table(
         index="checkpoint_id", columns="name", values="value", aggfunc="mean", dropna=False
     )
@@ -126,15 +127,31 @@ def feature_table(
     )
 
 
-def feature_name(metric: str) -> str:
-    """The feature that a metric's aggregate is: the metric, and for activations their mean over
-    layers by that name.
+def names_of(found: Iterable[str]) -> dict[str, str]:
+    """{metric: feature} of those of ``found`` that are features of a checkpoint; see
+    :class:`~lowrank.metrics.base.MetricInfo`.
     """
-    return (
-        f"{metric}_mean"
-        if metric.startswith("activation_") and not metric.endswith("_mean")
-        else metric
-    )
+    infos = map(metrics.about, dict.fromkeys(found))
+    return {info.name: info.feature for info in infos if info.role != "pair"}
+
+
+def about(feature: str) -> MetricInfo:
+    """Say what is declared of the metric whose aggregate ``feature`` is."""
+    by_feature = {info.feature: info for info in metrics.declared().values()}
+    return by_feature.get(feature) or metrics.about(feature)
+
+
+def columns() -> dict[str, str]:
+    """Give {metric: feature} of the wide table: the published eight, then all others that a lens
+    declares.
+    """
+    every = names_of(metrics.declared())
+    return {**published_columns(), **every}
+
+
+def published_columns() -> dict[str, str]:
+    """Give {metric: feature} of the published predictor."""
+    return {about(feature).name: feature for feature in PUBLISHED_GEOMETRY}
 
 
 def newest(values: pd.DataFrame) -> pd.DataFrame:
@@ -183,7 +200,8 @@ def resolve_set(name: str, known: Sequence[str]) -> tuple[str, ...]:
     """The features of a set: one of :data:`SETS`, or names joined by commas, each of them known."""
     if name in SETS:
         return SETS[name]
-    names = tuple(feature_name(part.strip()) for part in name.split(",") if part.strip())
+    parts = [part.strip() for part in name.split(",") if part.strip()]
+    names = tuple(metrics.about(part).feature for part in parts)
     for part in names:
         if part not in known:
             raise UnknownNameError("feature or feature set", part, [*SETS, *known])

@@ -21,10 +21,10 @@ from lowrank.predict.crossval import (
 )
 from lowrank.predict.features import (
     LOSS,
-    OTHER_LOSSES,
     SETS,
     TARGET,
     FeatureTable,
+    about,
     feature_table,
     resolve_set,
 )
@@ -262,7 +262,7 @@ def planned(
             if (
                 has_reference
                 and "fixed" in selections
-                and any(f.startswith("activation_") for f in features)
+                and any(about(f).against_baseline for f in features)
             ):
                 specs.append(Spec(feature_set, "fixed", scheme, models[0], without_reference=True))
     return specs
@@ -336,7 +336,9 @@ def selectable(rows: FeatureTable, features: tuple[str, ...]) -> tuple[str, ...]
         for f in rows.features
         if np.isfinite(frame[f].to_numpy(dtype=float)).all() and frame[f].nunique() > 1
     ]
-    return tuple(f for f in full if f not in OTHER_LOSSES and (f != LOSS or LOSS in features))
+    return tuple(
+        f for f in full if (LOSS in features if f == LOSS else about(f).role == "geometry")
+    )
 
 
 def fitted(

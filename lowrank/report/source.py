@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from lowrank import metrics
 from lowrank.errors import UsageError
 from lowrank.report.identity import Identities, assign, series_key
 from lowrank.report.plot.charts import Style
@@ -107,6 +108,11 @@ class Source:
         """All metrics aggregated over layers and modules."""
         return self.query("aggregates")
 
+    def shown_in(self, section: str) -> pd.DataFrame:
+        """Aggregates of the metrics of one checkpoint whose declaration names this chapter."""
+        rows = self.aggregates
+        return rows[said(rows, "section").eq(section) & ~of_pairs(rows)]
+
     @cached_property
     def scales(self) -> list[str]:
         """Scales from small to large, by the parameters of their runs."""
@@ -184,6 +190,19 @@ def described(row: dict[Hashable, Any]) -> str:
     parts += [f"direction seed {int(seed)}"] if seed is not None and not pd.isna(seed) else []
     parts += [row["precision"]] if row["precision"] else []
     return f"{row['lens']}: " + ", ".join(parts) + f", protocol {str(row['parameters_hash'])[:8]}"
+
+
+def said(rows: pd.DataFrame, fact: str) -> pd.Series[Any]:
+    """What the declaration of each row's metric says: a field of
+    :class:`~lowrank.metrics.base.MetricInfo`.
+    """
+    names = rows["metric"].astype(object)
+    return names.map({name: getattr(metrics.about(name), fact) for name in set(names)})
+
+
+def of_pairs(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Whether each row's metric belongs to a pair of runs and to neither of the two."""
+    return said(rows, "role").eq("pair")
 
 
 def restore(frame: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,8 @@ A file ``sql/NAME.sql`` begins with comment lines::
     -- param: metric text
 
 Types are text, integer and real; a parameter without a default must be given. In the statement a
-parameter is written ``:study``. The same text runs on SQLite and PostgreSQL.
+parameter is written ``:study``. The same text runs on SQLite and PostgreSQL. A line ``-- pivot:``
+makes another named query a wide table of this one: :mod:`lowrank.store.pivot`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from itertools import takewhile
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from lowrank.errors import StoreError, UnknownNameError, UsageError, suggestion
+from lowrank.store.pivot import Pivot, Statement
 
 if TYPE_CHECKING:
     from lowrank.store.api import Store
@@ -36,7 +38,7 @@ ACCEPTED: dict[str, tuple[type, ...]] = {
 PARAMETER = re.compile(
     r"(?P<name>[a-z]\w*) (?P<type>\w+)(?: default (?P<default>'[^']*'|null|[-+.\w]+))?"
 )
-HEADER = re.compile(r"-- (?P<key>description|param): (?P<value>.+)")
+HEADER = re.compile(r"-- (?P<key>description|param|pivot): (?P<value>.+)")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Query:
     description: str
     parameters: tuple[Parameter, ...]
     sql: str
+    pivots: tuple[Pivot, ...] = ()
 
     def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """A value for every parameter; unknown, missing and ill-typed ones are a UsageError that
@@ -96,7 +99,16 @@ class Query:
         self, store: Store, params: Mapping[str, Any]
     ) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Column names and rows of the query in ``store``."""
-        return store.select(self.sql, self.bind(params), self.types)
+        bound = self.bind(params)
+        if not self.pivots:
+            return store.select(self.sql, bound, self.types)
+        wide = Statement(self.sql)
+        for pivot in self.pivots:
+            long = get(pivot.query)
+            given = {parameter.name: bound[parameter.name] for parameter in long.parameters}
+            wide.add(pivot, long.sql, partial(_texts, store, given, long.types))
+        columns, rows = store.select(wide.text, {**bound, **wide.parameters}, self.types)
+        return wide.names(self.name, columns), rows
 
     @property
     def types(self) -> dict[str, type]:
@@ -139,17 +151,20 @@ def parse(name: str, text: str) -> Query:
     lines = text.splitlines()
     header = list(takewhile(lambda line: line.startswith("--"), lines))
     found = [HEADER.fullmatch(line) for line in header]
-    described = [match["value"] for match in found if match and match["key"] == "description"]
-    if len(described) != 1 or None in found:
+    said: dict[str, list[str]] = {"description": [], "param": [], "pivot": []}
+    for match in found:
+        if match:
+            said[match["key"]].append(match["value"])
+    if len(said["description"]) != 1 or None in found:
         raise StoreError(
-            f"sql/{name}.sql: the header must be one '-- description: …' line and '-- param: …' lines"
+            f"sql/{name}.sql: the header must be one '-- description: …' line, and '-- param: …' and "
+            "'-- pivot: …' lines"
         )
-    parameters = [
-        _parameter(name, match["value"]) for match in found if match and match["key"] == "param"
-    ]
+    parameters = tuple(_parameter(name, text) for text in said["param"])
+    pivots = tuple(Pivot.parse(name, text) for text in said["pivot"])
     sql = "\n".join(lines[len(header) :]).strip()
-    _require_used(name, sql, [parameter.name for parameter in parameters])
-    return Query(name, described[0], tuple(parameters), sql)
+    _require_used(name, "\n".join([sql, *(get(pivot.query).sql for pivot in pivots)]), parameters)
+    return Query(name, said["description"][0], parameters, sql, pivots)
 
 
 def _parameter(query: str, text: str) -> Parameter:
@@ -167,9 +182,16 @@ def _parameter(query: str, text: str) -> Parameter:
     )
 
 
-def _require_used(query: str, sql: str, declared: Iterable[str]) -> None:
+def _texts(
+    store: Store, params: Mapping[str, Any], types: Mapping[str, type], sql: str
+) -> list[str]:
+    """The texts that a statement of one column gives."""
+    return [str(text) for (text,) in store.select(sql, params, types)[1]]
+
+
+def _require_used(query: str, sql: str, declared: Iterable[Parameter]) -> None:
     used = set(re.findall(r"(?<![:\w]):([a-z]\w*)", sql))
-    odd = used.symmetric_difference(declared)
+    odd = used.symmetric_difference(parameter.name for parameter in declared)
     if odd:
         raise StoreError(
             f"sql/{query}.sql: the parameter '{min(odd)}' is declared or used, not both"

@@ -261,18 +261,23 @@ def answers_of(url: str) -> Answers:
 def unlike(expected: Answers, found: Answers) -> Iterator[str]:
     """Say of each query how two answers differ, in one sentence a query; numbers agree to 12
     digits.
+
+    Columns that ``found`` has beyond those of ``expected`` are no difference: a new metric or a
+    task of the store adds one. Those that are expected have to be there, in their order.
     """
     for name in sorted(expected.keys() | found.keys()):
         old, new = expected.get(name), found.get(name)
         if old is None or new is None:
             yield f"'{name}' is answered {'now' if old is None else 'in the archive'} only"
-        elif old["columns"] != new["columns"]:
-            changed = sorted({*old["columns"]} ^ {*new["columns"]}) or "in another order"
+        elif (kept := [c for c in new["columns"] if c in old["columns"]]) != old["columns"]:
+            changed = sorted({*old["columns"]} - {*kept}) or "in another order"
             yield f"'{name}' has other columns: {changed}"
         elif len(old["rows"]) != len(new["rows"]):
             yield f"'{name}' has {len(old['rows'])} and {len(new['rows'])} rows"
         else:
-            pairs = enumerate(zip(old["rows"], new["rows"], strict=True))
+            places = [new["columns"].index(column) for column in kept]
+            rows = [[row[place] for place in places] for row in new["rows"]]
+            pairs = enumerate(zip(old["rows"], rows, strict=True))
             cells = (
                 (i, c, a, b) for i, p in pairs for c, a, b in zip(old["columns"], *p, strict=True)
             )

@@ -302,6 +302,18 @@ def test_differences_are_named() -> None:
     assert any("'perplexity', row 0: perplexity" in line for line in found)
 
 
+def test_a_column_more_is_no_difference_and_one_less_is(answers: dict[str, stores.Answers]) -> None:
+    old = answers[HEAD]
+    new = copy.deepcopy(old)
+    wide = new["features"]
+    for row in (wide["columns"], *wide["rows"]):
+        row.insert(20, "new")
+    assert list(stores.unlike(old, new)) == []
+    assert list(stores.unlike(new, old)) == ["'features' has other columns: ['new']"]
+    wide["columns"][8:10] = wide["columns"][9:7:-1]
+    assert list(stores.unlike(old, new)) == ["'features' has other columns: in another order"]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -15,7 +15,7 @@ import pytest
 from lowrank import metrics
 from lowrank.evaluate import suites
 from lowrank.predict import predict
-from lowrank.predict.features import feature_name
+from lowrank.predict.features import PUBLISHED_GEOMETRY, columns
 from lowrank.store import Store, queries
 from lowrank.store.records import Checkpoint, DownstreamScore, MetricValue, Protocol, Run
 
@@ -215,12 +215,54 @@ def test_of_two_protocols_of_one_name_the_newer_counts(
     )
 
 
-def test_the_feature_table_has_every_metric_and_task(stores: dict[str, Store]) -> None:
-    columns = set(ask(stores["sqlite"], "features").columns)
-    named = {info.name for lens in metrics.names() for info in metrics.get(lens).metrics}
-    assert {feature_name(name) for name in named if not name.startswith("imbh")} <= columns
-    tasks = {task for suite in suites.names() for task in suites.get(suite).tasks}
-    assert {f"score_{task}" for task in tasks} <= columns
+LONG = {"checkpoint_metrics": "metric", "checkpoint_scores": "name"}
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+def test_the_feature_table_is_the_pivot_of_its_long_forms(
+    stores: dict[str, Store], backend: str
+) -> None:
+    """Every value of a column is the mean of the long rows of its name, and no value is lost."""
+    wide = ask(stores[backend], "features").set_index("checkpoint_id")
+    for query, names in LONG.items():
+        given = {"protocol": "exact"} if query == "checkpoint_metrics" else {}
+        long = ask(stores[backend], query, **given)
+        long = long[long["checkpoint_id"].isin(wide.index)]
+        means = long.groupby([names, "checkpoint_id"])["value"].apply(
+            lambda values: pd.to_numeric(values).mean()
+        )
+        called = columns() if names == "metric" else {}
+        pairs = {name for name in set(long[names]) if metrics.about(name).role == "pair"}
+        assert set(long[names]) - pairs <= {*called, *wide.columns}
+        for name in sorted(set(long[names]) - pairs):
+            found = wide[called.get(name, name)].astype(float)
+            expected = means[name].reindex(wide.index).astype(float)
+            pd.testing.assert_series_equal(found, expected, check_names=False, rtol=1e-12)
+
+
+def test_what_is_declared_has_a_column_where_nothing_was_measured(
+    sqlite_store: Store, factory: ModuleType
+) -> None:
+    """In the order of the declarations; tasks of the store that no suite knows come last."""
+    spec = factory.Synthetic(**{**SPEC, "scales": {"nano": 64}, "lenses": frozenset()})
+    factory.fill(sqlite_store, spec)
+    found = list(ask(sqlite_store, "features").columns)
+    infos = metrics.declared().values()
+    assert {info.feature for info in infos if info.role != "pair"} <= set(found)
+    assert not {info.feature for info in infos if info.role == "pair"} & set(found)
+    assert found[8 : 8 + len(PUBLISHED_GEOMETRY)] == list(PUBLISHED_GEOMETRY)
+    tasks = {f"score_{task}" for suite in suites.names() for task in suites.get(suite).tasks}
+    assert tasks == {name for name in found if name.startswith("score_")}
+    assert found[-3:] == ["status", "run_id", "checkpoint_id"]
+
+
+def test_a_task_that_no_suite_has_is_a_column_after_those_of_the_suites(
+    stores: dict[str, Store],
+) -> None:
+    found = [name for name in ask(stores["sqlite"], "features").columns if name[:6] == "score_"]
+    known = list(suites.columns())
+    assert found[: len(known)] == known
+    assert found[len(known) :] == ["score_definitions", "score_minimal_pairs"]
 
 
 def test_scores_of_tasks_stand_beside_their_mean(stores: dict[str, Store]) -> None:

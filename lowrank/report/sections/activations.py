@@ -23,7 +23,7 @@ def build(source: Source) -> Section:
         "Linear CKA (centred kernel alignment) compares their geometry up to rotation and scale, 1 being the same; the L2 distance "
         "and the cosine compare them vector by vector.",
     )
-    found = [m for m in set(source.aggregates["metric"]) if m.startswith("activation_")]
+    found = set(source.shown_in("activations")["metric"])
     metrics = sorted(found, key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m))
     quantities = [Quantity(m, label(m), log=m.endswith("_l2")) for m in metrics]
     section.blocks += trajectory_figures(
@@ -34,15 +34,10 @@ def build(source: Source) -> Section:
         title="Activation similarity over training",
         caption="Mean over layers and seeds; the band spans the seeds.",
     )
-    layers = source.query("layer_values", metric="activation%")
-    for place, metric in enumerate(
-        sorted(
-            set(layers["metric"]), key=lambda m: (ORDER.index(m) if m in ORDER else len(ORDER), m)
-        )
-    ):
-        section.blocks += heat_maps(
-            source, finite(layers[layers["metric"] == metric]), metric, folded=place >= OPEN
-        )
+    for place, metric in enumerate(metrics):
+        layers = source.query("layer_values", metric=metric)
+        layers = finite(layers[layers["metric"] == metric])
+        section.blocks += heat_maps(source, layers, metric, folded=place >= OPEN)
     if section.empty:
         section.blocks.append(
             Missing(reason="no activations have been compared", command="lowrank measure FILE")

@@ -14,7 +14,8 @@ from lowrank.report.figure import Block, Figure, Missing, Note, Section
 from lowrank.report.identity import series_key
 from lowrank.report.plot.axes import number
 from lowrank.report.plot.charts import XY, Heat, Series, Style
-from lowrank.report.source import Source
+from lowrank.report.sections.further import others
+from lowrank.report.source import Source, of_pairs
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import (
@@ -60,7 +61,8 @@ def build(source: Source) -> Section:
     )
     section.blocks += [replace(figure, folded=True) for figure in excess]
     section.blocks += line_figures(source)
-    between = rows[rows["metric"].str.startswith("imbh") & rows["reference_method"].notna()]
+    section.blocks += others(source, "barriers", ("ccbh", "ccbh_excess"))
+    between = rows[of_pairs(rows) & rows["reference_method"].notna()]
     section.blocks += matrix_figures(source, between)
     if consecutive.empty:
         section.blocks.append(

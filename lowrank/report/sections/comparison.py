@@ -12,7 +12,7 @@ from lowrank.report.figure import Block, Figure, Missing, Note, Section
 from lowrank.report.plot.axes import number
 from lowrank.report.plot.charts import Estimate, Forest
 from lowrank.report.sections.overview import final_rows
-from lowrank.report.source import Source
+from lowrank.report.source import Source, of_pairs
 from lowrank.report.summary import spread, welch
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite
@@ -150,7 +150,7 @@ def final_values(source: Source) -> pd.DataFrame:
         quantity=LOSS, value=final["validation_loss"], error=math.nan, protocol=scored
     )
     hashes = source.query("protocols").set_index("protocol_id")["parameters_hash"]
-    metrics = source.aggregates[~source.aggregates["metric"].str.startswith("imbh")]
+    metrics = source.aggregates[~of_pairs(source.aggregates)]
     metrics = finite(main(source, metrics, "metric"))
     scores = main(source, primary_rows(finite(source.query("downstream"))), "task")
     parts = [losses]

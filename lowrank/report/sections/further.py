@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from lowrank.report.figure import Section
+from collections.abc import Collection
+
+import pandas as pd
+
+from lowrank.report.figure import Figure, Section
 from lowrank.report.source import Source
 from lowrank.report.trajectories import Quantity, by_metric, trajectory_figures, words
-
-KNOWN = (
-    "sharpness_random",
-    "direction_variance",
-    "sharpness_pca",
-    "sigma_pca",
-    "sharpness_trajectory",
-    "trajectory_share",
-    "ccbh",
-    "imbh",
-    "effective_rank_",
-    "stable_rank_",
-    "spectral_gap_",
-    "threshold_rank_",
-    "delta_norm",
-    "activation_",
-)
 
 
 def build(source: Source) -> Section | None:
     """Trajectories of the remaining metrics; None where there are none."""
-    rows = source.aggregates
-    rest = rows[~rows["metric"].str.startswith(KNOWN)]
+    rest = source.shown_in("further")
     if rest.empty:
         return None
     section = Section(
@@ -35,13 +21,28 @@ def build(source: Source) -> Section | None:
         title="Further metrics",
         lead="What else has been measured; lowrank metrics defines each.",
     )
-    for lens, part in rest.groupby("lens", sort=True):
+    section.blocks += by_lens(source, rest, "further")
+    return section
+
+
+def others(source: Source, chapter: str, shown: Collection[str]) -> list[Figure]:
+    """Trajectories of the metrics that name ``chapter`` in their declaration, but for those that it
+    has ``shown`` already.
+    """
+    rows = source.shown_in(chapter)
+    return by_lens(source, rows[~rows["metric"].isin(shown)], chapter)
+
+
+def by_lens(source: Source, rows: pd.DataFrame, name: str) -> list[Figure]:
+    """Trajectories of all metrics of ``rows``, one figure for each lens and protocol."""
+    figures: list[Figure] = []
+    for lens, part in rows.groupby("lens", sort=True):
         quantities = [Quantity(metric, words(metric)) for metric in by_metric(part)]
-        section.blocks += trajectory_figures(
+        figures += trajectory_figures(
             source,
             part,
             quantities,
-            name=f"further_{lens}",
+            name=f"{name}_{lens}",
             title=f"{str(lens).capitalize()} over training",
         )
-    return section
+    return figures

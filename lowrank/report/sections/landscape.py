@@ -11,6 +11,7 @@ from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.plot import theme
 from lowrank.report.plot.axes import number
 from lowrank.report.plot.charts import XY, Series, Style
+from lowrank.report.sections.further import others
 from lowrank.report.source import Source
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import Quantity, finite, pick, slug, trajectory_figures, words
@@ -83,6 +84,8 @@ def build(source: Source) -> Section:
         title="Along the direction of training",
         caption="The direction is the principal component of a run's checkpoints; its share is that of their squared movement.",
     )
+    shown = {*(q.metric for q in (*RANDOM, *ALONG_TRAINING)), *principal["metric"]}
+    section.blocks += others(source, "landscape", shown)
     if section.empty:
         section.blocks.append(
             Missing(reason="no landscape has been measured", command="lowrank measure FILE")

@@ -9,7 +9,7 @@ from lowrank.report.plot.axes import number
 from lowrank.report.plot.charts import Estimate, Forest, Style
 from lowrank.report.sections.overview import final_rows
 from lowrank.report.sections.perplexity import evaluation
-from lowrank.report.source import Source
+from lowrank.report.source import Source, of_pairs
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite
@@ -85,7 +85,7 @@ def table(source: Source, final: pd.DataFrame) -> Table:
     """
     rows, ends = source.aggregates, dict(zip(final["run_id"], final["step"], strict=True))
     # a barrier between two runs belongs to the pair
-    rows = rows[rows["protocol"].eq(source.preset) & ~rows["metric"].str.startswith("imbh")]
+    rows = rows[rows["protocol"].eq(source.preset) & ~of_pairs(rows)]
     last = rows[rows["step"] == rows["run_id"].map(ends)]
     losses = final.assign(metric="validation_loss", value=final["validation_loss"])
     both = pd.concat(

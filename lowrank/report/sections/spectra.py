@@ -8,6 +8,7 @@ import pandas as pd
 
 from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.plot.charts import XY, Series
+from lowrank.report.sections.further import others
 from lowrank.report.source import Source
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import Quantity, seed_series, slug, trajectory_figures
@@ -48,6 +49,8 @@ def build(source: Source) -> Section:
             title=title,
             caption="Mean over seeds; the band spans the seeds.",
         )
+    shown = [quantity.metric for quantity in (*weights, *updates, *norms)]
+    section.blocks += others(source, "spectra", shown)
     rows = source.query("spectrum_shapes")
     for matrix in ("dw", "w"):
         section.blocks += distributions(source, rows[rows["matrix"] == matrix], matrix)

@@ -1,0 +1,133 @@
+"""Wide answers from long ones: a named query may use another one as a table with a column a name.
+
+Its header says so::
+
+    -- pivot: QUERY by KEY: NAME -> VALUE[, columns MODULE:FUNCTION[ and found]]
+
+In the statement, QUERY is then a table with one row for each value of the column KEY. ``QUERY.*``
+stands for one column a name of the column NAME: the mean of VALUE, NULL where there is none;
+``QUERY.mean`` and ``QUERY.n`` are the mean and the number of all its values. The function gives
+{name: column} of the columns that are always there, in their order; names found in the rows follow
+where the header says ``and found``, or no function.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lowrank.errors import StoreError
+
+FORM = "QUERY by KEY: NAME -> VALUE[, columns MODULE:FUNCTION[ and found]]"
+WRITTEN = re.compile(
+    r"(?P<query>[a-z]\w*) by (?P<key>[a-z]\w*): (?P<name>[a-z]\w*) -> (?P<value>[a-z]\w*)"
+    r"(?:, columns (?P<declared>[a-z][\w.]*:[a-z]\w*)(?P<found> and found)?)?"
+)
+LAST_ORDER = re.compile(r"\nORDER BY [^()]*\Z")
+FEW = 16  # names: so many are looked up in an index; of more, every row of the long form is read
+
+Ask = Callable[[str], list[str]]
+"""From a statement with one column of texts to these."""
+
+
+@dataclass(frozen=True)
+class Pivot:
+    """A header's line: ``query`` has rows by ``key``, and ``value`` under each ``name``."""
+
+    query: str
+    key: str
+    name: str
+    value: str
+    declared: str = ""
+    found: bool = True
+
+    @classmethod
+    def parse(cls, owner: str, text: str) -> Pivot:
+        """Read the line of the query ``owner``; a StoreError says how it is written."""
+        match = WRITTEN.fullmatch(text)
+        if match is None:
+            raise StoreError(f"sql/{owner}.sql: the pivot '{text}' is not written as: {FORM}")
+        declared = match["declared"] or ""
+        found = not declared or match["found"] is not None
+        return cls(match["query"], match["key"], match["name"], match["value"], declared, found)
+
+    def columns(self, long: str, ask: Ask) -> dict[str, str]:
+        """Give {name: column}: those declared, then those that ``ask`` finds in the rows of
+        ``long``, sorted.
+        """
+        columns: dict[str, str] = {}
+        if self.declared:
+            module, _, function = self.declared.partition(":")
+            columns |= getattr(importlib.import_module(module), function)()
+        if self.found:
+            names = ask(f"SELECT DISTINCT {self.name} FROM ({long}) AS long")
+            columns |= {name: name for name in sorted(names) if name not in columns}
+        return columns
+
+    def uses(self, sql: str, what: str) -> bool:
+        """Say whether ``sql`` names ``what`` of the pivot: a column, or ``*``."""
+        end = "" if what == "*" else r"\b"
+        return re.search(rf"\b{self.query}\.{re.escape(what)}{end}", sql) is not None
+
+
+@dataclass
+class Statement:
+    """A statement in the making: its text, the names as parameters, and what its columns are
+    called.
+    """
+
+    sql: str
+    tables: list[str] = field(default_factory=list)
+    parameters: dict[str, str] = field(default_factory=dict)
+    called: dict[str, str] = field(default_factory=dict)
+
+    def add(self, pivot: Pivot, long: str, ask: Ask) -> None:
+        """Make the table of ``pivot`` from the statement ``long``."""
+        long = LAST_ORDER.sub("", long)
+        parts, where = [pivot.key], ""
+        if pivot.uses(self.sql, "*"):
+            columns = pivot.columns(long, ask)
+            place = len(self.tables)
+            marks = {f"pivot_{place}_{i}": name for i, name in enumerate(columns)}
+            self.parameters |= marks
+            self.called |= dict(zip(marks, columns.values(), strict=True))
+            mean = f"avg({pivot.value}) FILTER (WHERE {pivot.name} = :{{0}}) AS {{0}}"
+            parts += [mean.format(mark) for mark in marks]
+            self.sql = _listed(self.sql, pivot.query, marks)
+            if not pivot.found and 0 < len(marks) <= FEW:
+                where = f" WHERE {pivot.name} IN ({', '.join(f':{mark}' for mark in marks)})"
+        for column, function in (("mean", "avg"), ("n", "count")):
+            if pivot.uses(self.sql, column):
+                parts.append(f"{function}({pivot.value}) AS {column}")
+                where = ""  # these are over all names
+        self.tables.append(
+            f"{pivot.query} AS (SELECT {', '.join(parts)} FROM ({long}) AS long{where} "
+            f"GROUP BY {pivot.key})"
+        )
+
+    @property
+    def text(self) -> str:
+        """The whole statement."""
+        begun = re.match(r"WITH\s", self.sql)
+        rest = f", {self.sql[begun.end() :]}" if begun else f"\n{self.sql}"
+        return f"WITH {', '.join(self.tables)}{rest}"
+
+    def names(self, owner: str, columns: Iterable[str]) -> list[str]:
+        """Call the columns of the answer by their names; a StoreError where two have the same."""
+        named = [self.called.get(column, column) for column in columns]
+        twice = {name for name in named if named.count(name) > 1}
+        if twice:
+            raise StoreError(
+                f"the query '{owner}' has two columns '{min(twice)}'; rename the metric or task"
+            )
+        return named
+
+
+def _listed(sql: str, table: str, marks: Mapping[str, Any]) -> str:
+    """Write the columns of a pivot for ``table.*``, and nothing where it has none."""
+    if marks:
+        return re.sub(rf"\b{table}\.\*", ", ".join(f"{table}.{mark}" for mark in marks), sql)
+    return re.sub(rf"\b{table}\.\*\s*,\s*|,\s*{table}\.\*", "", sql)
