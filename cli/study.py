@@ -29,7 +29,7 @@ ROW = ("stage", "method", "variant", "scale", "seed", "step", "work", "state")
 
 @click.group()
 def study() -> None:
-    """A study file: methods x scales x seeds, what to measure, and a report."""
+    """Plan and run a study file: methods x scales x seeds, what to measure, and a report."""
 
 
 @study.command()
@@ -38,7 +38,7 @@ def study() -> None:
     "--only",
     multiple=True,
     type=click.Choice(list(STAGES)),
-    help="This stage instead of all; may be repeated.",
+    help="Only this stage; may be repeated.",
 )
 @click.option(
     "--launcher",
@@ -63,10 +63,9 @@ def run(
     retry_failed: bool,
     overrides: tuple[str, ...],
 ) -> int:
-    """Do all work of a study that is still missing, in order: train, measure, evaluate, predict,
-    report.
+    """Do all missing work of a study, in order: train, measure, evaluate, predict, report.
 
-    Call it again after a stop or a kill: it goes on where it was. A failed unit does not stop the
+    Call it again after a stop or a kill: it continues from there. A failed unit does not stop the
     others. Any number of calls, on any number of machines with one database, share the work.
 
     \b
@@ -79,15 +78,15 @@ def run(
     plan = Plan.of(file, overrides)
     with open_store(plan.database, create=True) as store:
         if launcher == "inline":
-            return tell(plan, run_study(store, plan, only, retry_failed))
+            return report_outcome(plan, run_study(store, plan, only, retry_failed))
         from lowrank.study.launch import Launch, launch
 
         how = Launch(launcher, database_url(plan.database), workers, overrides)
-        return tell(plan, launch(store, plan, how, only, retry_failed))
+        return report_outcome(plan, launch(store, plan, how, only, retry_failed))
 
 
-def tell(plan: Plan, outcome: Outcome) -> int:
-    """What was done, on stderr; the exit status."""
+def report_outcome(plan: Plan, outcome: Outcome) -> int:
+    """Print what was done on stderr; return the exit status."""
     for note in outcome.notes:
         click.echo(f"note: {note}", err=True)
     for failure in outcome.failures:
@@ -105,7 +104,7 @@ def tell(plan: Plan, outcome: Outcome) -> int:
 @json_option
 @database_option
 def plan_command(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """The missing work as rows; nothing is written.
+    """Show the missing work as rows; write nothing.
 
     \b
     Example:
@@ -122,7 +121,7 @@ def plan_command(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @json_option
 @database_option
 def status(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Runs, checkpoints and stored values of a study.
+    """Show runs, checkpoints and stored values of a study.
 
     \b
     Example:
@@ -137,7 +136,7 @@ def status(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @json_option
 @database_option
 def list_command(as_json: bool) -> None:
-    """The studies of a store.
+    """List the studies of a store.
 
     \b
     Example:
@@ -160,8 +159,9 @@ def list_command(as_json: bool) -> None:
 
 @contextmanager
 def existing_store(plan: Plan) -> Iterator[Store]:
-    """The study's store for reading; an empty one where the study has not begun, so that planning
-    writes nothing.
+    """Open the study's store for reading.
+
+    Where the study has not begun it is an empty temporary one, so that planning writes nothing.
     """
     url = database_url(plan.database)
     if url == plan.database and not (plan.root / "lowrank.db").exists():
