@@ -95,7 +95,7 @@ def plan(
     chosen = list(chosen_checkpoints(store, runs, settings, selection))
     if not chosen:
         return []
-    planner = _Planner(store, study.name, settings, runs, failures(store, KIND))
+    planner = _ScorePlanner(store, study.name, settings, runs, failures(store, KIND))
     missing: list[MissingScores] = []
     for suite in map(suites.get, dict.fromkeys(settings.suites)):
         grouped: dict[float | None, list[records.Checkpoint]] = {}
@@ -185,7 +185,7 @@ def chosen_checkpoints(
 
 
 @dataclass(frozen=True)
-class _Planner:
+class _ScorePlanner:
     """Compares the tasks that the settings of a study ask for with the rows of a store.
 
     ``runs`` are those of the study by id, ``failed`` the errors of earlier attempts by unit key.

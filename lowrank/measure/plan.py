@@ -107,7 +107,7 @@ def plan(
     if row is None:
         return []
     checkpoints = study_checkpoints(store, row, root, selection)
-    planner = _Planner(
+    planner = _TaskPlanner(
         store,
         row,
         sets or EvaluationSets(store, study),
@@ -250,7 +250,7 @@ def every_nth(panel: Panel, every: int) -> set[int]:
 
 
 @dataclass(frozen=True)
-class _Planner:
+class _TaskPlanner:
     """Compares the units of lens variants with the rows of a store.
 
     ``failed`` has the errors of earlier attempts by unit key, ``config_hashes`` those of the runs
