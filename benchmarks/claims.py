@@ -75,7 +75,7 @@ class Rows(Stage[str, str]):
 def share_units(store: Store, prefix: str, units: int, log: IO[str], seconds: float) -> None:
     """Do a part of ``units`` units, together with every other worker."""
     stage = Rows(store, prefix, units, log, seconds)
-    do_missing(stage, Worker(store, stage, shown=False, poll=0.1))
+    do_missing(stage, Worker(store, stage, progress=False, poll=0.1))
 
 
 def measure(url: str, workers: int, units: int) -> dict[str, Any]:

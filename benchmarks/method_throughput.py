@@ -93,7 +93,7 @@ class Contestant:
         for _ in range(updates):
             self.update += 1
             list(self.loop.update(self.update))
-            self.loop.settle(self.update)
+            self.loop.after_update(self.update)
         list(self.loop.drain())
         self._sync()
         return time.perf_counter() - start

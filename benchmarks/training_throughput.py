@@ -25,7 +25,7 @@ from lowrank.config import Data, ModelShape, RunConfig, Training
 from lowrank.data import Dataset, open_data
 from lowrank.presets import load
 from lowrank.train.job import make_accelerator
-from lowrank.train.loop import Loop, Point
+from lowrank.train.loop import LogPoint, Loop
 
 
 def bare(config: RunConfig, data: Dataset) -> Callable[[int], None]:
@@ -57,11 +57,11 @@ def ours(config: RunConfig, data: Dataset) -> Callable[[int], None]:
     """One update as a run makes it."""
     model, method = models.build(config, data.vocabulary_size, data.special)
     loop = Loop(config, model, method, data, make_accelerator(config.training, None))
-    points: list[Point] = []
+    points: list[LogPoint] = []
 
     def step(update: int) -> None:
         points.extend(loop.update(update))
-        loop.settle(update)
+        loop.after_update(update)
 
     return step
 

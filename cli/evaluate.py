@@ -9,10 +9,12 @@ import click
 
 from .options import database_option, json_option, log_to, open_store, standard_options
 from .output import emit, failed
+from .selection import selection_options
 
 if TYPE_CHECKING:
     from lowrank.config.schema import Downstream
     from lowrank.study import Plan
+    from lowrank.work.selection import Selection
 
 COLUMNS = ("suite", "task", "method", "variant", "scale", "seed", "step", "detail")
 
@@ -33,12 +35,12 @@ COLUMNS = ("suite", "task", "method", "variant", "scale", "seed", "step", "detai
     help="Only the leading items of each task; recorded with the scores.",
 )
 @click.option(
-    "--batch-size", type=click.IntRange(1), help="Rows a forward pass; recorded with the scores."
+    "--batch-size", type=click.IntRange(1), help="Rows per forward pass; recorded with the scores."
 )
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False),
-    help="Folder with the data sets' files, fetched beforehand.",
+    help="Folder with the data sets' files, downloaded beforehand.",
 )
 @click.option(
     "--every",
@@ -52,29 +54,7 @@ COLUMNS = ("suite", "task", "method", "variant", "scale", "seed", "step", "detai
     type=click.Choice(["all", "final", "none"]),
     help="Checkpoints whose single items are stored.",
 )
-@click.option(
-    "--method",
-    "methods",
-    multiple=True,
-    metavar="NAME",
-    help="Only this method; may be repeated, like all below.",
-)
-@click.option(
-    "--scale", "scales", multiple=True, metavar="NAME", help="Only checkpoints of this scale."
-)
-@click.option("--seed", "seeds", multiple=True, type=int, help="Only checkpoints of this seed.")
-@click.option("--step", "steps", multiple=True, type=int, help="Only checkpoints at this step.")
-@click.option(
-    "--run", "runs", multiple=True, type=int, metavar="ID", help="Only checkpoints of this run."
-)
-@click.option(
-    "--checkpoint",
-    "checkpoints",
-    multiple=True,
-    type=int,
-    metavar="ID",
-    help="Only this checkpoint.",
-)
+@selection_options
 @click.option(
     "--plan", "plan_only", is_flag=True, help="Show the missing work as rows and write nothing."
 )
@@ -87,22 +67,17 @@ COLUMNS = ("suite", "task", "method", "variant", "scale", "seed", "step", "detai
 @standard_options
 def evaluate(
     file: Path,
-    methods: tuple[str, ...],
-    scales: tuple[str, ...],
-    seeds: tuple[int, ...],
-    steps: tuple[int, ...],
-    runs: tuple[int, ...],
-    checkpoints: tuple[int, ...],
+    selection: Selection,
+    overrides: tuple[str, ...],
     plan_only: bool,
     retry_failed: bool,
-    overrides: tuple[str, ...],
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Compute and store the downstream scores of a study's checkpoints that are missing; what is
-    there is left alone.
+    """Compute and store the missing downstream scores of a study's checkpoints; stored ones are left
+    alone.
 
-    Options that are not given come from the study's section `downstream`; without one the suite is
+    Defaults of the options come from the study's section `downstream`; without one the suite is
     embedded.
 
     \b
@@ -110,33 +85,32 @@ def evaluate(
       lowrank evaluate studies/demo.yaml
       lowrank evaluate studies/demo.yaml --suite published --tasks piqa,blimp --data-dir data --final
     """
-    from lowrank.evaluate import Selection, plan
-    from lowrank.evaluate import evaluate as work
+    from lowrank.evaluate import evaluate as compute
+    from lowrank.evaluate import plan
     from lowrank.study import Plan
 
-    todo = Plan.of(file, overrides)
-    settings = settings_of(todo, given)
-    chosen = Selection(methods, scales, seeds, steps, runs, checkpoints)
-    with open_store(todo.database, read_only=plan_only) as store:
+    study_plan = Plan.of(file, overrides)
+    study, root = study_plan.study, study_plan.root
+    settings = settings_of(study_plan, given)
+    with open_store(study_plan.database, read_only=plan_only) as store:
         if plan_only:
-            emit(
-                (unit.row() for unit in plan(store, todo.study, settings, chosen)), as_json, COLUMNS
-            )
+            missing = plan(store, study, settings, selection)
+            emit((work.row() for work in missing), as_json, COLUMNS)
             return 0
-        log_to(todo.root)
-        outcome = work(store, todo.study, todo.root, settings, chosen, retry_failed=retry_failed)
-    for sentence in (*outcome.failed, *outcome.left_alone):
+        log_to(root)
+        summary = compute(store, study, root, settings, selection, retry_failed=retry_failed)
+    for sentence in (*summary.failed, *summary.left_alone):
         failed(sentence)
-    emit([outcome.row()], as_json)
-    return 0 if outcome.complete else 1
+    emit([summary.row()], as_json)
+    return 0 if summary.complete else 1
 
 
-def settings_of(todo: Plan, given: dict[str, Any]) -> Downstream:
-    """The study's section with what the command line says."""
+def settings_of(plan: Plan, given: dict[str, Any]) -> Downstream:
+    """Return the study's section `downstream`, overridden by the options that were given."""
     from lowrank.config.loading import validate
     from lowrank.config.schema import Downstream
 
-    body = (todo.study.downstream or Downstream()).model_dump()
+    body = (plan.study.downstream or Downstream()).model_dump()
     if given.pop("final"):
         body["every"] = None
     given["initial"] = given["initial"] or None  # the flag can only add
@@ -144,4 +118,4 @@ def settings_of(todo: Plan, given: dict[str, Any]) -> Downstream:
         given["tasks"] = [task.strip() for task in given["tasks"].split(",") if task.strip()]
     given["suites"] = given["suites"] or None
     body |= {name: value for name, value in given.items() if value is not None}
-    return validate(Downstream, body, todo.file, "downstream")
+    return validate(Downstream, body, plan.file, "downstream")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import database_option, json_option, log_to, open_store, standard_options
 from .output import emit, failed
+from .selection import selection_options
 
 if TYPE_CHECKING:
-    from lowrank.measure import Split
+    from lowrank.work.selection import Selection
 
 COLUMNS = (
     "lens",
@@ -29,29 +31,7 @@ COLUMNS = (
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--method",
-    "methods",
-    multiple=True,
-    metavar="NAME",
-    help="Only this method; may be repeated, like all below.",
-)
-@click.option(
-    "--scale", "scales", multiple=True, metavar="NAME", help="Only checkpoints of this scale."
-)
-@click.option("--seed", "seeds", multiple=True, type=int, help="Only checkpoints of this seed.")
-@click.option("--step", "steps", multiple=True, type=int, help="Only checkpoints at this step.")
-@click.option(
-    "--run", "runs", multiple=True, type=int, metavar="ID", help="Only checkpoints of this run."
-)
-@click.option(
-    "--checkpoint",
-    "checkpoints",
-    multiple=True,
-    type=int,
-    metavar="ID",
-    help="Only this checkpoint.",
-)
+@selection_options
 @click.option(
     "--lens", "lenses", multiple=True, metavar="NAME", help="Only this lens (see: lowrank metrics)."
 )
@@ -71,20 +51,13 @@ COLUMNS = (
 @standard_options
 def measure(
     file: Path,
-    methods: tuple[str, ...],
-    scales: tuple[str, ...],
-    seeds: tuple[int, ...],
-    steps: tuple[int, ...],
-    runs: tuple[int, ...],
-    checkpoints: tuple[int, ...],
+    selection: Selection,
     lenses: tuple[str, ...],
     plan_only: bool,
-    retry_failed: bool,
-    split: Split,
     as_json: bool,
+    **options: Any,
 ) -> int:
-    """Compute and store the metrics of a study's checkpoints that are missing; what is there is
-    left alone.
+    """Compute and store the missing metrics of a study's checkpoints; stored ones are left alone.
 
     Several processes share the work under torchrun or accelerate launch: checkpoints, or the
     directions of each.
@@ -95,22 +68,23 @@ def measure(
       lowrank measure studies/demo.yaml --method cola --step 300 --lens landscape
       torchrun --standalone --nproc_per_node 2 -m lowrank.cli.main measure studies/demo.yaml
     """
-    from lowrank.measure import Selection, plan, plan_rows
-    from lowrank.measure import measure as work
+    from lowrank.measure import measure as compute
+    from lowrank.measure import plan, plan_rows
     from lowrank.study import Plan
 
-    chosen = Selection(methods, scales, seeds, steps, runs, checkpoints, lenses)
-    todo = Plan.of(file)
-    with open_store(todo.database, read_only=plan_only) as store:
-        chosen.check(store, todo.study.name)
+    selection = replace(selection, lenses=lenses)
+    study_plan = Plan.of(file)
+    study, root = study_plan.study, study_plan.root
+    with open_store(study_plan.database, read_only=plan_only) as store:
+        selection.check(store, study.name)
         if plan_only:
-            emit(plan_rows(plan(store, todo.study, todo.root, chosen)), as_json, COLUMNS)
+            emit(plan_rows(plan(store, study, root, selection)), as_json, COLUMNS)
             return 0
-        log_to(todo.root)
-        outcome = work(store, todo.study, todo.root, chosen, retry_failed=retry_failed, split=split)
-    if outcome.helper:
+        log_to(root)
+        summary = compute(store, study, root, selection, **options)
+    if summary.helper:
         return 0
-    for sentence in (*outcome.failed, *outcome.blocked, *outcome.left_alone):
+    for sentence in (*summary.failed, *summary.blocked, *summary.left_alone):
         failed(sentence)
-    emit([outcome.row()], as_json)
-    return 0 if outcome.complete else 1
+    emit([summary.row()], as_json)
+    return 0 if summary.complete else 1

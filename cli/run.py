@@ -32,7 +32,7 @@ COLUMNS = (
 @click.group()
 @standard_options
 def run() -> None:
-    """Single training runs: list, show, cancel, retry."""
+    """List, show, cancel and retry single training runs."""
 
 
 @run.command("list")
@@ -40,13 +40,13 @@ def run() -> None:
 @click.option(
     "--status",
     type=click.Choice(["planned", "running", "done", "failed", "cancelled"]),
-    help="Only runs in this state.",
+    help="Only runs with this status.",
 )
 @json_option
 @database_option
 @standard_options
 def list_runs(study_name: str | None, status: str | None, as_json: bool) -> None:
-    """Runs with their state, one a row.
+    """List runs with their status, one per row.
 
     \b
     Example:
@@ -80,8 +80,8 @@ def list_runs(study_name: str | None, status: str | None, as_json: bool) -> None
 @database_option
 @standard_options
 def show(run_id: int, as_json: bool) -> None:
-    """Everything that is stored of one run, the path of its study's log, and the traceback where it
-    failed for a reason that nobody expected.
+    """Show everything that is stored of one run, the path of its study's log, and the traceback
+    where it failed unexpectedly.
 
     \b
     Example:
@@ -105,7 +105,7 @@ def show(run_id: int, as_json: bool) -> None:
 @database_option
 @standard_options
 def cancel(run_ids: tuple[int, ...]) -> None:
-    """Take runs out of their study's work; what they have done stays.
+    """Take runs out of their study's work; their checkpoints and rows stay.
 
     \b
     Example:
@@ -119,7 +119,7 @@ def cancel(run_ids: tuple[int, ...]) -> None:
 @database_option
 @standard_options
 def retry(run_ids: tuple[int, ...]) -> None:
-    """Put failed or cancelled runs back into their study's work; they go on from their last resume
+    """Put failed or cancelled runs back into their study's work; they resume from their last resume
     point.
 
     \b
@@ -130,7 +130,7 @@ def retry(run_ids: tuple[int, ...]) -> None:
 
 
 def _change(run_ids: tuple[int, ...], allowed: set[str], status: str) -> None:
-    """Set the status of all runs named, or of none."""
+    """Set the status of all runs that are named, or raise and change none."""
     with open_store() as store, store.transaction():
         for run_id in run_ids:
             found = _run(store, run_id)

@@ -37,7 +37,7 @@ ROW = ("stage", "method", "variant", "scale", "seed", "step", "work", "state")
 @click.group()
 @standard_options
 def study() -> None:
-    """A study file: methods x scales x seeds, what to measure, and a report."""
+    """Plan and run a study file: methods x scales x seeds, what to measure, and a report."""
 
 
 @study.command()
@@ -46,7 +46,7 @@ def study() -> None:
     "--only",
     multiple=True,
     type=click.Choice(list(STAGES)),
-    help="This stage instead of all; may be repeated.",
+    help="Only this stage; may be repeated.",
 )
 @click.option(
     "--launcher",
@@ -72,10 +72,9 @@ def run(
     retry_failed: bool,
     overrides: tuple[str, ...],
 ) -> int:
-    """Do all work of a study that is still missing, in order: train, measure, evaluate, predict,
-    report.
+    """Do all missing work of a study, in order: train, measure, evaluate, predict, report.
 
-    Call it again after a stop or a kill: it goes on where it was. A failed unit does not stop the
+    Call it again after a stop or a kill: it continues from there. A failed unit does not stop the
     others. Any number of calls, on any number of machines with one database, share the work.
 
     \b
@@ -89,15 +88,15 @@ def run(
     with open_store(plan.database, create=True) as store:
         log_to(plan.root)
         if launcher == "inline":
-            return tell(plan, run_study(store, plan, only, retry_failed))
+            return report_outcome(plan, run_study(store, plan, only, retry_failed))
         from lowrank.study.launch import Launch, launch
 
         how = Launch(launcher, database_url(plan.database), workers, overrides)
-        return tell(plan, launch(store, plan, how, only, retry_failed))
+        return report_outcome(plan, launch(store, plan, how, only, retry_failed))
 
 
-def tell(plan: Plan, outcome: Outcome) -> int:
-    """What was done, on stderr; the exit status."""
+def report_outcome(plan: Plan, outcome: Outcome) -> int:
+    """Print what was done on stderr; return the exit status."""
     for sentence in outcome.notes:
         note(sentence)
     for sentence in outcome.failures:
@@ -116,7 +115,7 @@ def tell(plan: Plan, outcome: Outcome) -> int:
 @database_option
 @standard_options
 def plan_command(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """The missing work as rows; nothing is written.
+    """Show the missing work as rows; write nothing.
 
     \b
     Example:
@@ -134,7 +133,7 @@ def plan_command(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @database_option
 @standard_options
 def status(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Runs, checkpoints and stored values of a study.
+    """Show runs, checkpoints and stored values of a study.
 
     \b
     Example:
@@ -150,7 +149,7 @@ def status(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @database_option
 @standard_options
 def list_command(as_json: bool) -> None:
-    """The studies of a store.
+    """List the studies of a store.
 
     \b
     Example:
@@ -173,8 +172,9 @@ def list_command(as_json: bool) -> None:
 
 @contextmanager
 def existing_store(plan: Plan) -> Iterator[Store]:
-    """The study's store for reading; an empty one where the study has not begun, so that planning
-    writes nothing.
+    """Open the study's store for reading.
+
+    Where the study has not begun it is an empty temporary one, so that planning writes nothing.
     """
     url = database_url(plan.database)
     if url == plan.database and not (plan.root / "lowrank.db").exists():

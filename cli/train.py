@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,10 @@ from lowrank.errors import UsageError
 
 from .options import database_option, database_url, log_to, standard_options
 from .output import ended as say_ended
+
+if TYPE_CHECKING:
+    from lowrank.config import RunConfig
+    from lowrank.study import Plan
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -38,15 +43,7 @@ from .output import ended as say_ended
 )
 @database_option
 @standard_options
-def train_command(
-    file: Path,
-    method: str,
-    scale: str,
-    seed: int,
-    variant: str,
-    resume: bool,
-    overrides: tuple[str, ...],
-) -> None:
+def train_command(file: Path, resume: bool, overrides: tuple[str, ...], **recipe: Any) -> None:
     """Train one run of a study file; the run's rows go to the study's database.
 
     \b
@@ -58,16 +55,7 @@ def train_command(
     from lowrank.study import MissingRun, Plan, register, train_run
 
     plan = Plan.of(file, overrides)
-    chosen = [
-        run
-        for run in plan.runs
-        if (run.method, run.scale, run.seed, run.variant) == (method, scale, seed, variant)
-    ]
-    if not chosen:
-        have = ", ".join(run.label for run in plan.runs)
-        raise UsageError(
-            f"{file} has no run of method '{method}', scale '{scale}', seed {seed}, variant '{variant}'; it has: {have}"
-        )
+    chosen = _chosen_run(plan, recipe)
     url = database_url(plan.database)
     if int(os.environ.get("RANK", "0")) == 0:
         with Store.open(url, create=True) as store:
@@ -76,21 +64,31 @@ def train_command(
     with Store.open(url) as store:
         log_to(plan.root)
         _, runs = register(store, plan)
-        config, run = next(pair for pair in runs if pair[0] is chosen[0])
+        config, run = next(pair for pair in runs if pair[0] is chosen)
         if run.status == "done":
             say_ended(f"{config.label}: done already")
             return
         folder = plan.root / "runs" / config.folder
         if not resume and (folder / "resume").exists():
             raise UsageError(
-                f"{config.label} has been trained in part; give --resume to go on, or delete {folder} to start anew"
+                f"{config.label} has been trained in part; give --resume to go on, or delete {folder} to start again"
             )
         ended = train_run(store, plan, MissingRun(config, run, run.status))
         say_ended(f"{config.label}: {ended.status}" + (f" ({ended.error})" if ended.error else ""))
 
 
+def _chosen_run(plan: Plan, recipe: dict[str, Any]) -> RunConfig:
+    """Return the run of a study with the method, scale, seed and variant of ``recipe``."""
+    for run in plan.runs:
+        if all(getattr(run, name) == value for name, value in recipe.items()):
+            return run
+    wanted = "method '{method}', scale '{scale}', seed {seed}, variant '{variant}'"
+    known = ", ".join(run.label for run in plan.runs)
+    raise UsageError(f"{plan.file} has no run of {wanted.format(**recipe)}; it has: {known}")
+
+
 def _wait_for_rows() -> None:
-    """All processes go on when the first one has made the study's rows."""
+    """Wait until the first process of the launch has stored the study's rows."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         import torch
         from accelerate import PartialState
@@ -99,7 +97,7 @@ def _wait_for_rows() -> None:
 
 
 def main() -> None:
-    """Entry of ``python -m lowrank.train``."""
+    """Run the command of ``python -m lowrank.train``."""
     from .main import guarded
 
     sys.exit(

@@ -15,10 +15,13 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
+    "lowrank.evaluate.bench": "lowrank.evaluate.cache",
     "lowrank.launch": "lowrank.study",
     "lowrank.launch.processes": "lowrank.study.processes",
     "lowrank.launch.run": "lowrank.study.launch",
     "lowrank.launch.slurm": "lowrank.study.slurm",
+    "lowrank.measure.bench": "lowrank.measure.cache",
+    "lowrank.measure.team": "lowrank.measure.group",
     "lowrank.methods._adam": "lowrank.optim.adam",
     "lowrank.methods._adamw8": "lowrank.optim.adamw8bit",
     "lowrank.methods._decomposition": "lowrank.optim.decomposition",
@@ -36,6 +39,7 @@ MOVED = {
     "lowrank.report.raster": "lowrank.report.plot.raster",
     "lowrank.report.scene": "lowrank.report.plot.scene",
     "lowrank.report.theme": "lowrank.report.plot.theme",
+    "lowrank.train.snapshot": "lowrank.train.resume",
 }
 
 

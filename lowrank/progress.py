@@ -1,4 +1,4 @@
-"""What a person sees of long work on stderr: a bar, and a line while other processes finish."""
+"""Progress of long work on stderr: a bar, and a line while other processes finish."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ def progress_bar(rows: Iterable[T] | None = None, **options: Any) -> tqdm[Any]:
 
 
 class ProgressBar:
-    """A bar that counts what this process does, and says when it waits for other processes."""
+    """A bar that counts the items that this process does.
+
+    ``waiting(units)`` reports how many items other processes hold.
+    """
 
     def __init__(self, bar: tqdm[Any], waiting: Callable[[int], None]) -> None:
         self.bar, self.waiting = bar, waiting
 
     def expect(self, steps: int) -> None:
-        """Expect ``steps`` more steps than those that are done."""
+        """Set the bar's total to ``steps`` more than are done."""
         self.bar.total = self.bar.n + steps
 
     def show(self, text: str) -> None:
-        """Show beside the bar what is being done."""
+        """Show ``text`` beside the bar."""
         self.bar.set_postfix_str(text, refresh=False)
 
     def advance(self) -> None:
@@ -56,11 +59,14 @@ def progress(
     total: int | None = None,
     done: int = 0,
 ) -> Iterator[ProgressBar]:
-    """Show a bar on stderr while the block runs; ``done`` of its steps were made earlier.
+    """Show a bar on stderr while the block runs.
 
-    ``shown`` False shows nothing; ``bar`` False shows only how many items others hold.
+    ``unit`` is the bar's unit, ``total`` its length where it is known, and ``done`` the number of
+    its steps that were made earlier. ``shown`` False shows nothing; ``bar`` False shows only how
+    many items other processes hold.
     """
-    delay = 0.0 if total is not None else 1.0  # work that turns out to be done shows no bar
+    # Work of unknown length that ends at once shows no bar.
+    delay = 0.0 if total is not None else 1.0
     with progress_bar(
         desc=name,
         unit=unit,

@@ -1,9 +1,9 @@
-"""Downstream evaluation: which scores of a study are missing, and computing each of them once,
+"""Downstream evaluation: planning the missing scores of a study, and computing each of them once
 through lm-evaluation-harness.
 """
 
-from lowrank.evaluate.plan import Unit, plan
-from lowrank.evaluate.stage import EvaluateSummary, Evaluating, evaluate
+from lowrank.evaluate.plan import MissingScores, plan
+from lowrank.evaluate.stage import EvaluateStage, EvaluateSummary, evaluate
 from lowrank.work.selection import Selection
 
-__all__ = ["EvaluateSummary", "Evaluating", "Selection", "Unit", "evaluate", "plan"]
+__all__ = ["EvaluateStage", "EvaluateSummary", "MissingScores", "Selection", "evaluate", "plan"]

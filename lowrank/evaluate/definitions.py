@@ -1,5 +1,5 @@
-"""From a task of a suite to a definition that the harness loads: its own, ours, or one over files
-fetched beforehand.
+"""Definitions of tasks that the harness loads: the harness's, this package's, or generated ones
+over files that were fetched beforehand.
 """
 
 from __future__ import annotations
@@ -33,17 +33,16 @@ SPLIT_NAMES = {
     "validation": ("validation", "valid", "val", "dev", "eval"),
     "test": ("test",),
 }
-SHARD = re.compile(
-    r"-\d+-of-\d+(?:-[0-9a-f]+)?$"
-)  # what follows the name of a split in one part of it
+# The end of the name of one shard of a split.
+SHARD = re.compile(r"-\d+-of-\d+(?:-[0-9a-f]+)?$")
 
 
 @dataclass(frozen=True)
 class Definition:
-    """The YAML files of a task (several for a group), and where its data come from, for messages.
+    """The YAML files of a task (several for a group), and the origin of its data, for messages.
 
-    ``items``: JSON lines that the documents must equal, since what the library caches of them has
-    no hash of its own.
+    ``items`` is a file of JSON lines that the documents must equal, since the library's cache of
+    them has no hash.
     """
 
     name: str
@@ -54,7 +53,10 @@ class Definition:
 
 @cache
 def harness_tasks() -> Path:
-    """The folder of the harness's own definitions."""
+    """Return the folder of the harness's task definitions.
+
+    Raises :class:`EvaluationError` where the harness is not installed.
+    """
     spec = find_spec("lm_eval")
     if spec is None or spec.origin is None:
         raise EvaluationError(
@@ -66,7 +68,13 @@ def harness_tasks() -> Path:
 def define(
     name: str, info: TaskInfo, data_dir: Path | None, embedded: Embedded | None
 ) -> Definition:
-    """The definition of one task.
+    """Return the definition of one task.
+
+    Args:
+        name: the task.
+        info: its entry in the suite.
+        data_dir: a folder with the data sets' files; None reads them from the hub.
+        embedded: the embedded suite, where the task is one of it.
 
     Raises:
         EvaluationError: the harness has no such task, or ``data_dir`` lacks its file.
@@ -85,7 +93,7 @@ def define(
 
 
 def _installed(name: str, info: TaskInfo) -> Iterator[Path]:
-    """Definitions as installed: ours or the harness's."""
+    """Yield the installed definitions of a task, from this package or the harness."""
     if info.own is not None:
         yield suites.folder() / info.own
         return
@@ -104,8 +112,9 @@ def _installed(name: str, info: TaskInfo) -> Iterator[Path]:
 
 
 def _local(name: str, info: TaskInfo, definition: Path, data_dir: Path) -> Path:
-    """A definition that includes ``definition`` and reads files below ``data_dir/name`` instead of
-    its data set.
+    """Write a definition that reads files below ``data_dir/name`` in place of the data set.
+
+    It includes ``definition``; returns its path in the cache folder.
     """
     subset = definition.stem if info.members else info.subset
     paths = _files(name, info, subset, data_dir)
@@ -125,11 +134,8 @@ def _local(name: str, info: TaskInfo, definition: Path, data_dir: Path) -> Path:
         "dataset_name": None,
         "dataset_kwargs": arguments,
     }
-    body |= {
-        "training_split": None,
-        "validation_split": None,
-        "test_split": info.split,
-    }  # nothing but the scored split is needed
+    # Only the scored split is needed.
+    body |= {"training_split": None, "validation_split": None, "test_split": info.split}
     if info.members:
         body["task"] = f"blimp_{subset}" if name == "blimp" else f"{name}_{subset}"
     folder = cache_folder() / "downstream" / "definitions"
@@ -141,8 +147,9 @@ def _local(name: str, info: TaskInfo, definition: Path, data_dir: Path) -> Path:
 
 
 def _files(name: str, info: TaskInfo, subset: str | None, data_dir: Path) -> list[Path]:
-    """The files of the scored split: those below a folder of the subset, if there is one, that bear
-    the split's name.
+    """Return the files of the scored split (of the subset, if any) below ``data_dir/name``.
+
+    Raises :class:`EvaluationError` where there are none, or several data sets.
     """
     folder = data_dir / name
     known = {*BUILDERS, ".txt"}
@@ -171,9 +178,11 @@ def _files(name: str, info: TaskInfo, subset: str | None, data_dir: Path) -> lis
 
 
 def of_split(paths: Sequence[Path], split: str) -> list[Path]:
-    """The files of a split among ``paths``, by the first of these that any has: the split's name as
-    the whole name, shards apart (``validation-00000-of-00001.parquet``, ``dev.txt``), as its end
-    (``piqa_validation.parquet``), as that of the folder.
+    """Return the files of a split among ``paths``, by the first of three rules that any meets.
+
+    The split's name is the whole name but for the number of a shard
+    (``validation-00000-of-00001.parquet``, ``dev.txt``), its end (``piqa_validation.parquet``), or
+    the name of the folder.
     """
     words = SPLIT_NAMES[split]
     stems = {path: SHARD.sub("", path.stem.lower()) for path in paths}
@@ -183,7 +192,7 @@ def of_split(paths: Sequence[Path], split: str) -> list[Path]:
 
 
 def fetch_command(name: str, info: TaskInfo) -> str:
-    """The command that brings a task's data into a folder for ``--data-dir DIR``."""
+    """Return the command that fetches a task's data into a folder for ``--data-dir DIR``."""
     if info.url is not None:
         return f"curl --create-dirs -o DIR/{name}/{info.split}.txt {info.url}"
     only = f' --include "{info.subset}/*"' if info.subset else ""

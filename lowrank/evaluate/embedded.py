@@ -1,7 +1,7 @@
-"""The suite ``embedded`` on disk: ordinary harness tasks, made from held-out documents of the
+"""The suite ``embedded`` on disk: ordinary harness tasks, generated from held-out documents of the
 embedded corpus.
 
-Its folder can be given to the harness itself (``lm_eval --include_path FOLDER --tasks
+The harness's command line can use its folder, too (``lm_eval --include_path FOLDER --tasks
 embedded_word_order``).
 """
 
@@ -21,7 +21,7 @@ from lowrank.data import cache as files
 from lowrank.data import sources
 from lowrank.data.splits import survey
 from lowrank.errors import DataError
-from lowrank.evaluate.items import MAKERS, REVISION, Corpus, Item, word_counts
+from lowrank.evaluate.items import MAKERS, REVISION, Corpus, Question, word_counts
 from lowrank.hashing import content_hash
 
 SEED = 0
@@ -41,8 +41,9 @@ class Embedded:
 
 
 def build(validation_fraction: float | None = None, cache: Path | None = None) -> Embedded:
-    """The suite over what ``validation_fraction`` of the corpus holds out (None: the default); made
-    once, then read.
+    """Return the suite over the held-out part of the corpus; it is written once, then read.
+
+    ``validation_fraction`` is that part (None: the default), ``cache`` the cache folder.
 
     Raises:
         DataError: the corpus cannot be read, or is too small for ``FEWEST`` items of each task.
@@ -70,8 +71,9 @@ def build(validation_fraction: float | None = None, cache: Path | None = None) -
 
 
 def corpus_of(documents: list[str], fraction: float) -> Corpus:
-    """Held-out documents (validation, then selection) and the word counts of the training
-    documents.
+    """Split documents into the held-out ones and those whose words are counted.
+
+    Held out are validation, then selection; ``fraction`` is the validation fraction.
     """
     bounds = survey(documents, fraction).bounds
     split: dict[str, list[str]] = {}
@@ -83,9 +85,11 @@ def corpus_of(documents: list[str], fraction: float) -> Corpus:
     )
 
 
-def make_items(corpus: Corpus, fewest: int = FEWEST, most: int = MOST) -> dict[str, list[Item]]:
-    """The items of every task; twins stay side by side, so that an even number of leading items is
-    balanced.
+def make_items(corpus: Corpus, fewest: int = FEWEST, most: int = MOST) -> dict[str, list[Question]]:
+    """Return the items of every task, at most ``most`` each.
+
+    Twins stay next to each other, so that an even number of leading items is balanced. Raises
+    :class:`DataError` for a task of less than ``fewest``.
     """
     made = {}
     for name, maker in MAKERS.items():
@@ -101,12 +105,13 @@ def make_items(corpus: Corpus, fewest: int = FEWEST, most: int = MOST) -> dict[s
     return made
 
 
-def _pairs(items: list[Item]) -> list[tuple[Item, ...]]:
-    """Neighbours two by two, as the makers of crossed items give them; an item that comes again is
-    left out with its twin.
+def _pairs(items: list[Question]) -> list[tuple[Question, ...]]:
+    """Return neighbours two by two, in the order of the makers of crossed items.
+
+    An item that occurs twice is left out with its twin the second time.
     """
     seen: set[str] = set()
-    pairs: list[tuple[Item, ...]] = []
+    pairs: list[tuple[Question, ...]] = []
     for i in range(0, len(items) - 1, 2):
         pair = (items[i], items[i + 1])
         keys = {item.key for item in pair}
@@ -116,9 +121,10 @@ def _pairs(items: list[Item]) -> list[tuple[Item, ...]]:
     return pairs
 
 
-def write_suite(target: Path, made: dict[str, list[Item]]) -> files.Json:
-    """JSON lines and a definition for each task; the note is written last and marks the folder
-    complete.
+def write_suite(target: Path, made: dict[str, list[Question]]) -> files.Json:
+    """Write JSON lines and a definition for each task; return the content of ``suite.json``.
+
+    That file is written last and marks the folder as complete.
     """
     tasks = {}
     for name, items in made.items():

@@ -1,4 +1,4 @@
-"""What can go wrong with one downstream task; the others go on."""
+"""Errors of a single downstream task, which do not stop the others."""
 
 from __future__ import annotations
 

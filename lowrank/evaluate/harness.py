@@ -1,7 +1,7 @@
 """lm-evaluation-harness over models in memory: tasks are loaded, rendered and tokenised once for
 many checkpoints.
 
-What is kept between checkpoints is the tokens of requests, never anything that came out of a model.
+Only the tokens of requests are kept between checkpoints, never the output of a model.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ if TYPE_CHECKING:
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 SEED = 0
-# characters of an item's key; sql/downstream_paired.sql and sql/downstream_against.sql cut there,
-# too
+# Characters of an item's key that name its cluster; sql/downstream_paired.sql and
+# sql/downstream_against.sql cut there, too.
 CLUSTER = 16
 
 
 def version() -> str:
-    """The installed harness's version; it is not imported."""
+    """Return the version of the installed harness, without importing it."""
     from importlib.metadata import version as installed
 
     return installed("lm-eval")
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Rows of one forward pass and which of its predictions count.
+class ScoringBatch:
+    """Rows of one forward pass, and which of its predictions are scored.
 
-    ``input_ids`` (rows, length), padded with 0 on the right; predictions before position ``first``
-    are not needed. ``row``, ``position``, ``target`` and ``request`` (n,) name each scored token
-    and its request.
+    ``input_ids`` has shape (rows, length), padded with 0 on the right. Predictions before position
+    ``first`` are not needed. ``row``, ``position`` (counted from ``first``), ``target`` and
+    ``request``, each of shape (n,), give place, id and request of each scored token.
     """
 
     input_ids: Tensor
@@ -61,31 +61,33 @@ class Batch:
     target: Tensor
     request: Tensor
 
-    def to(self, device: torch.device) -> Batch:
-        """On another device."""
+    def to(self, device: torch.device) -> ScoringBatch:
+        """Return the batch on another device."""
         tensors = (self.input_ids, self.row, self.position, self.target, self.request)
         input_ids, row, position, target, request = (t.to(device) for t in tensors)
-        return Batch(input_ids, self.first, row, position, target, request)
+        return ScoringBatch(input_ids, self.first, row, position, target, request)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Tokenised requests as batches; ``truncated`` counts requests whose context did not fit and
-    was cut on the left.
+class TokenisedRequests:
+    """Tokenised requests as batches.
+
+    ``requests`` is their number, and ``truncated`` that of requests whose context was cut on the
+    left because it did not fit.
     """
 
-    batches: list[Batch]
+    batches: list[ScoringBatch]
     requests: int
     truncated: int
 
     @classmethod
     def of(
         cls, requests: Sequence[Request], rows: int, max_length: int, device: torch.device
-    ) -> Prepared:
-        """Batches of ``rows`` rows, longest first; requests that differ in their last token alone
-        share a row.
+    ) -> TokenisedRequests:
+        """Put requests into batches of ``rows`` rows, longest first.
 
-        Raises :class:`EvaluationError` for an answer longer than the model's context.
+        Requests that differ in their last token alone share a row. ``max_length`` is the model's
+        context in tokens. Raises :class:`EvaluationError` for an answer that is longer.
         """
         longest = max(len(answer) for _, _, answer in requests)
         if longest > max_length:
@@ -110,8 +112,8 @@ def _batch(
     rows: Sequence[tuple[int, ...]],
     shared: dict[tuple[int, ...], list[int]],
     requests: Sequence[Request],
-) -> Batch:
-    """One batch of inputs and the tokens that are scored in it."""
+) -> ScoringBatch:
+    """Return one batch of inputs and the tokens that are scored in it."""
     length = len(rows[0])
     scored = []
     for number, tokens in enumerate(rows):
@@ -124,13 +126,14 @@ def _batch(
     row, position, target, request = torch.tensor(scored).T
     first = int(position.min())
     padded = torch.tensor([[*tokens, *[0] * (length - len(tokens))] for tokens in rows])
-    return Batch(padded, first, row, position - first, target, request)
+    return ScoringBatch(padded, first, row, position - first, target, request)
 
 
 @torch.inference_mode()
-def score(model: nn.Module, prepared: Prepared) -> list[tuple[float, bool]]:
-    """For each request the log-likelihood of its answer in nats, and whether greedy decoding would
-    give it.
+def score(model: nn.Module, prepared: TokenisedRequests) -> list[tuple[float, bool]]:
+    """Return for each request the log-likelihood of its answer in nats, and whether it is greedy.
+
+    A greedy answer is the one that decoding with the likeliest token would produce.
     """
     total = torch.zeros(prepared.requests)
     greedy = torch.ones(prepared.requests, dtype=torch.bool)
@@ -139,10 +142,8 @@ def score(model: nn.Module, prepared: Prepared) -> list[tuple[float, bool]]:
         logits = model(input_ids=batch.input_ids, logits_to_keep=kept, use_cache=False).logits
         needed = logits.flatten(0, 1).index_select(0, batch.row * kept + batch.position).float()
         chosen = needed.gather(1, batch.target[:, None])[:, 0]
-        values, hits = (
-            (chosen - needed.logsumexp(1)).cpu(),
-            (chosen == needed.amax(1)).cpu(),
-        )  # amax: half the time of argmax
+        values = (chosen - needed.logsumexp(1)).cpu()
+        hits = (chosen == needed.amax(1)).cpu()  # amax takes half the time of argmax
         request = batch.request.cpu()
         total.index_add_(0, request, values)
         greedy[request[~hits]] = False
@@ -152,8 +153,9 @@ def score(model: nn.Module, prepared: Prepared) -> list[tuple[float, bool]]:
 def language_model(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, batch_size: int, max_length: int
 ) -> Any:
-    """The harness's view of a model in memory; ``.use(model)`` hands it the next one with the same
-    tokenizer.
+    """Return the harness's wrapper of a model in memory.
+
+    Its method ``use(model)`` replaces the model by another one with the same tokenizer.
     """
     with quiet():
         from lm_eval.models.huggingface import HFLM
@@ -175,16 +177,16 @@ def language_model(
         def _loglikelihood_tokens(
             self, requests: list[Request], **_: Any
         ) -> list[tuple[float, bool]]:
-            prepared = Prepared.of(requests, batch_size, max_length, self._device)
+            prepared = TokenisedRequests.of(requests, batch_size, max_length, self._device)
             kept[self.asked] = prepared
             return score(self._model, prepared)
 
         @property
         def truncated(self) -> int:
-            """How many of the requests asked last were cut to the model's context."""
+            """The number of the last requests that were cut to the model's context."""
             return kept[self.asked].truncated
 
-    kept: dict[Any, Prepared] = {}
+    kept: dict[Any, TokenisedRequests] = {}
     with quiet():
         return InMemory(
             pretrained=model,
@@ -192,13 +194,16 @@ def language_model(
             backend="causal",
             batch_size=batch_size,
             max_length=max_length,
-            prefix_token_id=tokenizer.eos_token_id,  # what stands before a document in training
+            prefix_token_id=tokenizer.eos_token_id,  # precedes a document in training, too
         )
 
 
 @dataclass
 class LoadedTask:
-    """One task of a suite as the harness has it: one member, or all members of a group."""
+    """One task of a suite, loaded by the harness: a single member, or all members of a group.
+
+    ``answers`` maps (member, number of the document) to the item's answers.
+    """
 
     name: str
     members: dict[str, Task]
@@ -208,12 +213,12 @@ class LoadedTask:
 
 @dataclass(frozen=True)
 class Answers:
-    """What an item is, whatever a model says: its key, the indices of right answers, and the
-    choices' sizes in bytes.
+    """What an item is, independent of any model: its key, the indices ``right`` of the right
+    choices, and the choices' sizes in bytes.
 
     The first 16 characters of a key are its ``cluster``: items that share it (twins of the embedded
-    suite, an item that a data set holds twice) are not independent, and standard errors take them
-    together.
+    suite, an item that a data set holds twice) are not independent, and standard errors treat them
+    as a cluster.
     """
 
     key: str
@@ -222,14 +227,15 @@ class Answers:
 
     @property
     def cluster(self) -> str:
-        """What the item shares with those that depend on it."""
+        """The prefix of the key that dependent items share."""
         return self.key[:CLUSTER]
 
 
 def load(definition: Definition, limit: int | None) -> LoadedTask:
-    """A task with its data and rendered requests.
+    """Load a task with its data, and render its requests.
 
-    Raises :class:`EvaluationError` where its data set cannot be reached or read.
+    ``limit`` keeps only the leading items. Raises :class:`EvaluationError` where its data set
+    cannot be reached or read.
     """
     with quiet():
         from lm_eval.tasks import TaskManager
@@ -241,7 +247,7 @@ def load(definition: Definition, limit: int | None) -> LoadedTask:
                 task.set_config(key="num_fewshot", value=0)
                 task.set_fewshot_seed(seed=SEED)
                 _render_once(task, limit)
-        except Exception as error:  # the libraries below raise whatever they like
+        except Exception as error:  # the libraries below raise errors of any class
             raise EvaluationError(
                 f"the task '{definition.name}' cannot read its data ({definition.origin}): {_first_line(error)}; "
                 "connect, or fetch the files beforehand and give --data-dir"
@@ -259,9 +265,7 @@ def load(definition: Definition, limit: int | None) -> LoadedTask:
 
 
 def _render_once(task: Task, limit: int | None) -> None:
-    """Build the requests now; the harness's later calls find them, emptied of what the last model
-    answered.
-    """
+    """Build the requests once; later calls of the harness reuse them without the old answers."""
     task.build_all_requests(limit=limit)
     documents = {instance.doc_id: instance.doc for instance in task.instances}
 
@@ -275,7 +279,7 @@ def _render_once(task: Task, limit: int | None) -> None:
 
 
 def _require_items(task: Task, path: Path) -> None:
-    """Raise unless the documents are the lines of ``path``."""
+    """Raise :class:`EvaluationError` unless the documents are the lines of ``path``."""
     lines = path.read_text(encoding="utf-8").splitlines()
     for instance in task.instances:
         if json.loads(lines[instance.doc_id or 0]) != instance.doc:
@@ -292,7 +296,10 @@ def _by_document(task: Task) -> dict[int, list[Any]]:
 
 
 def _answers(task: Task, instances: list[Any]) -> Answers:
-    """The right answers and sizes of one item's choices."""
+    """Return the right answers and the sizes of one item's choices.
+
+    Raises :class:`EvaluationError` for an item without a right answer among its choices.
+    """
     delimiter = task.config.target_delimiter
     texts = [instance.args[1].removeprefix(delimiter) for instance in instances]
     target = task.doc_to_target(instances[0].doc)
@@ -312,7 +319,10 @@ def _answers(task: Task, instances: list[Any]) -> Answers:
 
 
 def run(lm: Any, task: LoadedTask, bootstrap: int) -> dict[str, Any]:
-    """One task by the harness: its results with samples, for the model that ``lm`` holds."""
+    """Run one task with the model of ``lm``; return the harness's results with samples.
+
+    ``bootstrap`` is the number of resamples of the harness's standard errors.
+    """
     with quiet():
         import lm_eval
 
@@ -325,7 +335,7 @@ def run(lm: Any, task: LoadedTask, bootstrap: int) -> dict[str, Any]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and back as it was, module by module."""
+    """Put the model into evaluation mode in the block, then restore the mode of each module."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -337,9 +347,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the harness's log lines, progress bars and notices off the terminal; its errors are
-    raised.
-    """
+    """Suppress the harness's log lines, progress bars and notices in the block."""
     loggers = [
         logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub", "httpx")
     ]
@@ -356,6 +364,6 @@ def quiet() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """The kind of an error and its first sentence, short."""
+    """Return the class of an error and the first line of its text, cut to 200 characters."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

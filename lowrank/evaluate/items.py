@@ -1,13 +1,13 @@
-"""Multiple-choice items out of plain documents, made so that no scorer that ignores the context can
+"""Multiple-choice items from plain documents, made so that no scorer that ignores the context can
 solve them.
 
-Two constructions see to that. *Permuted* items offer the same words in another order, so that the
+Two constructions ensure that. *Permuted* items offer the same words in another order, so that the
 choices have the same unigram probability and the same length. *Crossed* items come in twins: two
-contexts share the same two choices, each the answer of one of them, so that whatever prefers a
-choice by itself (by frequency, length or even by a language model without the context) is right on
-exactly one of the two.
+contexts share the same two choices, each the answer of one of them, so that a scorer that prefers a
+choice without its context (by frequency, by length or even by a language model) is right on exactly
+one of the two.
 
-Everything is a function of the documents and of a seed; nothing depends on a tokenizer.
+Items are a function of the documents and of a seed; nothing depends on a tokenizer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-REVISION = 2  # raised when the same documents give other items
+REVISION = 2  # rises when the same documents give other items
 
 SENTENCE = re.compile(r"(?<=[a-z0-9)'\"][.!?])\s+(?=[A-Z\"'(])")
 WORD = re.compile(r"[A-Za-z]+")
@@ -59,22 +59,22 @@ INFLECTIONS = (
 
 
 @dataclass(frozen=True)
-class Item:
-    """One question: ``choices`` continue ``query`` as they stand (an empty query is the start of a
-    document).
+class Question:
+    """One multiple-choice item: each of ``choices`` continues ``query`` without a separator.
+
+    ``label`` is the index of the answer. An empty query is the start of a document. ``twin`` is the
+    same text in two items that share their choices, which are not independent.
     """
 
     query: str
     choices: tuple[str, ...]
     label: int
     kind: str = ""
-    twin: str = ""  # the same for two items that share their choices: they are not independent
+    twin: str = ""
 
     @property
     def key(self) -> str:
-        """A hash of query and choices in the order of the answer first: the
-        identity of the item.
-        """
+        """The item's identity: a hash of its query, its answer and its other choices."""
         answer = self.choices[self.label]
         body = "\x1f".join(
             [self.query, answer, *sorted(c for i, c in enumerate(self.choices) if i != self.label)]
@@ -84,34 +84,34 @@ class Item:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Held-out documents and how often each word occurs in the training text."""
+    """Held-out documents, and the number of occurrences of each word in the training text."""
 
     documents: Sequence[str]
     counts: Mapping[str, int]
 
     def rarity(self, words: Iterable[str]) -> float:
-        """-ln of the unigram probability of ``words``, in nats, with one added to every count."""
+        """Return -ln of the unigram probability of ``words`` in nats, with add-one smoothing."""
         total = sum(self.counts.values()) + len(self.counts) + 1
         return sum(-math.log((self.counts.get(word.lower(), 0) + 1) / total) for word in words)
 
     def sentences(self) -> Iterator[str]:
-        """All sentences in order."""
+        """Yield all sentences in order."""
         for document in self.documents:
             for paragraph in document.split("\n\n"):
                 yield from SENTENCE.split(paragraph)
 
 
 def word_counts(documents: Iterable[str]) -> Counter[str]:
-    """Occurrences of each lower-case word."""
+    """Count the occurrences of each word in lower case."""
     counts: Counter[str] = Counter()
     for document in documents:
         counts.update(WORD.findall(document.lower()))
     return counts
 
 
-def word_order(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """Grammar: a sentence against itself with a function word and its right neighbour swapped.
-    Permuted.
+def word_order(corpus: Corpus, draw: random.Random) -> list[Question]:
+    """Return items of grammar: a sentence, or the same with a function word and its right neighbour
+    swapped. Permuted.
     """
     items = []
     for sentence in corpus.sentences():
@@ -129,13 +129,13 @@ def _swappable(left: str, right: str) -> bool:
     return bool(left in CLOSED and PLAIN.match(right) and right not in CLOSED and len(right) > 2)
 
 
-def agreement(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """Grammar: a sentence against itself with one word in its other form (is/are, a/an,
-    returns/return). Crossed.
+def agreement(corpus: Corpus, draw: random.Random) -> list[Question]:
+    """Return items of grammar: a sentence, or the same with one word in its other form (is/are,
+    a/an, returns/return). Crossed.
 
-    Each pair of forms is used as often in one direction as in the other.
+    Each pair of forms is used equally often in both directions.
     """
-    found: dict[tuple[str, str], list[Item]] = {}
+    found: dict[tuple[str, str], list[Question]] = {}
     partner = {a: b for x, y in INFLECTIONS for a, b in ((x, y), (y, x))}
     for sentence in corpus.sentences():
         words = sentence.split(" ")
@@ -150,7 +150,7 @@ def agreement(corpus: Corpus, draw: random.Random) -> list[Item]:
         broken = " ".join([*words[:i], other, *words[i + 1 :]])
         item = _shuffled("", sentence, broken, draw, "/".join(sorted((words[i], other))))
         found.setdefault((words[i], other), []).append(item)
-    items: list[Item] = []
+    items: list[Question] = []
     for x, y in INFLECTIONS:
         for pair in zip(found.get((x, y), ()), found.get((y, x), ()), strict=False):
             items += _as_twins(*pair)
@@ -167,9 +167,9 @@ class _Half:
     group: tuple[object, ...]  # only halves of one group are twinned
 
 
-def continuation(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """Commonsense: how a sentence goes on, against the rest of another sentence of as many words.
-    Crossed.
+def continuation(corpus: Corpus, draw: random.Random) -> list[Question]:
+    """Return items of commonsense: the rest of a sentence, or that of another one of the same
+    length. Crossed.
     """
     halves = []
     for sentence in corpus.sentences():
@@ -191,9 +191,9 @@ def continuation(corpus: Corpus, draw: random.Random) -> list[Item]:
     return _twins(halves, draw)
 
 
-def cloze(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """Reading: a content word that stood in the passage before, against one of like frequency that
-    did not. Crossed.
+def cloze(corpus: Corpus, draw: random.Random) -> list[Question]:
+    """Return items of reading: a content word that occurred earlier in the passage, or one of
+    similar frequency that did not. Crossed.
     """
     halves = []
     for document in corpus.documents:
@@ -226,12 +226,11 @@ def _content(word: str, corpus: Corpus) -> bool:
     )
 
 
-def definition(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """World knowledge: the word that ends a definition (a document's first sentence), against that
-    of another. Crossed.
+def definition(corpus: Corpus, draw: random.Random) -> list[Question]:
+    """Return items of world knowledge: the last word of a definition (a document's first sentence),
+    or that of another definition. Crossed.
 
-    The word before it is none that would make the two a term of :func:`term`, and the answer did
-    not occur before.
+    The last two words are not a term of :func:`term`, and the answer did not occur before.
     """
     halves = []
     for document in corpus.documents:
@@ -248,9 +247,9 @@ def definition(corpus: Corpus, draw: random.Random) -> list[Item]:
     return _twins(halves, draw, apart=True)
 
 
-def term(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """World knowledge: the second word of a two-word term, against a word of like frequency.
-    Crossed.
+def term(corpus: Corpus, draw: random.Random) -> list[Question]:
+    """Return items of world knowledge: the second word of a two-word term, or one of similar
+    frequency. Crossed.
     """
     halves = []
     for sentence in corpus.sentences():
@@ -269,8 +268,8 @@ def term(corpus: Corpus, draw: random.Random) -> list[Item]:
     return _twins(halves, draw, apart=True)
 
 
-def ordering(corpus: Corpus, draw: random.Random) -> list[Item]:
-    """Logic: the first two sentences of a document in their order, against the other order.
+def ordering(corpus: Corpus, draw: random.Random) -> list[Question]:
+    """Return items of logic: the first two sentences of a document, in their order or in the other.
     Permuted.
     """
     items = []
@@ -284,29 +283,29 @@ def ordering(corpus: Corpus, draw: random.Random) -> list[Item]:
     return items
 
 
-def _twins(halves: Sequence[_Half], draw: random.Random, apart: bool = False) -> list[Item]:
-    """Pair halves of one group that are next to each other in rarity; two items a pair.
+def _twins(halves: Sequence[_Half], draw: random.Random, apart: bool = False) -> list[Question]:
+    """Pair halves of one group that are close in rarity; return two items per pair.
 
-    ``apart``: neither answer may occur in the context of the other.
+    With ``apart``, neither answer may occur in the context of the other.
     """
-    items: list[Item] = []
+    items: list[Question] = []
     waiting: dict[tuple[object, ...], list[_Half]] = {}
     for half in sorted(halves, key=lambda h: (h.rarity, h.query)):
         pool = waiting.setdefault(half.group, [])
-        mate = next((h for h in pool if _fit(h, half, apart)), None)
-        if mate is None:
+        partner = next((h for h in pool if _can_pair(h, half, apart)), None)
+        if partner is None:
             pool.append(half)
-            del pool[:-6]  # the others have become too different
+            del pool[:-6]  # the rarity of the others differs too much by now
             continue
-        pool.remove(mate)
-        both = ((mate, half), (half, mate))
+        pool.remove(partner)
+        both = ((partner, half), (half, partner))
         items += _as_twins(
             *(_shuffled(one.query, one.answer, other.answer, draw) for one, other in both)
         )
     return items
 
 
-def _fit(a: _Half, b: _Half, apart: bool) -> bool:
+def _can_pair(a: _Half, b: _Half, apart: bool) -> bool:
     if a.answer == b.answer or a.query == b.query:
         return False
     if not apart:
@@ -315,19 +314,19 @@ def _fit(a: _Half, b: _Half, apart: bool) -> bool:
     return x not in b.query.lower() and y not in a.query.lower() and x not in y and y not in x
 
 
-def _as_twins(one: Item, other: Item) -> tuple[Item, Item]:
-    """Both items with one mark that tells them to be twins."""
+def _as_twins(one: Question, other: Question) -> tuple[Question, Question]:
+    """Return both items with the same ``twin``."""
     mark = hashlib.sha256((one.key + other.key).encode()).hexdigest()
     return replace(one, twin=mark), replace(other, twin=mark)
 
 
-def _shuffled(query: str, right: str, wrong: str, draw: random.Random, kind: str = "") -> Item:
-    """An item with the answer at either place."""
+def _shuffled(query: str, right: str, wrong: str, draw: random.Random, kind: str = "") -> Question:
+    """Return an item with the answer at either place, drawn at random."""
     label = draw.randrange(2)
-    return Item(query, (right, wrong) if label == 0 else (wrong, right), label, kind)
+    return Question(query, (right, wrong) if label == 0 else (wrong, right), label, kind)
 
 
-MAKERS: dict[str, Callable[[Corpus, random.Random], list[Item]]] = {
+MAKERS: dict[str, Callable[[Corpus, random.Random], list[Question]]] = {
     "continuation": continuation,
     "definition": definition,
     "term": term,

@@ -1,6 +1,4 @@
-"""The missing downstream scores of a study as units of work; nothing is written and no checkpoint
-is read.
-"""
+"""Planning the missing downstream scores of a study, without writing or reading checkpoints."""
 
 from __future__ import annotations
 
@@ -22,13 +20,13 @@ from lowrank.work.selection import ALL, Selection
 
 LENS = "downstream"
 KIND = "evaluate"
-EMBEDDED = "embedded"  # the suite that lowrank makes itself
-REVISION = 2  # raised when the same items and weights give other scores
+EMBEDDED = "embedded"  # the suite that this package generates
+REVISION = 2  # rises when the same items and weights give other scores
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A suite under a protocol; ``embedded`` is its folder where its items are ours."""
+class SuiteVariant:
+    """A suite under a protocol; ``embedded`` is its folder if this package generates it."""
 
     suite: Suite
     protocol: records.Protocol
@@ -36,14 +34,15 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One task for one checkpoint whose rows are not all there. ``error`` is that of an earlier
-    attempt.
+class MissingScores:
+    """One task on one checkpoint that lacks scores.
+
+    ``unit_key`` names the work in every copy of the store, ``error`` is that of an earlier attempt.
     """
 
     run: records.Run
     checkpoint: records.Checkpoint
-    variant: Variant
+    variant: SuiteVariant
     task: str
     metrics: frozenset[str]  # scores that are missing
     item_metrics: frozenset[str]  # metrics whose items are missing
@@ -65,7 +64,7 @@ class Unit:
         return f"{self.variant.suite.name}/{self.task} of {arm} step {self.checkpoint.step}"
 
     def row(self) -> dict[str, Any]:
-        """The unit for people."""
+        """Return the missing work as a row for people."""
         run = self.run
         return {
             "stage": KIND,
@@ -82,10 +81,10 @@ class Unit:
 
 def plan(
     store: Store, study: Study, settings: Downstream | None = None, selection: Selection = ALL
-) -> list[Unit]:
-    """The units of ``study`` that lack rows, checkpoint by checkpoint.
+) -> list[MissingScores]:
+    """Return the missing scores of ``study``, checkpoint by checkpoint.
 
-    ``settings`` None: the study's ``downstream`` section; without one nothing is asked for.
+    ``settings`` None takes the study's ``downstream`` section; without one nothing is missing.
     """
     settings = settings or study.downstream
     row = store.first(records.Study, name=study.name)
@@ -97,8 +96,8 @@ def plan(
     chosen = list(chosen_checkpoints(store, runs, settings, selection))
     if not chosen:
         return []
-    failed = failures(store, KIND)
-    units: list[Unit] = []
+    planner = _ScorePlanner(store, study.name, settings, runs, failures(store, KIND))
+    missing: list[MissingScores] = []
     for suite in map(suites.get, dict.fromkeys(settings.suites)):
         grouped: dict[float | None, list[records.Checkpoint]] = {}
         for saved in chosen:
@@ -107,20 +106,12 @@ def plan(
             )
             grouped.setdefault(fraction, []).append(saved)
         for fraction, members in grouped.items():
-            units += _missing(
-                store,
-                runs,
-                members,
-                resolve(store, settings, suite, fraction),
-                settings,
-                study.name,
-                failed,
-            )
-    return sorted(units, key=lambda unit: (unit.run.scale, unit.run.id, unit.checkpoint.step))
+            missing += planner.missing(resolve(store, settings, suite, fraction), members)
+    return sorted(missing, key=lambda work: (work.run.scale, work.run.id, work.checkpoint.step))
 
 
-def misspelt(settings: Downstream) -> list[str]:
-    """A sentence for each task that is asked for and is in no suite."""
+def unknown_task_sentences(settings: Downstream) -> list[str]:
+    """Return a sentence for each task that the settings name and no suite has."""
     chosen = [suites.get(name) for name in settings.suites]
     known = sorted({task for suite in chosen for task in suite.tasks})
     return [
@@ -129,9 +120,12 @@ def misspelt(settings: Downstream) -> list[str]:
     ]
 
 
-def resolve(store: Store, settings: Downstream, suite: Suite, fraction: float | None) -> Variant:
-    """A suite (over what ``fraction`` of the embedded corpus holds out) and its protocol, as stored
-    or as it would be.
+def resolve(
+    store: Store, settings: Downstream, suite: Suite, fraction: float | None
+) -> SuiteVariant:
+    """Return a suite with its protocol, which has an id if it is stored.
+
+    ``fraction`` is the held-out part of the embedded corpus, which its items come from.
     """
     embedded = build(fraction) if suite.name == EMBEDDED else None
     parameters = {
@@ -155,11 +149,11 @@ def resolve(store: Store, settings: Downstream, suite: Suite, fraction: float | 
     same = (
         protocol for protocol in known if replace(protocol, id=None, parameters_hash="") == wanted
     )
-    return Variant(suite, next(same, wanted), embedded)
+    return SuiteVariant(suite, next(same, wanted), embedded)
 
 
 def held_out_fraction(run: records.Run, study: Study) -> float | None:
-    """What a run held out of the embedded corpus; None where it was trained on other text."""
+    """Return the part of the embedded corpus that a run held out; None if trained on other text."""
     data = run.config.get("data") or resolve_runs(study)[0].data.model_dump()
     return float(data["validation_fraction"]) if data["source"] == "embedded" else None
 
@@ -170,8 +164,9 @@ def chosen_checkpoints(
     settings: Downstream,
     selection: Selection,
 ) -> Iterator[records.Checkpoint]:
-    """Checkpoints that are selected and whose loss is finite; explicit steps or checkpoints win
-    over ``every``.
+    """Yield the selected checkpoints whose loss is finite.
+
+    A selection of steps or checkpoints overrides the setting ``every``.
     """
     by_run: dict[int, list[records.Checkpoint]] = {}
     for saved in store.find(records.Checkpoint, run_id=list(runs)) if runs else ():
@@ -190,44 +185,78 @@ def chosen_checkpoints(
                 yield saved
 
 
-def _missing(
-    store: Store,
-    runs: dict[int | None, records.Run],
-    chosen: Iterable[records.Checkpoint],
-    variant: Variant,
-    settings: Downstream,
-    study: str,
-    failed: dict[str, str],
-) -> Iterator[Unit]:
-    """Units of one suite that lack rows."""
-    scores = results.score_sizes(store, variant.protocol.id)
-    items = results.item_counts(store, variant.protocol.id)
-    keep = settings.items or variant.suite.items
-    for saved in chosen:
-        run = runs[saved.run_id]
-        for task, info in variant.suite.tasks.items():
-            if settings.tasks and task not in settings.tasks:
-                continue
-            there = scores.get((saved.id or 0, task), {})
-            lacking = frozenset(info.all_metrics) - there.keys()
-            by_item: frozenset[str] = frozenset()
-            if keep == "all" or (keep == "final" and saved.kind in ("final", "imported")):
-                by_item = frozenset(
-                    m
-                    for m in info.all_metrics
-                    if m in lacking or items.get((saved.id or 0, task, m), 0) < there[m]
-                )
-            if lacking or by_item:
-                key = _unit_key(study, run, saved, variant, task, settings)
-                yield Unit(run, saved, variant, task, lacking, by_item, key, failed.get(key, ""))
+@dataclass(frozen=True)
+class _ScorePlanner:
+    """Compares the tasks that the settings of a study ask for with the rows of a store.
 
-
-def still_missing(store: Store, unit: Unit) -> bool:
-    """Whether nobody has stored the unit's scores since it was planned; its items come in the same
-    transaction.
+    ``runs`` are those of the study by id, ``failed`` the errors of earlier attempts by unit key.
     """
-    protocol = unit.variant.protocol
-    if not unit.metrics:
+
+    store: Store
+    study: str
+    settings: Downstream
+    runs: dict[int | None, records.Run]
+    failed: dict[str, str]
+
+    def missing(
+        self, variant: SuiteVariant, chosen: Iterable[records.Checkpoint]
+    ) -> Iterator[MissingScores]:
+        """Yield the tasks of one suite on the chosen checkpoints that lack scores or items."""
+        scores = results.score_sizes(self.store, variant.protocol.id)
+        items = results.item_counts(self.store, variant.protocol.id)
+        wanted, keep = self.settings.tasks, self.settings.items or variant.suite.items
+        for saved in chosen:
+            by_item = keep == "all" or (keep == "final" and saved.kind in ("final", "imported"))
+            for task, info in variant.suite.tasks.items():
+                if wanted and task not in wanted:
+                    continue
+                there = scores.get((saved.id or 0, task), {})
+                lacking = frozenset(info.all_metrics) - there.keys()
+                lacking_items = frozenset(
+                    metric
+                    for metric in info.all_metrics
+                    if by_item
+                    and (
+                        metric in lacking
+                        or items.get((saved.id or 0, task, metric), 0) < there[metric]
+                    )
+                )
+                if lacking or lacking_items:
+                    yield self._work(variant, saved, task, lacking, lacking_items)
+
+    def _work(
+        self,
+        variant: SuiteVariant,
+        saved: records.Checkpoint,
+        task: str,
+        metrics: frozenset[str],
+        item_metrics: frozenset[str],
+    ) -> MissingScores:
+        run = self.runs[saved.run_id]
+        key = self._unit_key(run, saved, variant, task)
+        error = self.failed.get(key, "")
+        return MissingScores(run, saved, variant, task, metrics, item_metrics, key, error)
+
+    def _unit_key(
+        self, run: records.Run, saved: records.Checkpoint, variant: SuiteVariant, task: str
+    ) -> str:
+        """Return a key that means the same in every copy of the store.
+
+        Data in another place are another attempt.
+        """
+        protocol = variant.protocol
+        made = [protocol.name, protocol.metric_revision, protocol.parameters]
+        body = [self.study, run.config_hash, saved.step, *made, task, self.settings.data_dir]
+        return f"{KIND}/{content_hash(body)}"
+
+
+def still_missing(store: Store, work: MissingScores) -> bool:
+    """Return whether the scores are still missing, whoever may have stored some since planning.
+
+    Items are not looked at, since they are stored in the same transaction.
+    """
+    protocol = work.variant.protocol
+    if not work.metrics:
         return True
     if protocol.id is None:
         found = store.find(records.Protocol, lens=LENS, name=protocol.name)
@@ -238,25 +267,8 @@ def still_missing(store: Store, unit: Unit) -> bool:
         return True
     rows = store.find(
         records.DownstreamScore,
-        checkpoint_id=unit.checkpoint.id,
+        checkpoint_id=work.checkpoint.id,
         protocol_id=protocol.id,
-        task=unit.task,
+        task=work.task,
     )
-    return not unit.metrics <= {row.metric for row in rows}
-
-
-def _unit_key(
-    study: str,
-    run: records.Run,
-    saved: records.Checkpoint,
-    variant: Variant,
-    task: str,
-    settings: Downstream,
-) -> str:
-    """A key that means the same in every copy of the store; another place of the data is another
-    attempt.
-    """
-    protocol = variant.protocol
-    made = [protocol.name, protocol.metric_revision, protocol.parameters]
-    body = [study, run.config_hash, saved.step, *made, task, settings.data_dir]
-    return f"{KIND}/{content_hash(body)}"
+    return not work.metrics <= {row.metric for row in rows}

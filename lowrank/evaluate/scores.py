@@ -1,15 +1,16 @@
-"""From the harness's samples to scores: the task's own metrics, margin, and bits per byte, each the
-mean of its items.
+"""Scores from the harness's samples: the task's metrics, margin, and bits per byte, each the mean
+over items.
 
 For an item with answer a and other choices c, log-likelihoods ℓ in nats and sizes s in bytes:
 
-* ``margin`` = ℓ(a)/s(a) − max_c ℓ(c)/s(c), nats a byte; above 0 exactly where ``acc_norm`` is right
-  (for ASCII text);
+* ``margin`` = ℓ(a)/s(a) − max_c ℓ(c)/s(c) in nats per byte; above 0 exactly where ``acc_norm`` is
+  right (for ASCII text);
 * ``bits_per_byte`` = −ℓ(a) / (s(a) ln 2).
 
-Several right answers: the likeliest counts. Standard errors are s/√n over independent items, and
-take together those that depend on each other (see :func:`standard_error`); of a group, whose score
-is the plain mean over its members, the root of the members' summed squares over their number.
+Of several right answers the likeliest one counts. Standard errors are s/√n over independent items,
+and clustered over those that depend on each other (see :func:`standard_error`). The score of a
+group is the plain mean over its members, and its standard error the root of the members' summed
+squares divided by their number.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from lowrank.evaluate.harness import Answers, LoadedTask
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of one task: value, standard error (None for fewer than two items), and its items
-    by their hash.
+    """One metric of one task.
+
+    ``standard_error`` is None for fewer than two items, ``chance`` the score of a uniform guess,
+    ``items`` the values of ``n`` items by key.
     """
 
     metric: str
@@ -38,7 +41,10 @@ class Score:
 
 
 def scores(task: LoadedTask, metrics: Sequence[str], results: Mapping[str, Any]) -> list[Score]:
-    """All metrics of a task from what the harness returned."""
+    """Return the scores of a task from the results of :func:`lowrank.evaluate.harness.run`.
+
+    Raises :class:`EvaluationError` where a mean differs from the harness's.
+    """
     by_member = {
         name: [
             (task.answers[name, sample["doc_id"]], sample) for sample in results["samples"][name]
@@ -72,7 +78,7 @@ def _score(
     items: dict[str, float] = {}
     for name, rows in by_member.items():
         for (answers, _), value in zip(rows, values[name], strict=True):
-            items[_free(items, answers.key)] = value
+            items[_unused_key(items, answers.key)] = value
     chances = [_chance(metric, answers) for rows in by_member.values() for answers, _ in rows]
     chance = (
         None if None in chances else math.fsum(c for c in chances if c is not None) / len(chances)
@@ -80,13 +86,13 @@ def _score(
     return Score(metric, math.fsum(means) / len(means), error, len(items), chance, items)
 
 
-def _free(taken: Mapping[str, float], key: str) -> str:
-    """``key``, or with a number where a data set holds the same item twice."""
-    number, free = 1, key
-    while free in taken:
+def _unused_key(taken: Mapping[str, float], key: str) -> str:
+    """Return ``key``, with a number appended where a data set holds the same item twice."""
+    number, unused = 1, key
+    while unused in taken:
         number += 1
-        free = f"{key}-{number}"
-    return free
+        unused = f"{key}-{number}"
+    return unused
 
 
 def _value(metric: str, answers: Answers, sample: Mapping[str, Any]) -> float:
@@ -105,18 +111,17 @@ def _value(metric: str, answers: Answers, sample: Mapping[str, Any]) -> float:
 
 
 def _chance(metric: str, answers: Answers) -> float | None:
-    """The score of a uniform guess on an item: 0 for a margin, and for f1 and bits none."""
+    """Return the score of a uniform guess on an item: 0 for a margin, None for f1 and bits."""
     if metric == "margin":
         return 0.0
     return len(answers.right) / len(answers.sizes) if metric in ("acc", "acc_norm", "em") else None
 
 
 def standard_error(values: Sequence[float], clusters: Sequence[str]) -> float | None:
-    """Of the mean of ``values``, of which those of one cluster may depend on each other; s/√n where
-    each stands alone.
+    """Return the cluster-robust standard error of the mean of ``values``.
 
-    With sums e_c of the deviations in each of G clusters: √(G/(G−1) Σ e_c²) / n. None for fewer
-    than two clusters.
+    With sums e_c of the deviations in each of G clusters it is √(G/(G−1) Σ e_c²) / n, which is s/√n
+    where each cluster has one value. None for fewer than two clusters.
     """
     n, mean = len(values), math.fsum(values) / len(values)
     sums: dict[str, float] = {}
@@ -128,11 +133,11 @@ def standard_error(values: Sequence[float], clusters: Sequence[str]) -> float | 
 
 
 def _check_against_harness(task: LoadedTask, found: Score, results: Mapping[str, Any]) -> None:
-    """Our mean of a metric that the harness computes must be the harness's."""
-    own = [results["results"][name].get(f"{found.metric},none") for name in task.members]
-    if None in own:
+    """Raise :class:`EvaluationError` where the harness computes another mean of the metric."""
+    means = [results["results"][name].get(f"{found.metric},none") for name in task.members]
+    if None in means:
         return
-    theirs = math.fsum(own) / len(own)
+    theirs = math.fsum(means) / len(means)
     if not math.isclose(theirs, found.value, rel_tol=1e-9, abs_tol=1e-12):
         raise EvaluationError(
             f"the task '{task.name}' has a fault: {found.metric} is {found.value} here and {theirs} in the harness"

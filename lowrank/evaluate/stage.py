@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
 from lowrank import provenance
 from lowrank.config.schema import Downstream, Study
 from lowrank.evaluate import harness
-from lowrank.evaluate.bench import Bench
-from lowrank.evaluate.plan import KIND, Unit, misspelt, plan, still_missing
+from lowrank.evaluate.cache import TaskCache
+from lowrank.evaluate.plan import KIND, MissingScores, plan, still_missing, unknown_task_sentences
 from lowrank.evaluate.scores import Score
 from lowrank.store import Store, records, results
-from lowrank.work import Claimed, Item, Stage, Summary, Worker, do_missing
-from lowrank.work.loading import default_device, launched, part_of
+from lowrank.work import Claimed, Item, Stage, Worker, WorkerOptions, WorkSummary, do_missing
+from lowrank.work.loading import assigned_rank, default_device, rank_and_world_size
 from lowrank.work.selection import ALL, Selection
 
 Scored = tuple[harness.LoadedTask, list[Score], int]
-"""A task, its scores, and how many requests were cut to the model's context."""
+"""A task, its scores, and the number of requests that were cut to the model's context."""
 
 
-class EvaluateSummary(Summary):
+class EvaluateSummary(WorkSummary):
     """What a call of :func:`evaluate` did."""
 
     def row(self) -> dict[str, Any]:
@@ -45,22 +44,30 @@ def evaluate(
     settings: Downstream | None = None,
     selection: Selection = ALL,
     *,
-    retry_failed: bool = False,
-    progress: bool = True,
     device: torch.device | None = None,
+    **options: Unpack[WorkerOptions],
 ) -> EvaluateSummary:
     """Compute and store the missing downstream scores of ``study`` under ``root``.
 
-    ``settings`` None: the study's ``downstream`` section, or nothing at all. Tasks that failed
-    before are left alone unless ``retry_failed``. Any number of processes may call this at once:
-    they claim checkpoints, wait for one another and succeed those that die. Killed at any moment,
-    it loses the task in flight.
+    Tasks that failed before are left alone unless ``retry_failed``. Any number of processes may
+    call this at once: they claim checkpoints, wait for one another and take over from those that
+    die. Killed at any moment, a process loses the task in flight.
+
+    Args:
+        store: where the rows are read and written.
+        study: the study file, validated.
+        root: the study's folder, which checkpoints' paths are relative to.
+        settings: what to evaluate; None is the study's ``downstream`` section, without which there
+            is nothing to do.
+        selection: which checkpoints to work on.
+        device: where models run; None is this process's accelerator, else the CPU.
+        options: see :class:`WorkerOptions`.
     """
     settings = settings or study.downstream
     if settings is None:
         return EvaluateSummary()
-    stage = Evaluating(store, study, root, settings, selection, device)
-    worker = Worker(store, stage, retry_failed=retry_failed, shown=progress)
+    stage = EvaluateStage(store, study, root, settings, selection, device)
+    worker = Worker(store, stage, **options)
     done = do_missing(stage, worker)
     failed = Counter(failure.sentence for failure in worker.failures)
     left = Counter(item.error for item in worker.left_alone)
@@ -68,13 +75,16 @@ def evaluate(
     return EvaluateSummary(
         units=done.units,
         rows=done.rows,
-        failed=[*misspelt(settings), *(f"{error}{_times(n)}" for error, n in failed.items())],
+        failed=[
+            *unknown_task_sentences(settings),
+            *(f"{error}{_times(n)}" for error, n in failed.items()),
+        ],
         left_alone=[f"{error}{_times(n)}; {again}" for error, n in left.items()],
         notes=done.notes,
     )
 
 
-class Evaluating(Stage[Unit, Scored]):
+class EvaluateStage(Stage[MissingScores, Scored]):
     """The downstream tasks of a study on its checkpoints; a group is a checkpoint, loaded once."""
 
     name = KIND
@@ -94,46 +104,46 @@ class Evaluating(Stage[Unit, Scored]):
         self.settings = settings or study.downstream
         self.row = store.first(records.Study, name=study.name)
         self._device = device
-        self._bench: Bench | None = None
+        self._cache: TaskCache | None = None
         self._made_by: int | None = None
 
     @property
     def study_id(self) -> int | None:
-        """The study's row, where there is one."""
+        """The id of the study's row, where there is one."""
         return self.row.id if self.row else None
 
     @property
-    def bench(self) -> Bench:
-        """What computing needs; a stage that only plans has none."""
-        if self._bench is None:
+    def cache(self) -> TaskCache:
+        """The loaded checkpoint and tasks; a stage that only plans makes no cache."""
+        if self._cache is None:
             assert self.settings is not None  # without them there is nothing to compute
-            self._bench = Bench(self.root, self.settings, self._device or default_device())
-        return self._bench
+            self._cache = TaskCache(self.root, self.settings, self._device or default_device())
+        return self._cache
 
-    def items(self) -> list[Item[Unit]]:
-        """Return the missing tasks; of a launch's processes, each takes checkpoints of its own."""
-        rank, world = launched()
+    def items(self) -> list[Item[MissingScores]]:
+        """Return the missing tasks, of a launch's processes those assigned to this one."""
+        rank, world_size = rank_and_world_size()
         return [
             Item(
-                work=unit,
-                key=unit.unit_key,
-                group=f"evaluate/{self.study.name}/{unit.run.config_hash}/{unit.checkpoint.step}",
-                label=unit.label,
-                error=unit.error,
+                work=work,
+                key=work.unit_key,
+                group=f"evaluate/{self.study.name}/{work.run.config_hash}/{work.checkpoint.step}",
+                label=work.label,
+                error=work.error,
             )
-            for unit in plan(self.store, self.study, self.settings, self.selection)
-            if part_of(unit.run.id, unit.checkpoint.step, world) == rank
+            for work in plan(self.store, self.study, self.settings, self.selection)
+            if assigned_rank(work.run.id, work.checkpoint.step, world_size) == rank
         ]
 
-    def still_missing(self, work: Unit) -> bool:
-        """Say whether the task still lacks scores."""
+    def still_missing(self, work: MissingScores) -> bool:
+        """Return whether the task still lacks scores."""
         return still_missing(self.store, work)
 
-    def compute(self, claimed: Claimed[Unit]) -> Scored:
+    def compute(self, claimed: Claimed[MissingScores]) -> Scored:
         """Score the checkpoint on the task."""
-        return self.bench.scores(claimed.work)
+        return self.cache.scores(claimed.work)
 
-    def save(self, work: Unit, result: Scored, store: Store) -> int:
+    def save(self, work: MissingScores, result: Scored, store: Store) -> int:
         """Store the scores and items that the task lacks."""
         if self._made_by is None:
             self._made_by = self.store.add(provenance.current()).id
@@ -141,34 +151,36 @@ class Evaluating(Stage[Unit, Scored]):
 
     def leave(self) -> None:
         """Drop the checkpoint."""
-        if self._bench is not None:
-            self._bench.release()
+        if self._cache is not None:
+            self._cache.release()
 
-    def sentence(self, item: Item[Unit], error: Exception) -> str:
+    def sentence(self, item: Item[MissingScores], error: Exception) -> str:
         """Return the error with the task's name, but not the checkpoint's.
 
-        So the same fault of a task on many checkpoints is one sentence with their number.
+        The same error of a task on many checkpoints is then one sentence with their number.
         """
         return f"{item.work.variant.suite.name}/{item.work.task}: {super().sentence(item, error)}"
 
 
-def save_scores(store: Store, unit: Unit, scored: Scored, made_by: int | None) -> int:
-    """Store the rows that ``unit`` lacks, inside a transaction; return the number of new rows."""
-    task, found, truncated = scored
-    protocol = store.add(replace(unit.variant.protocol, id=None))
-    made: list[records.Record] = _score_rows(unit, task, found, truncated, protocol.id, made_by)
-    there = _stored_items(store, unit, protocol.id)
+def save_scores(store: Store, work: MissingScores, scored: Scored, made_by: int | None) -> int:
+    """Store the missing rows, inside a transaction; return the number of new rows.
+
+    ``made_by`` is the id of the provenance.
+    """
+    protocol = store.add(replace(work.variant.protocol, id=None))
+    made: list[records.Record] = _score_rows(work, scored, protocol.id, made_by)
+    there = _stored_items(store, work, protocol.id)
     made += [
         records.DownstreamItem(
-            checkpoint_id=unit.checkpoint.id or 0,
+            checkpoint_id=work.checkpoint.id or 0,
             protocol_id=protocol.id or 0,
-            task=unit.task,
+            task=work.task,
             metric=score.metric,
             item=item,
             value=value,
         )
-        for score in found
-        if score.metric in unit.item_metrics
+        for score in scored[1]
+        if score.metric in work.item_metrics
         for item, value in score.items.items()
         if (score.metric, item) not in there
     ]
@@ -176,20 +188,16 @@ def save_scores(store: Store, unit: Unit, scored: Scored, made_by: int | None) -
 
 
 def _score_rows(
-    unit: Unit,
-    task: harness.LoadedTask,
-    scores: Sequence[Score],
-    truncated: int,
-    protocol_id: int | None,
-    made_by: int | None,
+    work: MissingScores, scored: Scored, protocol_id: int | None, made_by: int | None
 ) -> list[records.Record]:
+    task, scores, truncated = scored
     cut = f"the contexts of {truncated} requests were cut on the left to fit the model"
     return [
         records.DownstreamScore(
-            checkpoint_id=unit.checkpoint.id or 0,
+            checkpoint_id=work.checkpoint.id or 0,
             protocol_id=protocol_id or 0,
-            task=unit.task,
-            category=unit.info.category,
+            task=work.task,
+            category=work.info.category,
             metric=score.metric,
             value=score.value,
             standard_error=score.standard_error,
@@ -201,11 +209,13 @@ def _score_rows(
             provenance_id=made_by,
         )
         for score in scores
-        if score.metric in unit.metrics
+        if score.metric in work.metrics
     ]
 
 
-def _stored_items(store: Store, unit: Unit, protocol_id: int | None) -> set[tuple[str, str]]:
+def _stored_items(
+    store: Store, unit: MissingScores, protocol_id: int | None
+) -> set[tuple[str, str]]:
     """(metric, item) that the store has of the unit."""
     return results.stored_items(store, unit.checkpoint.id, protocol_id, unit.task)
 

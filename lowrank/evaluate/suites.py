@@ -1,6 +1,4 @@
-"""Suites of downstream tasks: which tasks, in which category, with which metrics. Data in
-``tasks/*.yaml``.
-"""
+"""Suites of downstream tasks: their tasks, categories and metrics, read from ``tasks/*.yaml``."""
 
 from __future__ import annotations
 
@@ -16,29 +14,27 @@ from lowrank.errors import UnknownNameError
 from lowrank.settings import Config, Names
 
 EXTRA_METRICS = ("margin", "bits_per_byte")
-"""Stored for every task beside its own metrics; see :mod:`lowrank.evaluate.scores`."""
+"""Stored for every task in addition to its metrics; see :mod:`lowrank.evaluate.scores`."""
 
 
 class TaskInfo(Config):
-    """One task of a suite; the fields after ``metrics`` say where its definition
-    and its data are.
-    """
+    """One task of a suite; the fields after ``metrics`` locate its definition and its data."""
 
     category: str
-    primary: str  # the metric that stands for the task
-    metrics: Names  # that the harness computes
-    include: str | None = None  # a definition in the harness's own folder of tasks
-    members: str | None = None  # a group: all definitions there that match
-    own: str | None = None  # a definition beside the suite
-    split: str = "test"  # the one that is scored
+    primary: str  # the metric that represents the task
+    metrics: Names  # metrics that the harness computes
+    include: str | None = None  # path of a definition in the harness's folder of tasks
+    members: str | None = None  # pattern of all definitions there, for a group
+    own: str | None = None  # file name of a definition in this package
+    split: str = "test"  # the split that is scored
     fetch: str | None = None  # data set to download
-    subset: str | None = None  # its configuration
-    url: str | None = None  # of the data set's own file, where there is no data set to download
-    text: str = "line"  # what one item of a .txt file of it is: a line or a paragraph
+    subset: str | None = None  # configuration of the data set
+    url: str | None = None  # of a single file, where there is no data set to download
+    text: str = "line"  # what one item of a .txt file is: a line or a paragraph
 
     @property
     def all_metrics(self) -> tuple[str, ...]:
-        """Every metric that is stored."""
+        """All metrics that are stored."""
         return (*self.metrics, *EXTRA_METRICS)
 
 
@@ -52,12 +48,12 @@ class Suite(Config):
 
 
 def folder() -> Path:
-    """The folder of the suites and of lowrank's own task definitions."""
+    """Return the folder of the suites and of the task definitions of this package."""
     return Path(str(resources.files("lowrank.evaluate.tasks")))
 
 
 def names() -> list[str]:
-    """Names of the suites."""
+    """Return the names of the suites, sorted."""
     return sorted(
         path.stem
         for path in folder().glob("*.yaml")
@@ -67,7 +63,7 @@ def names() -> list[str]:
 
 @cache
 def get(name: str) -> Suite:
-    """The suite ``name``; raises :class:`UnknownNameError`."""
+    """Return the suite ``name``; raise :class:`UnknownNameError` where there is none."""
     if name not in names():
         raise UnknownNameError("downstream suite", name, names())
     body = yaml.safe_load((folder() / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -84,6 +80,6 @@ def columns() -> dict[str, str]:
 
 
 def unknown_tasks(wanted: Sequence[str], suites: Sequence[Suite]) -> list[str]:
-    """Those of ``wanted`` that no suite has."""
+    """Return those of ``wanted`` that no suite has."""
     known = {task for suite in suites for task in suite.tasks}
     return [task for task in wanted if task not in known]

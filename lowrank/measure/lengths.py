@@ -24,8 +24,9 @@ Lengths = tuple[tuple[str, int, int], ...]
 def spectrum_lengths(
     method: str, settings: Mapping[str, Any] | None, shape: Mapping[str, Any]
 ) -> Lengths:
-    """The lengths of ``method`` with ``settings`` (None: the defaults) on a LLaMA of ``shape``;
-    every block has the same.
+    """Return the lengths of ``method`` on one block of a LLaMA of ``shape``; all blocks are alike.
+
+    ``settings`` None are the method's defaults.
     """
     return _lengths(
         method, json.dumps(settings or {}, sort_keys=True), json.dumps(dict(shape), sort_keys=True)
@@ -49,7 +50,7 @@ def _lengths(method: str, settings: str, shape: str) -> Lengths:
 
 
 def target_sides(shape: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """(out, in) of the seven target layers of a block."""
+    """Return (out, in) of the seven target layers of a block, by name."""
     hidden, wide, heads = (
         int(shape[name]) for name in ("hidden_size", "intermediate_size", "num_attention_heads")
     )
@@ -68,7 +69,7 @@ def target_sides(shape: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 
 
 def _block(sides: Mapping[str, tuple[int, int]], shape: Mapping[str, Any]) -> nn.Module:
-    """What a method sees of a LLaMA of one block, without memory behind it."""
+    """Return a LLaMA of one block on the meta device, as far as methods read it."""
     body, layer = nn.Module(), nn.Module()
     layer.self_attn, layer.mlp = nn.Module(), nn.Module()
     for name, (out, into) in sides.items():

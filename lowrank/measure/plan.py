@@ -1,4 +1,4 @@
-"""The missing work of a study's lenses as tasks; nothing is written and no checkpoint is read."""
+"""Planning the missing work of a study's lenses, without writing or reading checkpoints."""
 
 from __future__ import annotations
 
@@ -30,18 +30,15 @@ from lowrank.work import failures
 from lowrank.work.selection import ALL, Selection
 
 KIND = "measure"
-COLUMNS = (
-    "space",
-    "normalization",
-    "precision",
-    "direction_seed",
-)  # settings that are columns of a protocol
+# Settings that are columns of a protocol.
+COLUMNS = ("space", "normalization", "precision", "direction_seed")
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One way of measuring that a study asks for: a lens under a protocol, on every n-th
-    checkpoint.
+class LensVariant:
+    """A lens with settings that a study asks for, on every ``every``-th checkpoint of a run.
+
+    ``name`` is that of the protocol, such as exact or exact/filter.
     """
 
     lens: Lens
@@ -52,9 +49,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Task:
-    """A unit of work whose rows are not all there. ``error`` is that of an earlier attempt."""
+    """A lens variant on a unit (a checkpoint, alone or against a reference) that lacks rows.
 
-    variant: Variant
+    ``missing`` has the keys of those rows, ``unit_key`` names the work in every copy of the store,
+    and ``error`` is that of an earlier attempt.
+    """
+
+    variant: LensVariant
     unit: Unit
     protocol: records.Protocol
     evaluation: Opened | None
@@ -69,7 +70,7 @@ class Task:
         return f"{self.variant.lens.name()} ({self.variant.name}) of {self.unit.label}"
 
     def row(self) -> dict[str, Any]:
-        """The task for people."""
+        """Return the task as a row for people."""
         point, reference = self.unit.checkpoint, self.unit.reference
         return {
             "stage": "measure",
@@ -94,68 +95,72 @@ def plan(
     sets: EvaluationSets | None = None,
     also: Collection[str] = (),
 ) -> list[Task]:
-    """The tasks of ``study`` that lack rows, in the order in which they are best done.
+    """Return the tasks of ``study`` that lack rows, in the order in which they are best done.
 
-    ``root`` is the study's folder. Tasks whose unit is ``blocked`` are in the list, with the
-    reason; so are those of the unit keys ``also``, complete or not.
+    ``root`` is the study's folder, ``sets`` its evaluation sets where they are open already. Tasks
+    whose unit is ``blocked`` are in the list, with the reason; so are those of the unit keys
+    ``also``, complete or not. Raises :class:`UsageError` for a selected lens that the study does
+    not ask for.
     """
+    variants = _selected_variants(study, selection)
     row = store.first(records.Study, name=study.name)
-    variants = [
-        v
-        for v in resolve_metrics(study)
-        if not selection.lenses or v.lens.name() in selection.lenses
-    ]
-    unasked = sorted(set(selection.lenses) - {v.lens.name() for v in variants})
-    if unasked:
-        metrics.get(unasked[0])  # an unknown name says so itself
-        raise UsageError(
-            f"the study '{study.name}' does not ask for the lens '{unasked[0]}'; add it to its metrics"
-        )
     if row is None:
         return []
-    sets = sets or EvaluationSets(store, study)
-    panel = study_panel(store, row, root, selection)
-    failed = failures(store, KIND)
-    keys = {run.id: run.config_hash for run in store.find(records.Run, study_id=row.id)}
+    checkpoints = study_checkpoints(store, row, root, selection)
+    planner = _TaskPlanner(
+        store,
+        row,
+        sets or EvaluationSets(store, study),
+        failed=failures(store, KIND),
+        config_hashes={run.id: run.config_hash for run in store.find(records.Run, study_id=row.id)},
+    )
     tasks: list[Task] = []
     for variant in variants:
-        kept = every_nth(panel, variant.every)
-        chosen = [
-            u
-            for u in variant.lens.units(panel, variant.settings)
-            if u.checkpoint.checkpoint_id in kept
+        kept = every_nth(checkpoints, variant.every)
+        units = [
+            unit
+            for unit in variant.lens.units(checkpoints, variant.settings)
+            if unit.checkpoint.checkpoint_id in kept and _is_selected(selection, unit.checkpoint)
         ]
-        tasks += all_tasks(
-            store,
-            row,
-            variant,
-            [u for u in chosen if _taken(selection, u.checkpoint)],
-            sets,
-            failed,
-            keys,
-        )
+        tasks += planner.tasks(variant, units)
     return sorted(
         (task for task in tasks if task.missing or task.unit.blocked or task.unit_key in also),
         key=_order,
     )
 
 
-def _taken(selection: Selection, point: Point) -> bool:
+def _selected_variants(study: Study, selection: Selection) -> list[LensVariant]:
+    variants = [
+        variant
+        for variant in resolve_metrics(study)
+        if not selection.lenses or variant.lens.name() in selection.lenses
+    ]
+    absent = sorted(set(selection.lenses) - {variant.lens.name() for variant in variants})
+    if absent:
+        metrics.get(absent[0])  # raises for an unknown name
+        raise UsageError(
+            f"the study '{study.name}' does not ask for the lens '{absent[0]}'; add it to its metrics"
+        )
+    return variants
+
+
+def _is_selected(selection: Selection, point: Point) -> bool:
     return selection.takes(
         point.method, point.scale, point.seed, point.step, point.run_id, point.checkpoint_id
     )
 
 
 def plan_rows(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
-    """Tasks for people, one row each."""
+    """Yield a row for people per task."""
     return (task.row() for task in tasks)
 
 
-def resolve_metrics(study: Study) -> list[Variant]:
-    """The protocols that a study's ``metrics`` section asks for, each once; raises
-    :class:`ConfigError`.
+def resolve_metrics(study: Study) -> list[LensVariant]:
+    """Return the lens variants that a study's ``metrics`` section asks for, each once.
+
+    Raises :class:`ConfigError` for an entry that is not valid.
     """
-    found: list[Variant] = []
+    found: list[LensVariant] = []
     for index, entry in enumerate(study.metrics):
         where = f"metrics[{index}]"
         lens = metrics.get(entry.lens)()
@@ -164,14 +169,14 @@ def resolve_metrics(study: Study) -> list[Variant]:
             settings = validate(lens.Settings, merged, f"study '{study.name}'", f"{where}.settings")
             if any(v.lens.name() == entry.lens and v.settings == settings for v in found):
                 continue  # overrides can make two variants of a preset the same
-            found.append(Variant(lens, name, settings, entry.every))
+            found.append(LensVariant(lens, name, settings, entry.every))
     return found
 
 
 def _variants(
     lens: Lens, entry: MetricEntry, preset: str, where: str
 ) -> list[tuple[str, dict[str, Any]]]:
-    """(protocol name, settings) of the variants of a preset that an entry asks for."""
+    """Return (protocol name, settings) of the variants of a preset that an entry asks for."""
     found = lens.variants(entry.preset or preset)
     if entry.variants is None:
         return [(v.name, dict(v.settings)) for v in found]
@@ -184,13 +189,13 @@ def _variants(
     return [(known[label].name, dict(known[label].settings)) for label in entry.variants]
 
 
-def study_panel(
+def study_checkpoints(
     store: Store, study: records.Study, root: Path, selection: Selection = ALL
 ) -> Panel:
-    """The checkpoints of a study's runs as points.
+    """Return the checkpoints of a study's runs, as lenses see them.
 
-    Of runs that differ in the recipe alone, the study file having been edited, the newest counts;
-    an older one that is selected by its number is there too.
+    Of runs of the same method, variant, scale and seed (the study file was edited between them)
+    only the newest counts; an older one is included if the selection names its id.
     """
     found = [run for run in store.find(records.Run, study_id=study.id) if run.status != "cancelled"]
     newest = {(run.method, run.variant, run.scale, run.seed): run.id for run in found}
@@ -232,7 +237,7 @@ def _point(run: records.Run, checkpoint: records.Checkpoint, latest: int, root: 
 
 
 def _shape(run: records.Run, folder: Path) -> dict[str, Any]:
-    """Shape of a run's model; an imported run may only tell by its files."""
+    """Return the shape of a run's model; an imported run may have it only in its files."""
     found: dict[str, Any] | None = run.config.get("shape")
     if found is None:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -240,57 +245,83 @@ def _shape(run: records.Run, folder: Path) -> dict[str, Any]:
 
 
 def every_nth(panel: Panel, every: int) -> set[int]:
-    """Ids of every n-th checkpoint of each run, counted back from its last."""
+    """Return the ids of every n-th checkpoint of each run, counted back from its last."""
     return {point.checkpoint_id for run in panel.runs() for point in run[::-1][::every]}
 
 
-def all_tasks(
-    store: Store,
-    study: records.Study,
-    variant: Variant,
-    units: list[Unit],
-    sets: EvaluationSets,
-    failed: dict[str, str],
-    keys: dict[Any, str],
-) -> Iterator[Task]:
-    """The units of one variant with the rows that they lack."""
-    grouped: dict[str, list[Unit]] = {}
-    opened: dict[str, Opened | None] = {}
-    for unit in units:
-        evaluation = None
-        if isinstance(variant.settings, TextSettings):
-            try:
-                evaluation = sets.open(
-                    unit.checkpoint.run_id, variant.settings.examples, variant.settings.split
-                )
-            except StoreError:
-                raise
-            except (
-                LowrankError
-            ) as error:  # no text, or none that can be scored: lenses that need none go on
-                unit = replace(unit, blocked=str(error))
+@dataclass(frozen=True)
+class _TaskPlanner:
+    """Compares the units of lens variants with the rows of a store.
+
+    ``failed`` has the errors of earlier attempts by unit key, ``config_hashes`` those of the runs
+    by id.
+    """
+
+    store: Store
+    study: records.Study
+    sets: EvaluationSets
+    failed: dict[str, str]
+    config_hashes: dict[Any, str]
+
+    def tasks(self, variant: LensVariant, units: Iterable[Unit]) -> Iterator[Task]:
+        """Yield the units of one variant with the rows that they lack, complete ones included."""
+        grouped: dict[str, list[Unit]] = {}
+        opened: dict[str, Opened | None] = {}
+        for unit in units:
+            evaluation, unit = self._open(variant, unit)
+            sha = evaluation.record.sha256 if evaluation else ""
+            opened[sha] = evaluation
+            grouped.setdefault(sha, []).append(unit)
+        for sha, members in grouped.items():
+            yield from self._compare(variant, members, opened[sha])
+
+    def _open(self, variant: LensVariant, unit: Unit) -> tuple[Opened | None, Unit]:
+        """Return the evaluation set of a unit; where there is none, the unit is blocked.
+
+        A lens that needs no text goes on without it.
+        """
+        settings = variant.settings
+        if not isinstance(settings, TextSettings):
+            return None, unit
+        try:
+            opened = self.sets.open(unit.checkpoint.run_id, settings.examples, settings.split)
+        except StoreError:
+            raise
+        except LowrankError as error:
+            return None, replace(unit, blocked=str(error))
+        return opened, unit
+
+    def _compare(
+        self, variant: LensVariant, units: list[Unit], evaluation: Opened | None
+    ) -> Iterator[Task]:
+        store, study = self.store, self.study
         sha = evaluation.record.sha256 if evaluation else ""
-        opened[sha] = evaluation
-        grouped.setdefault(sha, []).append(unit)
-    for sha, members in grouped.items():
-        protocol = find_protocol(store, protocol_record(variant, opened[sha]))
+        protocol = find_protocol(store, protocol_record(variant, evaluation))
         there = _expected(results.study_metric_keys(store, protocol.id, study.id))
-        for unit in members:
+        for unit in units:
             reference = unit.reference.checkpoint_id if unit.reference else None
             known = there.get((unit.checkpoint.checkpoint_id, reference), Expected())
-            lacking = variant.lens.expected(unit, variant.settings) - known
-            key = unit_key(study.name, variant, sha, unit, keys)
             yield Task(
-                variant, unit, protocol, opened[sha], lacking, key, study.id, failed.get(key, "")
+                variant,
+                unit,
+                protocol,
+                evaluation,
+                missing=variant.lens.expected(unit, variant.settings) - known,
+                unit_key=(key := unit_key(study.name, variant, sha, unit, self.config_hashes)),
+                study_id=study.id,
+                error=self.failed.get(key, ""),
             )
 
 
-def protocol_record(variant: Variant, evaluation: Opened | None) -> records.Protocol:
-    """The protocol of a variant on an evaluation set; settings that only select stay out of it."""
+def protocol_record(variant: LensVariant, evaluation: Opened | None) -> records.Protocol:
+    """Return the protocol of a variant on an evaluation set.
+
+    Settings that only select what is measured are no part of it.
+    """
     fields = type(variant.settings).model_fields
     kept = {name for name, info in fields.items() if info.json_schema_extra != SELECTION}
     body = variant.settings.model_dump(mode="json", include=kept)
-    for name in ("examples", "split"):  # the evaluation set says them
+    for name in ("examples", "split"):  # columns of the evaluation set
         body.pop(name, None)
     columns = {name: body.pop(name) for name in COLUMNS if name in body}
     return records.Protocol(
@@ -304,8 +335,9 @@ def protocol_record(variant: Variant, evaluation: Opened | None) -> records.Prot
 
 
 def find_protocol(store: Store, wanted: records.Protocol) -> records.Protocol:
-    """The stored protocol that equals ``wanted`` but for id and hash, else ``wanted`` without an
-    id.
+    """Return the stored protocol that equals ``wanted`` but for id and hash.
+
+    Where there is none it returns ``wanted``, which has no id.
     """
     for known in store.find(records.Protocol, lens=wanted.lens, name=wanted.name):
         if replace(known, id=None, parameters_hash="") == wanted:
@@ -314,9 +346,7 @@ def find_protocol(store: Store, wanted: records.Protocol) -> records.Protocol:
 
 
 def still_missing(store: Store, task: Task) -> bool:
-    """Whether the rows of a task are not all there now, whoever may have stored them since it was
-    planned.
-    """
+    """Return whether the task still lacks rows, whoever may have stored some since planning."""
     wanted = replace(task.protocol, id=None, parameters_hash="")
     if task.evaluation:
         known = store.first(records.EvaluationSet, sha256=task.evaluation.record.sha256)
@@ -337,10 +367,11 @@ def _expected(keys: Mapping[results.Pair, results.MetricKeys]) -> dict[results.P
 
 
 def unit_key(
-    study: str, variant: Variant, evaluation_sha: str, unit: Unit, keys: dict[Any, str]
+    study: str, variant: LensVariant, evaluation_sha: str, unit: Unit, config_hashes: dict[Any, str]
 ) -> str:
-    """A key of a unit of work that means the same in every copy of the store; equal runs of two
-    studies differ in it.
+    """Return the key of a task, which means the same in every copy of the store.
+
+    ``config_hashes`` are those of the runs by id. Equal runs of two studies have different keys.
     """
     body = [
         study,
@@ -349,13 +380,16 @@ def unit_key(
         variant.name,
         variant.settings.model_dump(mode="json"),
         evaluation_sha,
-        *([keys[p.run_id], p.step] if p else None for p in (unit.checkpoint, unit.reference)),
+        *(
+            [config_hashes[p.run_id], p.step] if p else None
+            for p in (unit.checkpoint, unit.reference)
+        ),
     ]
     return f"measure/{content_hash(body)}"
 
 
 def _order(task: Task) -> tuple[Any, ...]:
-    """Checkpoints of one step together, so that each is loaded once and few are held at a time."""
+    """Return the sort key: checkpoints of one step together, so that each is loaded once."""
     unit = task.unit
     return (
         unit.checkpoint.scale,

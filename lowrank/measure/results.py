@@ -1,4 +1,4 @@
-"""From the computed results of a unit to the rows that the store lacks of it."""
+"""Storing the computed results of a unit: the rows that the store lacks."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ def save_results(store: Store, task: Task, results: list[Result], made_by: int |
 def is_missing(
     row: records.Record, task: Task, positions: frozenset[tuple[str, int, str, int]]
 ) -> bool:
-    """Whether a row of a result that is not there as a whole is itself not there: the rest of a
-    curve or spectrum may have been computed on another machine, to other last digits.
+    """Return whether a row of an incomplete result is itself missing.
+
+    The other rows of a curve or spectrum may come from another machine, with other last digits, and
+    are kept. ``positions`` are the stored (matrix, layer, module, position) of singular values.
     """
     match row:
         case records.CurvePoint():
@@ -52,7 +54,7 @@ def is_missing(
 def stored_positions(
     store: Store, task: Task, protocol_id: int | None
 ) -> frozenset[tuple[str, int, str, int]]:
-    """(matrix, layer, module, position) of the unit's singular values that are stored."""
+    """Return (matrix, layer, module, position) of the unit's stored singular values."""
     point, reference = task.unit.checkpoint, task.unit.reference
     rows = store.iterate(
         records.SingularValue,
@@ -64,8 +66,9 @@ def stored_positions(
 
 
 def _stored_set(store: Store, record: records.EvaluationSet) -> records.EvaluationSet:
-    """The row of an evaluation set; the same content may be there already under the name of another
-    purpose.
+    """Return the stored row of an evaluation set, added if its content is not there yet.
+
+    The same content may be stored under the name of another purpose.
     """
     return store.first(records.EvaluationSet, sha256=record.sha256) or store.add(record)
 
@@ -73,7 +76,7 @@ def _stored_set(store: Store, record: records.EvaluationSet) -> records.Evaluati
 def rows_of(
     task: Task, results: Iterable[Result], protocol_id: int, made_by: int | None
 ) -> list[records.Record]:
-    """The records of computed results, table by table."""
+    """Return the records of computed results, sorted by table."""
     reference = task.unit.reference.checkpoint_id if task.unit.reference else None
     common: dict[str, Any] = {
         "checkpoint_id": task.unit.checkpoint.checkpoint_id,

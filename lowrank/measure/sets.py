@@ -1,4 +1,4 @@
-"""The evaluation sets of a study's runs, opened once each."""
+"""The evaluation sets of a study's runs, each opened once."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SET_NAME = "metrics"
 
 @dataclass(frozen=True)
 class Opened:
-    """An evaluation set and its record, with the store's id where the store knows it."""
+    """An evaluation set and its record, which has an id if the set is in the store."""
 
     record: records.EvaluationSet
     content: EvaluationSet
 
 
 class EvaluationSets:
-    """Opens the fixed set of rows that metrics of a run use; runs with the same data share one."""
+    """Opens the fixed rows that metrics are computed on; runs with the same data share them."""
 
     def __init__(self, store: Store, study: Study) -> None:
         self.store, self.study = store, study
@@ -36,8 +36,11 @@ class EvaluationSets:
         self._failed: dict[tuple[str, int, str], LowrankError] = {}
 
     def open(self, run_id: int, examples: int | None, split: str = "validation") -> Opened:
-        """The evaluation set of a run, drawn from a held-out split; raises :class:`MetricError`
-        where it scores no token.
+        """Return the evaluation set of a run, drawn from a held-out split.
+
+        ``examples`` is its number of rows; None takes that of the run's data section. Raises
+        :class:`MetricError` where it scores no token, and other errors of the package where its
+        text cannot be read; that is tried once.
         """
         data = self._data_of(run_id)
         count = data.evaluation_examples if examples is None else examples
@@ -48,7 +51,7 @@ class EvaluationSets:
             try:
                 self._opened[key] = self._open(data, count, split)
             except LowrankError as error:
-                self._failed[key] = error  # told once a unit, tried once
+                self._failed[key] = error  # every unit reports it, and nobody tries again
                 raise
         found = self._opened[key]
         if found.record.id is None and (
@@ -72,9 +75,7 @@ class EvaluationSets:
         return Opened(replace(content.record, id=known.id if known else None), content)
 
     def _data_of(self, run_id: int) -> Data:
-        """The data section that a run was resolved with; an imported run is measured on the
-        study's.
-        """
+        """Return the data section that a run was resolved with; an imported run has the study's."""
         if run_id not in self._data:
             run = self.store.get(records.Run, run_id)
             section = run.config.get("data")

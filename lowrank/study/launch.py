@@ -1,4 +1,4 @@
-"""``lowrank study run`` with other launchers than its own process."""
+"""Running a study with worker processes on this machine or with jobs of a Slurm cluster."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ POLL = 5.0
 
 @dataclass(frozen=True)
 class Launch:
-    """How to run a study: ``workers`` None takes what the launcher thinks fit; ``overrides`` are
-    those of the plan.
+    """How to run a study.
+
+    ``launcher`` is processes or slurm, ``url`` the database, ``workers`` the number of processes or
+    of jobs at once (None: the launcher's default), ``overrides`` those of the plan.
     """
 
     launcher: str
@@ -39,12 +41,14 @@ class Launch:
 def launch(
     store: Store, plan: Plan, how: Launch, only: Collection[str] = (), retry_failed: bool = False
 ) -> Outcome:
-    """Do all missing work of a study with several workers; training, measuring and evaluating are
-    theirs.
+    """Do all missing work of a study with several workers.
+
+    The workers train, measure and evaluate; this process does the stages that cannot be shared.
+    Raises :class:`UsageError` where an SQLite file cannot serve so many workers.
     """
     stages = [stage for stage in STAGES.values() if not only or stage.name in only]
     shared = [stage for stage in stages if stage.shared]
-    own = [stage.name for stage in stages if not stage.shared]
+    unshared = [stage.name for stage in stages if not stage.shared]
     section = plan.study.slurm or Slurm()
     accelerators = _accelerators() if how.launcher == "processes" else 0
     workers = how.workers or (
@@ -60,7 +64,7 @@ def launch(
         failures = _by_processes(plan, how, workers, accelerators, names)
     else:
         failures = _by_jobs(store, plan, how, workers, section, shared)
-    outcome = run_study(store, plan, only=own) if own else Outcome()
+    outcome = run_study(store, plan, only=unshared) if unshared else Outcome()
     for stage in shared:
         outcome.failures += stage.failed(store, plan)
     outcome.failures += failures
@@ -78,17 +82,17 @@ def _refuse_sqlite(store: Store, how: Launch, workers: int, section: Slurm) -> N
         return
     if how.launcher == "slurm" and section.cluster == "slurm":
         raise UsageError(
-            "jobs of a cluster run on other machines, and an SQLite file is for one; give --db postgresql://…"
+            "jobs of a cluster run on other machines, and an SQLite file serves one machine; give --db postgresql://…"
         )
     if workers > SQLITE_WRITERS:
         raise UsageError(
-            f"{workers} workers are too many for an SQLite file, which takes {SQLITE_WRITERS} that write at once; "
+            f"{workers} workers are too many for an SQLite file, which takes {SQLITE_WRITERS} at once; "
             "use fewer, or PostgreSQL: --db postgresql://…"
         )
 
 
 def study_command(plan: Plan, how: Launch, stages: Sequence[str]) -> list[str]:
-    """The command of one worker; the database is in its environment."""
+    """Return the command of one worker; the database is in its environment."""
     command = [
         sys.executable,
         "-m",
@@ -120,7 +124,7 @@ def _by_processes(
     }
     return [
         f"worker {index} {f'was killed by signal {-status}' if status < 0 else f'ended with status {status}'} "
-        f"(what it said: {folder / f'worker-{index}.log'})"
+        f"(its output: {folder / f'worker-{index}.log'})"
         for index, status in ended.items()
     ]
 
@@ -133,9 +137,9 @@ def _by_jobs(
     section: Slurm,
     stages: Sequence[StudyStage],
 ) -> list[str]:
-    """Submit one array of jobs a stage; return a sentence for each stage that is not done.
+    """Submit one array of jobs per stage; return a sentence for each stage that is not done.
 
-    Jobs that end without their work done (preempted, out of time) are submitted again.
+    Jobs that end before their work is done (preempted, out of time) are submitted again.
     """
     folder, failures = plan.root / "logs" / "jobs", []
     with processes.environment({"LOWRANK_DATABASE_URL": how.url}):
@@ -172,9 +176,9 @@ def _commands(
 def _runs(
     store: Store, plan: Plan, how: Launch, stage: StudyStage, section: Slurm
 ) -> list[list[str]]:
-    """Return a command for each run that nobody has finished.
+    """Return a command for each unfinished run that no process holds.
 
-    Runs that others are working on are waited for first, if nothing else is left.
+    If all unfinished runs are held by other processes, wait until one of them is free.
     """
     claims, report = Claims(store, stage.name), waiting(stage.name)
     while True:
@@ -193,7 +197,7 @@ def _runs(
 
 
 def _arguments(plan: Plan, config: RunConfig) -> list[str]:
-    """What ``lowrank.train`` needs to know of a run."""
+    """Return the arguments of ``lowrank.train`` that name a run."""
     chosen = {
         "method": config.method,
         "scale": config.scale,

@@ -1,4 +1,4 @@
-"""A study file read, checked and resolved, and its rows in a store."""
+"""The plan of a study file, and the rows of its study and runs in a store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from lowrank.store import Store, records
 
 @dataclass(frozen=True)
 class Plan:
-    """A study file read, checked and resolved; nothing is done yet."""
+    """A study file that was read, checked and resolved.
+
+    ``file`` is its path, ``root`` the study's folder, ``runs`` its resolved runs.
+    """
 
     study: Study
     file: str
@@ -23,7 +26,10 @@ class Plan:
 
     @classmethod
     def of(cls, file: str | Path, overrides: Sequence[str] = ()) -> Plan:
-        """The plan of a study file with ``key=value`` overrides."""
+        """Return the plan of a study file with ``key=value`` overrides.
+
+        Raises :class:`ConfigError` for a file or an override that is not valid.
+        """
         study = load_study(file, overrides)
         return cls(study, str(file), study_root(study), resolve_runs(study, str(file)))
 
@@ -34,12 +40,12 @@ class Plan:
 
 
 def study_root(study: Study) -> Path:
-    """The study's folder: checkpoints, its default database and its report."""
+    """Return the study's folder: checkpoints, its default database and its report."""
     return Path(study.output or f"outputs/{study.name}")
 
 
 def register(store: Store, plan: Plan) -> tuple[records.Study, list[tuple[RunConfig, records.Run]]]:
-    """The study's row and a row for each of its runs, made where they are missing."""
+    """Store the study's row and a row for each of its runs where they are missing; return them."""
     body = plan.study.model_dump(mode="json")
     root = str(plan.root.resolve())
     row = store.put(
@@ -56,7 +62,7 @@ def register(store: Store, plan: Plan) -> tuple[records.Study, list[tuple[RunCon
 
 
 def new_run(config: RunConfig, study: records.Study) -> records.Run:
-    """The row of a run that nobody has started."""
+    """Return the row of a run that has not been started; it is not stored."""
     from lowrank.methods.base import create
 
     rate = config.training.learning_rate
@@ -79,7 +85,7 @@ def new_run(config: RunConfig, study: records.Study) -> records.Run:
 
 
 def status_rows(store: Store, plan: Plan) -> Iterator[dict[str, Any]]:
-    """One row a run: its state, how far it is, and how many rows each kind of result has."""
+    """Yield a row per run: its status, its last step, and how many rows of results it has."""
     row = store.first(records.Study, name=plan.study.name)
     known = (
         {run.config_hash: run for run in store.find(records.Run, study_id=row.id)} if row else {}

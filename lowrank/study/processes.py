@@ -16,14 +16,14 @@ from typing import IO, NoReturn
 
 from tqdm import tqdm
 
-POLL = 0.2  # seconds between two looks at what workers say
+POLL = 0.2  # seconds between two looks at the output of workers
 BAR_EVERY = 10.0  # seconds between two states of one worker's progress bar
 GRACE = 20.0  # seconds that a worker has to stop
-ONCE = re.compile(r"(failed|note): ")  # sentences that every worker finds in the store, shown once
+ONCE = re.compile(r"(failed|note): ")  # sentences that every worker prints, shown once
 
 
-class Worker:
-    """One process; what it says is in a file, so that it outlives its launcher without harm."""
+class WorkerProcess:
+    """A worker whose output goes to the file ``log``, so that it can outlive its launcher."""
 
     def __init__(
         self, index: int, command: Sequence[str], environment: Mapping[str, str], log: Path
@@ -41,8 +41,9 @@ class Worker:
         self._rest, self._bar, self._bar_shown = b"", "", time.monotonic()
 
     def lines(self) -> Iterator[str]:
-        """What it has said since the last look: whole lines, and now and then the state of its
-        progress bar.
+        """Yield what the worker has printed since the last call, line by line.
+
+        The last state of its progress bar comes at most every ``BAR_EVERY`` seconds.
         """
         *parts, self._rest = re.split(rb"(?<=[\r\n])", self._rest + self._reading.read())
         for part in parts:
@@ -56,7 +57,7 @@ class Worker:
             self._bar, self._bar_shown = "", time.monotonic()
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the handles of the log file."""
         self._written.close()
         self._reading.close()
 
@@ -64,44 +65,46 @@ class Worker:
 def run_workers(
     commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]], folder: Path
 ) -> list[int]:
-    """Run the commands beside one another to their ends, their words on stderr under a number;
-    their exit statuses.
+    """Run the commands in parallel to their ends; return their exit statuses.
 
-    Stopped by Ctrl-C or SIGTERM, it stops them, too.
+    Their output is logged in ``folder`` and shown on stderr, each line after its worker's number.
+    Ctrl-C and SIGTERM stop the workers, too.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    workers: list[Worker] = []
-    told: set[str] = set()
+    workers: list[WorkerProcess] = []
+    shown: set[str] = set()
     try:
         with _terminated_as_interrupt():
             for index, (command, environment) in enumerate(
                 zip(commands, environments, strict=True), start=1
             ):
-                workers.append(Worker(index, command, environment, folder / f"worker-{index}.log"))
+                workers.append(
+                    WorkerProcess(index, command, environment, folder / f"worker-{index}.log")
+                )
             while any(worker.process.poll() is None for worker in workers):
-                _tell(workers, told)
+                _show(workers, shown)
                 time.sleep(POLL)
     except BaseException:
         _stop(workers)
         raise
     finally:
-        _tell(workers, told)
+        _show(workers, shown)
         for worker in workers:
             worker.close()
     return [worker.process.returncode for worker in workers]
 
 
-def _tell(workers: Sequence[Worker], told: set[str]) -> None:
+def _show(workers: Sequence[WorkerProcess], shown: set[str]) -> None:
     for worker in workers:
         for line in worker.lines():
             if ONCE.match(line):
-                if line in told:
+                if line in shown:
                     continue
-                told.add(line)
+                shown.add(line)
             tqdm.write(f"{worker.index} | {line}", file=sys.stderr)
 
 
-def _stop(workers: Sequence[Worker]) -> None:
+def _stop(workers: Sequence[WorkerProcess]) -> None:
     for worker in workers:
         worker.process.terminate()
     deadline = time.monotonic() + GRACE
@@ -115,9 +118,7 @@ def _stop(workers: Sequence[Worker]) -> None:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """``variables`` in this process's environment, and so in that of what it starts, inside the
-    block.
-    """
+    """Set ``variables`` in this process's environment, which its children inherit, in the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -132,7 +133,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _terminated_as_interrupt() -> Iterator[None]:
-    """SIGTERM of the launcher stops its workers as Ctrl-C does."""
+    """Raise KeyboardInterrupt on SIGTERM in the block, which stops the workers as Ctrl-C does."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
@@ -145,9 +146,11 @@ def _terminated_as_interrupt() -> Iterator[None]:
 
 
 def environments(workers: int, url: str, accelerators: int) -> list[dict[str, str]]:
-    """The environment of each worker: the database (not in the arguments, which everybody can
-    read), its share of the machine's cores unless OMP_NUM_THREADS is set, and one of the
-    accelerators where there are some.
+    """Return the environment of each worker.
+
+    It names the database (other users of the machine can read arguments, but not environments),
+    the worker's share of the cores unless OMP_NUM_THREADS is set, and one of the accelerators where
+    there are any.
     """
     share = {"OMP_NUM_THREADS": str(max(1, cores() // workers)), "OMP_WAIT_POLICY": "PASSIVE"}
     base = {**share, **os.environ, "LOWRANK_DATABASE_URL": url}
@@ -161,5 +164,5 @@ def environments(workers: int, url: str, accelerators: int) -> list[dict[str, st
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

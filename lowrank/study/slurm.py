@@ -1,4 +1,4 @@
-"""Jobs of a Slurm cluster through submitit: what is missing becomes job arrays."""
+"""Jobs of a Slurm cluster through submitit: missing work becomes job arrays."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lowrank.errors import LowrankError, UsageError
 from lowrank.progress import progress_bar
 
 POLL = 1.0
-FIRST_PORT, PORTS = 20_000, 20_000  # for the processes of one run to meet
+FIRST_PORT, PORTS = 20_000, 20_000  # where the processes of one run rendezvous
 
 
 def submitit() -> Any:
-    """The module submitit; without it, one sentence."""
+    """Import and return submitit; raise :class:`LowrankError` where it is not installed."""
     try:
         import submitit as module
     except ModuleNotFoundError as error:
@@ -40,8 +40,10 @@ def submit(
     *,
     whole_nodes: bool,
 ) -> list[Any]:
-    """Submit one array with an element for each command; ``whole_nodes``: each runs on all nodes
-    that ``slurm`` asks for.
+    """Submit one array with an element for each command; return its jobs.
+
+    At most ``parallel`` of them run at once; their logs go to ``folder``. With ``whole_nodes`` each
+    runs on all nodes that ``slurm`` asks for.
     """
     executor = submitit().AutoExecutor(folder=folder / "%j", cluster=slurm.cluster)
     nodes = slurm.nodes if whole_nodes else 1
@@ -64,7 +66,7 @@ def submit(
 
 
 def run_on_node(command: list[str]) -> int:
-    """What a job does on each of its nodes: the command, told which node it is; its exit status."""
+    """Run the command on one node of a job, its placeholders filled in; return its exit status."""
     job = submitit().JobEnvironment()
     head, port = (
         job.hostnames[0],
@@ -77,8 +79,9 @@ def run_on_node(command: list[str]) -> int:
 
 
 def _plain_environment() -> dict[str, str]:
-    """Without the variables by which a launcher inside a job would take itself for one of Slurm's
-    own tasks.
+    """Return the environment without the variables that describe a task of the job itself.
+
+    A launcher inside the job would take itself for one of the processes that they describe.
     """
     return {
         key: value
@@ -88,8 +91,9 @@ def _plain_environment() -> dict[str, str]:
 
 
 def accelerate_launch(slurm: Slurm, arguments: Sequence[str]) -> list[str]:
-    """``accelerate launch … -m lowrank.train …`` for all accelerators of all nodes that ``slurm``
-    asks for.
+    """Return ``accelerate launch … -m lowrank.train …`` for all accelerators of all nodes.
+
+    Raises :class:`UsageError` for several nodes without accelerators.
     """
     processes = max(1, slurm.gpus_per_node) * slurm.nodes
     given = [
@@ -124,8 +128,9 @@ def accelerate_launch(slurm: Slurm, arguments: Sequence[str]) -> list[str]:
 
 
 def wait(jobs: Sequence[Any], what: str) -> None:
-    """Return when all jobs have ended, however they did. Interrupted, it leaves them alone and says
-    how to stop them.
+    """Wait until all jobs have ended, however they did.
+
+    An interruption leaves the jobs running and prints how to stop them.
     """
     array = str(jobs[0].job_id).partition("_")[0]
     try:

@@ -1,4 +1,4 @@
-"""The stages of a study, and doing what is missing of them in order.
+"""The stages of a study: which items of each are missing, and doing them in order.
 
 There is no queue: what is missing is the difference between what the file asks for and the rows
 that exist. Stages run in the order train, measure, evaluate, predict, report; a failed unit does
@@ -18,10 +18,16 @@ from lowrank.study.plan import Plan, register
 if TYPE_CHECKING:
     from lowrank.work import Item
 
+RECIPE = ("method", "variant", "scale", "seed")
+
 
 @dataclass
 class Outcome:
-    """What a call of :func:`run_study` did: counts by stage, and the sentences of what failed."""
+    """What a call of :func:`run_study` did.
+
+    ``done`` counts units by stage; ``failures`` and ``notes`` are sentences; ``report`` is the
+    page that was written, where one was.
+    """
 
     done: dict[str, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -33,11 +39,11 @@ class Outcome:
 class StudyStage:
     """One stage of a study.
 
-    ``run(store, plan, outcome, retry_failed)`` does what is missing of it and returns how many
-    units it did. ``items(store, plan)`` gives the missing work of a stage that workers share by
-    claiming it, ``reopen`` puts one that failed back into it; ``launches`` says that each item is a
-    launch of its own over whole machines; a
-    stage without items is done by one process.
+    ``run(store, plan, outcome, retry_failed)`` does what is missing and returns the number of units
+    that it did. ``items(store, plan)`` lists the missing work of a stage that workers share by
+    claiming it; a stage without ``items`` is done by one process. ``reopen(store, item)`` puts a
+    failed item back into the work. ``launches`` marks a stage each of whose items needs a separate
+    launch over whole machines.
     """
 
     name: str
@@ -52,16 +58,16 @@ class StudyStage:
         return self.items is not None
 
     def missing(self, store: Store, plan: Plan) -> list[Item[Any]]:
-        """Return the missing items of a shared stage; none of any other."""
+        """Return the missing items of a shared stage; a stage that is not shared has none."""
         return self.items(store, plan) if self.items is not None else []
 
     def unfinished(self, store: Store, plan: Plan) -> int:
-        """Return how many groups of items (runs, checkpoints) lack something that can be done."""
+        """Return the number of groups of items (runs, checkpoints) with work that can be done."""
         found = self.missing(store, plan)
         return len({item.group for item in found if not (item.error or item.blocked)})
 
     def failed(self, store: Store, plan: Plan) -> list[str]:
-        """Return a sentence for each failed item; a run that diverged is a result."""
+        """Return a sentence for each failed item; a diverged run is a result, not a failure."""
         found = [item for item in self.missing(store, plan) if item.error and not item.blocked]
         return [f"{item.label}: {item.error}" for item in found if not _diverged(item)]
 
@@ -69,10 +75,11 @@ class StudyStage:
 def run_study(
     store: Store, plan: Plan, only: str | Collection[str] | None = None, retry_failed: bool = False
 ) -> Outcome:
-    """Do all missing work of a study in order, or that of the stages ``only``.
+    """Do all missing work of a study in order, or only that of the stages ``only``.
 
     Any number of processes may call this at once: they share the work, and each goes on to the next
-    stage when nothing is left of the one before.
+    stage when nothing is left of the one before. With ``retry_failed``, items that failed earlier
+    are tried again.
     """
     chosen = (only,) if isinstance(only, str) else tuple(only or STAGES)
     register(store, plan)
@@ -84,22 +91,23 @@ def run_study(
 
 
 def plan_rows(store: Store, plan: Plan) -> Iterator[dict[str, Any]]:
-    """Return the missing work as rows, one a unit; nothing is written.
+    """Yield the missing work as rows, one per unit; write nothing.
 
-    Checkpoints that do not exist yet are not units yet.
+    Work on checkpoints that do not exist yet is not listed.
     """
     from lowrank.study.training import missing_training
 
     for missing in missing_training(store, plan):
         config = missing.config
         state = missing.status if missing.status == "cancelled" else missing.reason
-        recipe = (config.method, config.variant, config.scale, config.seed)
-        yield _row("train", *recipe, None, "", state)
+        recipe = {name: getattr(config, name) for name in RECIPE}
+        yield {"stage": "train", **recipe, "step": None, "work": "", "state": state}
     for name in ("measure", "evaluate"):
         for item in STAGES[name].missing(store, plan):
             row = item.work.row()
-            recipe = (row["method"], row["variant"], row["scale"], row["seed"])
-            yield _row(name, *recipe, row["step"], _what(row), row["detail"])
+            recipe = {column: row[column] for column in RECIPE}
+            work, state = _what(row), row["detail"]
+            yield {"stage": name, **recipe, "step": row["step"], "work": work, "state": state}
 
 
 def _what(row: dict[str, Any]) -> str:
@@ -109,30 +117,8 @@ def _what(row: dict[str, Any]) -> str:
     return f"{row['lens']} ({row['protocol']}){against}"
 
 
-def _row(
-    stage: str,
-    method: str,
-    variant: str,
-    scale: str,
-    seed: int,
-    step: int | None,
-    work: str,
-    state: str,
-) -> dict[str, Any]:
-    return {
-        "stage": stage,
-        "method": method,
-        "variant": variant,
-        "scale": scale,
-        "seed": seed,
-        "step": step,
-        "work": work,
-        "state": state,
-    }
-
-
 def forget_failures(store: Store, plan: Plan, stages: Collection[str] = ()) -> None:
-    """Put what failed back into the study's work, or into that of ``stages``."""
+    """Put failed items back into the study's work: all of them, or those of ``stages``."""
     for stage in STAGES.values():
         if not stages or stage.name in stages:
             for item in stage.missing(store, plan):
@@ -146,17 +132,17 @@ def _diverged(item: Item[Any]) -> bool:
 
 
 def _training_items(store: Store, plan: Plan) -> list[Item[Any]]:
-    from lowrank.study.training import Training
+    from lowrank.study.training import TrainStage
 
-    return list(Training(store, plan).items())
+    return list(TrainStage(store, plan).items())
 
 
 def _train(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
-    """Train what is not trained, one run after the other in this process."""
-    from lowrank.study.training import Training, clear_resume_points
+    """Train the unfinished runs, one after the other in this process."""
+    from lowrank.study.training import TrainStage, clear_resume_points
     from lowrank.work import Worker, do_missing
 
-    stage = Training(store, plan)
+    stage = TrainStage(store, plan)
     worker = Worker(store, stage, retry_failed=retry_failed)
     done = do_missing(stage, worker)
     clear_resume_points(store, plan, plan.runs)
@@ -171,9 +157,9 @@ def _train(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> in
 
 
 def _measuring_items(store: Store, plan: Plan) -> list[Item[Any]]:
-    from lowrank.measure import Measuring
+    from lowrank.measure import MeasureStage
 
-    return list(Measuring(store, plan.study, plan.root).items())
+    return list(MeasureStage(store, plan.study, plan.root).items())
 
 
 def _measure(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
@@ -186,9 +172,9 @@ def _measure(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> 
 
 
 def _evaluating_items(store: Store, plan: Plan) -> list[Item[Any]]:
-    from lowrank.evaluate import Evaluating
+    from lowrank.evaluate import EvaluateStage
 
-    return list(Evaluating(store, plan.study, plan.root, None).items())
+    return list(EvaluateStage(store, plan.study, plan.root, None).items())
 
 
 def _evaluate(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
@@ -201,9 +187,9 @@ def _evaluate(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) ->
 
 
 def _predict(store: Store, plan: Plan, outcome: Outcome, retry_failed: bool) -> int:
-    """Fit the predictors; fits of rows that have not changed are not repeated.
+    """Fit the predictors, except those whose rows have not changed since the last fit.
 
-    Too few rows for a fit is something to say, not a failure.
+    Too few rows for a fit is worth a note; it is not a failure.
     """
     from lowrank.predict import PredictError, predict
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MissingRun:
-    """A run that is not finished, its row where it has one, and why it counts as missing."""
+    """A run that is not finished, its row where it has one, and the reason in words."""
 
     config: RunConfig
     run: records.Run | None
@@ -67,43 +67,43 @@ def _reason(config: RunConfig, run: records.Run | None, kept: set[int]) -> str:
     return f"checkpoints missing: {', '.join(map(str, lacking))}" if lacking else ""
 
 
-class Training(Stage[MissingRun, "Job"]):
-    """The training runs of a study; each is a group of its own."""
+class TrainStage(Stage[MissingRun, "Job"]):
+    """The training runs of a study; each is a separate group."""
 
     name = "train"
     unit = "run"
     claims = "train"
     bar = False
 
-    def __init__(self, store: Store, plan: Plan, *, shown: bool = True) -> None:
-        self.store, self.plan, self.shown = store, plan, shown
+    def __init__(self, store: Store, plan: Plan, *, progress: bool = True) -> None:
+        self.store, self.plan, self.shown = store, plan, progress
         self.row = store.first(records.Study, name=plan.study.name)
 
     @property
     def study_id(self) -> int | None:
-        """The study's row, where there is one."""
+        """The id of the study's row, where there is one."""
         return self.row.id if self.row else None
 
     def items(self) -> list[Item[MissingRun]]:
-        """Return the runs that are not finished and have a row; cancelled ones are no work."""
+        """Return the runs that have a row and are neither finished nor cancelled."""
         missing = missing_training(self.store, self.plan)
         return [self.item(m) for m in missing if m.run is not None and m.status != "cancelled"]
 
     def item(self, missing: MissingRun) -> Item[MissingRun]:
-        """Return a run as an item of work, which the process that trains it claims."""
+        """Return a run as an item of work."""
         key = train_key(self.plan, missing.config)
         failed = missing.run is not None and missing.run.status == "failed"
         error = (missing.run.error or "failed") if missing.run and failed else ""
         return Item(missing, key=key, group=key, label=missing.config.label, error=error)
 
     def still_missing(self, work: MissingRun) -> bool:
-        """Say whether nobody has finished the run since it was planned."""
+        """Return whether the run is still unfinished, whoever may have trained it meanwhile."""
         wanted = work.config.fingerprint()
         found = (m for m in missing_training(self.store, self.plan) if m.status != "cancelled")
         return any(m.config.fingerprint() == wanted for m in found)
 
     def compute(self, claimed: Claimed[MissingRun]) -> Job:
-        """Train the run to its end, with a progress bar of its own."""
+        """Train the run to its end, with a progress bar that counts updates."""
         from lowrank.train.job import updates
         from lowrank.train.session import Job
 
@@ -135,7 +135,7 @@ class Training(Stage[MissingRun, "Job"]):
         clear_resume_points(self.store, self.plan, [work.config])
 
     def is_result(self, error: Exception) -> bool:
-        """Say that a run whose loss is no longer finite is a result."""
+        """Return whether the run diverged: a loss that is no longer finite is a result."""
         return isinstance(error, DivergedError)
 
     def logged(self, work: MissingRun) -> AbstractContextManager[None]:
@@ -143,11 +143,11 @@ class Training(Stage[MissingRun, "Job"]):
         return logs.context(run=work.run.id if work.run else None)
 
     def note(self, item: Item[MissingRun], sentence: str) -> str:
-        """Return that the run diverged, and where."""
+        """Return the sentence that reports a diverged run."""
         return f"{item.label} diverged: {sentence}"
 
     def fail(self, item: Item[MissingRun], error: Exception, trace: str, store: Store) -> None:
-        """Store in the run's row that it has failed; its resume points stay."""
+        """Store the failure in the run's row; its resume points stay."""
         run = item.work.run
         sentence = self.sentence(item, error)
         columns: dict[str, Any] = {"status": "failed", "error": sentence, "traceback": trace}
@@ -156,18 +156,20 @@ class Training(Stage[MissingRun, "Job"]):
         store.update(records.Run, run.id if run else None, **columns)
 
 
-def train_run(store: Store, plan: Plan, missing: MissingRun, *, shown: bool = True) -> records.Run:
-    """Train one run in this process to its end; returns its row.
+def train_run(
+    store: Store, plan: Plan, missing: MissingRun, *, progress: bool = True
+) -> records.Run:
+    """Train one registered run in this process to its end; return its row.
 
     Of the processes of a launch, the first one claims the run and stores its rows. A run that
-    diverges ends with the status failed. Raises :class:`BusyError` if another process has the run;
-    any other error is raised after it was stored in the row.
+    diverges ends with the status failed. Raises :class:`BusyError` if another process holds the
+    run; any other error is raised after it was stored in the row.
     """
     assert missing.run is not None  # only registered runs are trained
     if int(os.environ.get("RANK", "0")) > 0:
         return _follow(store, plan, missing)
-    stage = Training(store, plan, shown=shown)
-    item, worker = stage.item(missing), Worker(store, stage, shown=shown)
+    stage = TrainStage(store, plan, progress=progress)
+    item, worker = stage.item(missing), Worker(store, stage, progress=progress)
     with worker.required(item) as claimed, worker.attempt(claimed):
         worker.store_result(claimed, stage.compute(claimed))
     stage.release(missing)
@@ -180,7 +182,7 @@ def train_run(store: Store, plan: Plan, missing: MissingRun, *, shown: bool = Tr
 
 
 def _follow(store: Store, plan: Plan, missing: MissingRun) -> records.Run:
-    """Make the updates of a run beside the first process of a launch, which stores them."""
+    """Make the updates of a run together with the first process of a launch, which stores them."""
     from lowrank.train.job import updates
     from lowrank.train.session import Job
 
@@ -198,7 +200,7 @@ def train_key(plan: Plan, config: RunConfig) -> str:
 def clear_resume_points(store: Store, plan: Plan, configs: Sequence[RunConfig]) -> None:
     """Delete the resume points of those of ``configs`` that are finished.
 
-    A process leaves them that is killed right after the end of a run.
+    A process that is killed right after the end of a run leaves them behind.
     """
     folders = {c.fingerprint(): plan.root / "runs" / c.folder / "resume" for c in configs}
     kept = {key: folder for key, folder in folders.items() if folder.is_dir()}

@@ -1,6 +1,4 @@
-"""``accelerate launch -m lowrank.train``: one run of a study file, in this process or as one of
-several.
-"""
+"""``accelerate launch -m lowrank.train``: train one run of a study file."""
 
 from lowrank.cli.train import main
 

@@ -1,9 +1,8 @@
-"""One training run, from its row in the store to its checkpoints; safe to kill and call again at
-any moment.
+"""One training run, from its row in the store to its checkpoints; it may be killed at any moment.
 
-Order at a step whose weights are kept: the training curve is flushed, the resume point is written,
-then the checkpoint folder, then its row. Whatever a kill leaves undone is found and done by the
-next call before it trains on.
+At a step whose weights are kept, the pending rows of the training log are written first, then the
+resume point, then the checkpoint's folder, then its row. The next call does whatever a kill left
+undone before it trains on.
 """
 
 from __future__ import annotations
@@ -32,8 +31,11 @@ from lowrank.train.session import Job, Session, Update
 
 
 def make_accelerator(training: Training, folder: Path | None) -> Accelerator:
-    """The process's ``Accelerator`` for a run; several runs in one process may
-    differ in precision.
+    """Return the process's ``Accelerator`` for a run.
+
+    The state of an earlier one is reset, since runs of one process may differ in precision. Raises
+    :class:`ConfigError` for a tracker that is not installed and :class:`LowrankError` where
+    Accelerate did not join all processes of the launch.
     """
     known = [str(tracker) for tracker in get_available_trackers()]
     for tracker in training.trackers:
@@ -60,10 +62,10 @@ def make_accelerator(training: Training, folder: Path | None) -> Accelerator:
 
 
 def train(job: Job) -> records.Run:
-    """Train a run to its end from wherever it is; returns its row.
+    """Train a run from its last resume point to its end; return its row.
 
-    Nobody else may be working on the run; :mod:`lowrank.study.training` claims it. A run that
-    diverges raises :class:`DivergedError`.
+    No other process may be working on the run; :mod:`lowrank.study.training` claims it. Raises
+    :class:`DivergedError` for a run that diverges.
     """
     for _ in updates(job):
         pass
@@ -71,10 +73,11 @@ def train(job: Job) -> records.Run:
 
 
 def updates(job: Job) -> Iterator[Update]:
-    """Bring a run to its end; yield update by update, as :meth:`Session.updates` does.
+    """Train a run to its end; yield update by update, as :meth:`Session.updates` does.
 
-    At the end the run's last columns are in ``job.facts``; :func:`finish` stores them. The run has
-    not failed, and goes on later, where its store or its disk is away or another process has it.
+    At the end the run's last columns are in ``job.facts``; :func:`finish` stores them. Raises
+    :class:`BusyError` if another process is training the run. An error of the store or of the disk
+    is not a failure of the run, which goes on later.
     """
     accelerator = make_accelerator(job.config.training, job.folder)
     main = accelerator.is_main_process
@@ -99,7 +102,7 @@ def updates(job: Job) -> Iterator[Update]:
 
 
 def finish(job: Job, store: Store) -> records.Run:
-    """Store that all updates of a run are made, and its last columns; returns the row."""
+    """Store that all updates of a run are made, and its last columns; return the row."""
     job.run = store.update(records.Run, job.run.id, status="done", **job.facts)
     return job.run
 

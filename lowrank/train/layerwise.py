@@ -1,8 +1,8 @@
-"""Updates within the backward pass: each parameter moves as soon as its gradient is there, and the
-gradient is freed.
+"""Updates within the backward pass: each parameter is updated once its gradient is complete, and
+the gradient is freed.
 
-So gradients never exist all together: the largest one is what they take (arXiv:2306.09782; GaLore,
-section 4.3).
+All gradients together then take the memory of the largest one (arXiv:2306.09782; GaLore, section
+4.3).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from lowrank.errors import ConfigError
 
 
 class LayerwiseUpdates:
-    """Calls ``optimizer.step()`` for each of ``parameters`` alone, in a hook on its finished
+    """Calls ``optimizer.step()`` for each of ``parameters`` alone, in a hook on its complete
     gradient.
 
     That is the ordinary step, bit for bit, for every optimizer that treats parameters one by one
-    and passes over those without a gradient. Without an optimizer (None) gradients are only freed.
-    With ``stop``, nothing moves any more from the first gradient on that is not finite; that takes
-    reading a number for each parameter.
+    and skips those without a gradient. Without an optimizer (None) gradients are only freed. With
+    ``stop``, no parameter is updated from the first gradient on that is not finite; this reads a
+    number from the accelerator for each parameter.
     """
 
     def __init__(
@@ -41,8 +41,9 @@ class LayerwiseUpdates:
             p.register_post_accumulate_grad_hook(self._move)  # type: ignore[attr-defined]
 
     def take_norms(self) -> dict[Tensor, Tensor]:
-        """Norm of the gradient of each parameter since the last call, in the order of the
-        parameters.
+        """Return the norm of the gradient of each parameter since the last call.
+
+        Norms are tensors without dimensions, in the order of the parameters.
         """
         found, self.found = self.found, {}
         return {p: found[p] for p in self.parameters if p in found}
@@ -57,13 +58,14 @@ class LayerwiseUpdates:
 
 
 def check(training: Training, accumulation: int, processes: int) -> None:
-    """Raise :class:`ConfigError` where updates within the backward pass cannot do what the run asks
-    for.
+    """Raise :class:`ConfigError` if the run asks for per-layer updates and they are impossible.
+
+    ``accumulation`` is the number of micro-batches of an update, ``processes`` that of the launch.
     """
     excluded = [
         (
             accumulation > 1,
-            "accumulation needs the gradients to stay (drop training.micro_batch_size)",
+            "accumulation needs the gradients until the end (drop training.micro_batch_size)",
         ),
         (
             training.max_grad_norm is not None,
@@ -75,9 +77,9 @@ def check(training: Training, accumulation: int, processes: int) -> None:
         ),
         (
             training.compile,
-            "a compiled backward pass hands over all gradients at once (drop training.compile)",
+            "a compiled backward pass returns all gradients at once (drop training.compile)",
         ),
     ]
     reasons = [reason for applies, reason in excluded if applies]
     if training.per_layer_updates and reasons:
-        raise ConfigError(f"training.per_layer_updates cannot be had here: {'; '.join(reasons)}")
+        raise ConfigError(f"training.per_layer_updates is not possible here: {'; '.join(reasons)}")

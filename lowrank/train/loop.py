@@ -1,7 +1,7 @@
 """The training loop: update k = 1, 2, … as a function of weights, optimizer state and (seed, k).
 
-Batches and dropout depend on the seed and the update alone, so that stopping after any update and
-going on from its resume point gives the same weights, bit for bit, on the same machine with the
+Batches and dropout depend on the seed and the update alone. Stopping after any update and going on
+from its resume point therefore gives the same weights, bit for bit, on the same machine with the
 same threads and processes.
 """
 
@@ -32,11 +32,11 @@ from lowrank.train.layerwise import LayerwiseUpdates
 
 
 @dataclass(frozen=True)
-class Point:
-    """What one update tells: loss in nats a token over its whole batch, norm of the whole gradient
-    before clipping.
+class LogPoint:
+    """The numbers of one update, a point of the training log.
 
-    ``tokens`` counts the batch's tokens without padding.
+    ``loss`` is in nats per token over the whole batch, ``gradient_norm`` that of the whole gradient
+    before clipping, ``tokens`` the number of the batch's tokens without padding.
     """
 
     update: int
@@ -48,7 +48,7 @@ class Point:
 
 @dataclass(frozen=True)
 class _Pending:
-    """A point whose numbers may still be on the accelerator."""
+    """A :class:`LogPoint` whose numbers may still be on the accelerator."""
 
     update: int
     loss: Tensor
@@ -94,9 +94,10 @@ class Loop:
                 list(self.trained), optimizer, stop=self.drain_after == 1
             )
 
-    def update(self, update: int) -> Iterator[Point]:
-        """Make one update; yield the points whose numbers have arrived. Raises
-        :class:`DivergedError`.
+    def update(self, update: int) -> Iterator[LogPoint]:
+        """Make update number ``update``; yield the points whose numbers have arrived.
+
+        Raises :class:`DivergedError` for a loss or gradient norm that is not finite.
         """
         training = self.config.training
         factor = self.method.lr_factor(update, training)
@@ -123,18 +124,19 @@ class Loop:
         self.prepared.step()
         self.prepared.zero_grad(set_to_none=True)
 
-    def settle(self, update: int) -> None:
-        """What follows an update after its checkpoint: merges, resets."""
+    def after_update(self, update: int) -> None:
+        """Do what the method does between updates, such as merges; checkpoints come before it."""
         self.method.after_update(update, self.model, self.optimizer, self.draw)
 
-    def drain(self) -> Iterator[Point]:
-        """The points that were still on the accelerator; the first that is not finite raises
-        :class:`DivergedError`.
+    def drain(self) -> Iterator[LogPoint]:
+        """Yield the points that were still on the accelerator.
+
+        Raises :class:`DivergedError` at the first that is not finite.
         """
         pending, self.pending = self.pending, []
         for p in pending:
             norm = float(total_norm(p.norms))
-            point = Point(
+            point = LogPoint(
                 p.update,
                 float(self.accelerator.reduce(p.loss, "sum")),
                 norm,
@@ -146,8 +148,9 @@ class Loop:
             yield point
 
     def _gradients(self, update: int, total: int) -> Tensor:
-        """Accumulate the gradient of the update's batch; returns this process's
-        share of its loss.
+        """Accumulate the gradient of the update's batch; return this process's share of the loss.
+
+        ``total`` is the number of scored tokens of the batch over all processes.
         """
         training, accelerator = self.config.training, self.accelerator
         first = (update - 1) * training.batch_size
@@ -176,7 +179,7 @@ class Loop:
             share += part.detach()
         return share
 
-    def _require_finite(self, point: Point, norms: dict[Tensor, Tensor]) -> None:
+    def _require_finite(self, point: LogPoint, norms: dict[Tensor, Tensor]) -> None:
         for what, value, parts in (
             ("loss", point.loss, {}),
             ("gradient norm", point.gradient_norm, norms),
@@ -190,15 +193,16 @@ class Loop:
                 )
 
     def _broken(self, norms: dict[Tensor, Tensor]) -> str:
-        """The parameters whose gradients are not finite; the backward pass began at the end of the
-        model and met the last first.
+        """Return the names of parameters whose gradients are not finite, for a message.
+
+        The backward pass begins at the end of the model, so that the last of them was the first.
         """
         names = [self.trained[p] for p, norm in norms.items() if not torch.isfinite(norm)]
         others = f" and {len(names) - 1} others" if len(names) > 1 else ""
         return f" (in {names[-1]}{others})" if names else ""
 
     def state(self) -> dict[str, Any]:
-        """Weights, optimizer and method state: tensors and plain values."""
+        """Return the state of weights, optimizer and method: tensors and plain values."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -206,27 +210,28 @@ class Loop:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state`."""
+        """Restore a state that :meth:`state` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state_dict(state["method"])
 
 
 def gradient_norms(parameters: Iterable[Tensor]) -> dict[Tensor, Tensor]:
-    """Norm of the gradient of each of ``parameters`` that has one."""
+    """Return the norm of the gradient of each of ``parameters`` that has one."""
     gradients = {p: p.grad for p in parameters if p.grad is not None}
     return dict(zip(gradients, torch._foreach_norm(list(gradients.values())), strict=True))
 
 
 def total_norm(norms: dict[Tensor, Tensor]) -> Tensor:
-    """Norm of the whole gradient from those of its parts."""
+    """Return the norm of the whole gradient from the norms of its parts."""
     total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms.values())))
     return total
 
 
 def compile_in_place(model: nn.Module, device: torch.device) -> None:
-    """``torch.compile`` without another module: parameter names stay. Code for CPUs needs a C++
-    compiler at hand.
+    """Compile the model with ``torch.compile`` in place, so that parameter names stay.
+
+    Raises :class:`ConfigError` on a CPU without a C++ compiler.
     """
     compiler = os.environ.get("CXX", "g++")
     if device.type == "cpu" and shutil.which(compiler) is None:
@@ -237,25 +242,29 @@ def compile_in_place(model: nn.Module, device: torch.device) -> None:
 
 
 def split_batch(training: Training, processes: int) -> tuple[int, int]:
-    """(accumulation steps, rows of a micro-batch) of one process."""
+    """Return (accumulation steps, rows of a micro-batch) of one process.
+
+    Raises :class:`ConfigError` where the batch cannot be divided so.
+    """
     if training.batch_size % processes:
         raise ConfigError(
             f"training.batch_size {training.batch_size} cannot be shared by {processes} processes; "
             f"make it a multiple of {processes}"
         )
-    own = training.batch_size // processes
-    micro = min(training.micro_batch_size or own, own)
-    if own % micro:
+    share = training.batch_size // processes
+    micro = min(training.micro_batch_size or share, share)
+    if share % micro:
         raise ConfigError(
-            f"training.batch_size {training.batch_size} over {processes} processes is {own} rows, "
+            f"training.batch_size {training.batch_size} over {processes} processes is {share} rows, "
             f"not a multiple of micro_batch_size {micro}"
         )
-    return own // micro, micro
+    return share // micro, micro
 
 
 def step_seed(seed: int, update: int, index: int, process: int) -> int:
-    """Seed of the global generator for one forward pass (dropout): a mix of its
-    four coordinates.
+    """Return the seed of the global generator for one forward pass, which dropout draws from.
+
+    It mixes the run's seed, the update, the number of the micro-batch and the process.
     """
     mixed = (seed + 1) * 0x9E3779B97F4A7C15 + update * 0xBF58476D1CE4E5B9
     mixed += index * 0x94D049BB133111EB + process * 0xD6E8FEB86659FD93
@@ -263,7 +272,7 @@ def step_seed(seed: int, update: int, index: int, process: int) -> int:
 
 
 class Stopwatch:
-    """Time of training alone: evaluation, saving and writing to the store are off the clock."""
+    """Measures the time of training alone, without validation, saving and writing to the store."""
 
     def __init__(self) -> None:
         self.elapsed, self.lap_start, self.since = 0.0, 0.0, time.perf_counter()
@@ -273,20 +282,20 @@ class Stopwatch:
         self.elapsed, self.since = self.elapsed + now - self.since, now
 
     def lap(self, tokens: int) -> float:
-        """Tokens a second since the last lap, for a lap of ``tokens``."""
+        """Return the tokens per second since the last lap, for a lap of ``tokens``."""
         self._tick()
         seconds, self.lap_start = self.elapsed - self.lap_start, self.elapsed
         return tokens / seconds if seconds > 0 else 0.0
 
     def total(self) -> float:
-        """Seconds since the last call."""
+        """Return the seconds of training since the last call."""
         self._tick()
         total, self.elapsed, self.lap_start = self.elapsed, 0.0, self.lap_start - self.elapsed
         return total
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Off the clock."""
+        """Stop the clock in the block."""
         self._tick()
         yield
         self.since = time.perf_counter()

@@ -1,5 +1,5 @@
-"""What a run really holds: exact bytes of parameters, gradients and optimizer state, and the
-measured peak.
+"""The memory of a run: exact bytes of parameters, gradients and optimizer state, and the measured
+peak.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ CLEAR = Path("/proc/self/clear_refs")
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the elements of ``tensors``."""
+    """Return the bytes of the elements of ``tensors``."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def model_bytes(model: nn.Module, per_layer_updates: bool = False) -> dict[str, int]:
-    """Counts and bytes of a model: all and trained parameters, buffers in the weights' bytes.
+    """Return the run's columns of parameter counts and of bytes of parameters and gradients.
 
-    Of gradients all exist together, or with ``per_layer_updates`` the largest.
+    Buffers count among the bytes of parameters. All gradients exist at once, or only the largest
+    with ``per_layer_updates``.
     """
     parameters = list(model.parameters())
     trained = [p for p in parameters if p.requires_grad]
@@ -42,12 +43,12 @@ def model_bytes(model: nn.Module, per_layer_updates: bool = False) -> dict[str, 
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of every tensor in the optimizer's state: moments, projectors, step counters."""
+    """Return the bytes of all tensors in the optimizer's state: moments, projectors, counters."""
     return tensor_bytes(state_tensors(optimizer))
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> Iterable[Tensor]:
-    """Every tensor in the optimizer's state."""
+    """Yield every tensor in the optimizer's state."""
     return _tensors(list(optimizer.state.values()))
 
 
@@ -63,14 +64,13 @@ def _tensors(value: Any) -> Iterable[Tensor]:
 
 
 class PeakMemory:
-    """Peak memory from construction on: the allocator's on a GPU, else resident memory above that
-    at construction.
+    """Peak memory since construction: the allocator's on a GPU, else resident memory above that at
+    construction.
 
-    Construct it when everything is imported and before the model is built. On a CPU the kernel's
-    high-water mark of the process is reset; what earlier work in the process left behind is
-    collected and given back to the kernel first, so that a second run does not hide in the memory
-    of the first. Where the mark cannot be reset (not Linux, or a container that forbids it) the
-    peak is unknown, None.
+    Construct it when everything is imported and before the model is built. On a CPU it resets the
+    kernel's high-water mark of the process. Memory that earlier work left behind is first returned
+    to the kernel, so that a second run does not reuse it unseen. Where the mark cannot be reset
+    (not Linux, or a container that forbids it) the peak is unknown, None.
     """
 
     def __init__(self) -> None:
@@ -80,23 +80,21 @@ class PeakMemory:
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
         else:
-            give_back()
+            return_freed_memory()
             with contextlib.suppress(OSError):
                 CLEAR.write_text("5", encoding="ascii")
                 self.start = _status_bytes("VmRSS")
 
     def peak(self) -> int | None:
-        """Bytes at the peak since construction."""
+        """Return the bytes at the peak since construction, None where they are unknown."""
         if self.cuda:
             return torch.cuda.max_memory_allocated()
         mark = _status_bytes("VmHWM")
         return None if mark is None or self.start is None else max(0, mark - self.start)
 
 
-def give_back() -> None:
-    """Return freed memory that the C library keeps for later to the kernel, where the library can
-    (glibc).
-    """
+def return_freed_memory() -> None:
+    """Return freed memory that the C library caches to the kernel, where it can (glibc)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,4 +1,4 @@
-"""One sitting of a run: build everything, walk the updates, keep checkpoints, curve and resume
+"""One session of a run: build everything, make the updates, write log, checkpoints and resume
 points.
 """
 
@@ -18,16 +18,16 @@ from lowrank.config import RunConfig
 from lowrank.data import open_data
 from lowrank.errors import DivergedError, LowrankError, StoreAwayError
 from lowrank.store import Store, records
-from lowrank.train.loop import Loop, Point, Stopwatch
-from lowrank.train.memory import PeakMemory, give_back, model_bytes, state_bytes
-from lowrank.train.snapshot import Progress, read_snapshot, write_snapshot
+from lowrank.train.loop import LogPoint, Loop, Stopwatch
+from lowrank.train.memory import PeakMemory, model_bytes, return_freed_memory, state_bytes
+from lowrank.train.resume import Progress, read_resume_point, write_resume_point
 from lowrank.train.validation import validation_loss
 from lowrank.work.writer import RunWriter
 
 
 @dataclass(frozen=True)
 class Update:
-    """An update that is made, and the last loss known then (nats per token), where there is one."""
+    """An update that was made, and the last loss known by then (nats per token), if any."""
 
     number: int
     loss: float | None
@@ -35,17 +35,17 @@ class Update:
 
 @dataclass
 class Job:
-    """What a run needs beside its configuration.
+    """A run to train: its configuration, its row, its study's folder and its store.
 
-    Everything that training writes goes through ``store``; where processes share work it is
-    guarded by the claim on the run.
+    All writes of training go through ``store``; where processes share work it is guarded by the
+    claim on the run.
     """
 
     config: RunConfig
     run: records.Run  # its row, with an id
     root: Path  # the study's folder
     store: Store
-    facts: dict[str, Any] = field(default_factory=dict)  # of the run, known at its end
+    facts: dict[str, Any] = field(default_factory=dict)  # columns of the run, known at its end
 
     @property
     def folder(self) -> Path:
@@ -63,7 +63,7 @@ class Job:
 
 
 class Session:
-    """Everything of one run in one process, built once."""
+    """One run in one process, from its last resume point on: model, data, loop and writer."""
 
     def __init__(self, job: Job, accelerator: Accelerator) -> None:
         self.job, self.accelerator, self.config = job, accelerator, job.config
@@ -93,9 +93,10 @@ class Session:
     def updates(self) -> Iterator[Update]:
         """Train from the last resume point to the end of the run.
 
-        Yields the last update that exists at the start, and every update made, before anything of
-        it is kept: whoever iterates may stop there, and the same command goes on
-        from the last resume point. Raises :class:`DivergedError` where a number is not finite.
+        Yields the last update that exists at the start, then every update as it is made, before
+        anything of it is written. The caller may stop there: the same command goes on from the last
+        resume point. Raises :class:`DivergedError` for a loss or gradient norm that is not finite,
+        and :class:`StoreAwayError` where the database is away for too long.
         """
         training = self.config.training
         self._resume()
@@ -113,7 +114,7 @@ class Session:
         try:
             for update in range(start + 1, training.updates + 1):
                 if update > 1:
-                    self.loop.settle(update - 1)
+                    self.loop.after_update(update - 1)
                 self._make(update)
                 yield Update(update, self.loop.last_finite_loss)
                 self._keep_up(update)
@@ -134,15 +135,16 @@ class Session:
         }
 
     def _resume(self) -> None:
-        found = read_snapshot(self.job.resume_folder)
+        found = read_resume_point(self.job.resume_folder)
         if found is not None:
             self.progress, state = found
             self.loop.restore(state)
             self.loop.last_finite_loss = self.progress.last_finite_loss
 
     def _record_start(self) -> None:
-        """Store what is known before the first update; a corpus that changed under a run is an
-        error.
+        """Store what is known before the first update.
+
+        Raises :class:`LowrankError` if the corpus or its tokenizer changed since the run began.
         """
         run = self.job.run
         for column, now in (
@@ -154,7 +156,7 @@ class Session:
                 raise LowrankError(
                     f"run {self.config.label}: the corpus or its tokenizer changed since the run began "
                     f"({column} was {before[:12]}, is {now[:12]}); "
-                    "restore the packages or files of then, or start a study under another name"
+                    "restore the packages or files as they were, or start a study under another name"
                 )
         self.validation_id = self.writer.add_now(self.validation.record).id
         made_by = self.writer.add_now(provenance.current()).id
@@ -167,12 +169,12 @@ class Session:
         self.writer.forget_curve(run.id, after_step=self.progress.update)
 
     def _make(self, update: int) -> None:
-        """Make one update and put its numbers on the training curve."""
+        """Make one update and log its numbers."""
         for point in self.loop.update(update):
             self._note(point)
 
     def _keep_up(self, update: int) -> None:
-        """Do what is due after an update: resume point, checkpoint, rows."""
+        """Write what is due after an update: resume point, checkpoint, rows."""
         if update in self.resume_steps:
             for point in self.loop.drain():
                 self._note(point)
@@ -188,7 +190,7 @@ class Session:
             self._stop(update, overdue)
 
     def _save(self, update: int) -> None:
-        """The resume point after ``update``, with the rows that are not stored yet."""
+        """Write the resume point after ``update``, with the rows that are not stored yet."""
         self.progress = replace(
             self.progress,
             update=update,
@@ -198,13 +200,12 @@ class Session:
             pending=self.writer.pending(),
         )
         if self.main:
-            write_snapshot(self.job.resume_folder, self.progress, self.loop.state())
+            write_resume_point(self.job.resume_folder, self.progress, self.loop.state())
 
     def _stop(self, update: int, reason: StoreAwayError) -> NoReturn:
-        """End the sitting without its database, the work so far kept in a resume point."""
-        alone = (
-            self.accelerator.num_processes == 1
-        )  # other processes know nothing of it and would take no part
+        """Stop because the database is away, with the work so far in a resume point."""
+        # Other processes do not know that this one stops, and would not join in draining.
+        alone = self.accelerator.num_processes == 1
         if alone and update not in self.resume_steps:
             for point in self.loop.drain():
                 self._note(point)
@@ -214,8 +215,8 @@ class Session:
             f"the same command goes on from its last resume point ({reason})"
         ) from reason
 
-    def _note(self, point: Point) -> None:
-        """Count an update and put it on the training curve."""
+    def _note(self, point: LogPoint) -> None:
+        """Count an update and add it to the training log."""
         training = self.config.training
         self.progress = replace(self.progress, tokens_seen=self.progress.tokens_seen + point.tokens)
         rate = self.watch.lap(point.tokens)
@@ -249,8 +250,9 @@ class Session:
         return max(known, default=None)
 
     def _keep(self, step: int) -> None:
-        """The checkpoint of ``step``, if its weights are kept: folder first, then row; what exists
-        is taken as it is.
+        """Write the checkpoint of ``step``, folder first, then row, if its weights are kept.
+
+        A folder that exists is taken as it is.
         """
         if step not in self.kept:
             return
@@ -258,7 +260,8 @@ class Session:
         complete = [folder.exists()]
         broadcast_object_list(complete)  # all processes follow the first one's view of the disk
         if not complete[0]:
-            give_back()  # else the batches of the validation come on top of what training has freed
+            # Otherwise the batches of validation add to the memory that training has freed.
+            return_freed_memory()
             loss, tokens = validation_loss(
                 self.loop.wrapped, self.validation, self.config.training, self.accelerator
             )
@@ -296,8 +299,8 @@ class Session:
         manifest = checkpoint.read_manifest(folder)
         if manifest.evaluation_set_sha256 != self.validation.record.sha256:
             raise LowrankError(
-                f"{folder}: its validation loss was taken on another evaluation set; "
-                "keep data.validation_tokens as it was, or start a study under another name"
+                f"{folder}: its validation loss was computed on another evaluation set; "
+                "restore data.validation_tokens, or start a study under another name"
             )
         self.writer.add(
             records.Checkpoint(

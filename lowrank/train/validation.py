@@ -1,6 +1,4 @@
-"""Validation loss by tokens, the same number whatever the batch size and the number
-of processes.
-"""
+"""Validation loss as a mean over tokens, independent of batch size and number of processes."""
 
 from __future__ import annotations
 
@@ -17,11 +15,11 @@ from lowrank.loss import summed_nats
 def validation_loss(
     model: nn.Module, rows: EvaluationSet, training: Training, accelerator: Accelerator
 ) -> tuple[float, int]:
-    """(mean loss in nats a token, scored tokens) of ``model`` on a fixed set of rows.
+    """Return (mean loss in nats per token, scored tokens) of ``model`` on a fixed set of rows.
 
-    Sums are taken in float64 over batches; a compiled model runs uncompiled here.
-    ``validation_average: published`` repeats the study's launcher: the sum of batch means over one
-    batch more than there are, n/(n+1) of the mean of batch means.
+    Sums over batches are taken in float64; a compiled model runs uncompiled here. With
+    ``validation_average: published`` the loss is that of the study's launcher: the sum of batch
+    means divided by one more than their number, n/(n+1) of the mean of batch means.
     """
     was_training = model.training
     model.eval()

@@ -1,6 +1,6 @@
 """The engine of missing work: claims, retries, failures, progress and waiting, written once.
 
-A :class:`Stage` says which items of work lack rows, computes one of them and stores its rows. A
+A :class:`Stage` lists the items of work that lack rows, computes one of them and stores its rows. A
 :class:`Worker` claims items, so that any number of processes on any number of machines share them,
 and hands them out one after the other::
 
@@ -14,7 +14,16 @@ rows that its store holds. A worker that is killed loses the item in flight and 
 """
 
 from lowrank.work.stage import Claimed, Item, Stage, failures
-from lowrank.work.summary import Summary
-from lowrank.work.worker import Worker, do_missing
+from lowrank.work.summary import WorkSummary
+from lowrank.work.worker import Worker, WorkerOptions, do_missing
 
-__all__ = ["Claimed", "Item", "Stage", "Summary", "Worker", "do_missing", "failures"]
+__all__ = [
+    "Claimed",
+    "Item",
+    "Stage",
+    "WorkSummary",
+    "Worker",
+    "WorkerOptions",
+    "do_missing",
+    "failures",
+]

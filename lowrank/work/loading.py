@@ -1,4 +1,4 @@
-"""What every stage that works on checkpoints shares: loading one safely, and the device."""
+"""What the stages that work on checkpoints share: loading one safely, devices, and ranks."""
 
 from __future__ import annotations
 
@@ -38,11 +38,14 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def launched() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """Return the rank of this process and the number of processes of its launch."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def part_of(run_id: int | None, step: int, processes: int) -> int:
-    """Return the process of a launch that takes a run's checkpoint, whatever the others do."""
-    return ((run_id or 0) * 1_000_003 + step) % processes
+def assigned_rank(run_id: int | None, step: int, world_size: int) -> int:
+    """Return the rank that works on a run's checkpoint at ``step``.
+
+    It depends on these numbers alone, so that the processes need not agree on it.
+    """
+    return ((run_id or 0) * 1_000_003 + step) % world_size

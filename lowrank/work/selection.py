@@ -1,4 +1,4 @@
-"""Which checkpoints of a study to work on, as the options of a command say it."""
+"""Which checkpoints of a study to work on, as selected by the options of a command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Selection:
     def takes(
         self, method: str, scale: str, seed: int, step: int, run: int | None, checkpoint: int | None
     ) -> bool:
-        """Say whether a checkpoint is selected, given its run's recipe, its step and the ids."""
+        """Return whether a checkpoint is selected, by its run's recipe, its step and the ids."""
         pairs: tuple[tuple[tuple[Any, ...], Any], ...] = (
             (self.methods, method),
             (self.scales, scale),

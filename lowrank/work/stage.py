@@ -18,12 +18,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Item(Generic[T]):
-    """One piece of work whose rows are not all stored: what to do, and where it stands.
+    """One piece of work whose rows are not all stored.
 
     ``key`` names the item and means the same in every copy of the store; a failure is stored under
     it. ``group`` is the key under which a process claims the item together with others that share
-    what is expensive, such as loading a checkpoint. ``error`` is that of an earlier attempt;
-    ``blocked`` says why the item cannot be done as things stand.
+    what is expensive, such as loading a checkpoint. ``error`` is that of an earlier attempt.
+    ``blocked`` is the reason why the item cannot be done yet.
     """
 
     work: T
@@ -49,7 +49,7 @@ class Claimed(Generic[T]):
 
     @property
     def work(self) -> T:
-        """What to do."""
+        """The description of the work, as the stage made it."""
         return self.item.work
 
     def check(self) -> None:
@@ -58,11 +58,11 @@ class Claimed(Generic[T]):
 
 
 class Stage(ABC, Generic[T, R]):
-    """One kind of missing work: ``T`` describes a piece of it, ``R`` is what computing it gives.
+    """One kind of missing work: ``T`` describes a piece of it, ``R`` is the result of computing it.
 
     ``name`` is shown on the progress bar and is the kind under which failures are stored, ``unit``
-    the unit of the bar, ``claims`` the kind of the claims. ``bar`` is False for a stage whose items
-    show bars of their own.
+    is the unit of the bar and ``claims`` the kind of the claims. ``bar`` is False for a stage whose
+    items each show a separate bar.
     """
 
     name: ClassVar[str]
@@ -72,34 +72,34 @@ class Stage(ABC, Generic[T, R]):
 
     @abstractmethod
     def items(self) -> list[Item[T]]:
-        """Return the items that lack rows, best order first; nothing is written.
+        """Return the items that lack rows, in the order to do them; write nothing.
 
         Failed and blocked items are among them, with their reason.
         """
 
     @abstractmethod
     def still_missing(self, work: T) -> bool:
-        """Say whether the rows of ``work`` are still not all stored, after it was claimed."""
+        """Return whether the rows of ``work`` are still not all stored, after it was claimed."""
 
     @abstractmethod
     def compute(self, claimed: Claimed[T]) -> R:
-        """Compute one item. What is written meanwhile goes through ``claimed.store``."""
+        """Compute one item; everything written meanwhile goes through ``claimed.store``."""
 
     @abstractmethod
     def save(self, work: T, result: R, store: Store) -> int:
         """Store the rows of ``result``, inside a transaction; return how many are new."""
 
     def announce(self, items: Sequence[Item[T]]) -> None:
-        """Prepare for ``items``, which come next in this order as far as nobody else does them."""
+        """Prepare for ``items``, which come next in this order unless other processes do them."""
 
     def release(self, work: T) -> None:
-        """Let go of what ``work`` needed: it is stored, has failed, or was done by another."""
+        """Free what only ``work`` needed: it is stored, has failed, or another process did it."""
 
     def leave(self) -> None:
-        """Let go of what the items of a group shared: the group is over for this process."""
+        """Free what the items of a group shared: this process is done with the group."""
 
     def is_result(self, error: Exception) -> bool:
-        """Say whether ``error`` is a result of the work, such as a diverged run, not a failure."""
+        """Return whether ``error`` is a result, such as a diverged run, and not a failure."""
         return False
 
     def logged(self, work: T) -> AbstractContextManager[None]:
@@ -107,13 +107,13 @@ class Stage(ABC, Generic[T, R]):
         return nullcontext()
 
     def note(self, item: Item[T], sentence: str) -> str:
-        """Return what to tell of an error that is a result."""
+        """Return what to report of an error that is a result."""
         return f"{item.label}: {sentence}"
 
     def fail(self, item: Item[T], error: Exception, trace: str, store: Store) -> None:
         """Store that ``item`` has failed, inside a transaction.
 
-        ``trace`` is the traceback of an error that nobody expected, '' for any other.
+        ``trace`` is the traceback of an unexpected error, '' for any other.
         """
         known = store.first(records.WorkUnit, unit_key=item.key)
         store.put(
@@ -134,18 +134,18 @@ class Stage(ABC, Generic[T, R]):
 
     @property
     def study_id(self) -> int | None:
-        """The study whose work this is; claims and failures are stored under it."""
+        """The id of the study whose work this is; claims and failures are stored under it."""
         return None
 
 
 def failures(store: Store, kind: str) -> dict[str, str]:
-    """Return the errors of the items of a kind that have failed, by their keys."""
+    """Return the errors of the failed items of a kind, by their keys."""
     failed = store.find(records.WorkUnit, kind=kind, status="failed")
     return {unit.unit_key: unit.error for unit in failed}
 
 
 def sentence_of(error: Exception) -> str:
-    """Return the sentence of a :class:`LowrankError`, any other error with its class's name."""
+    """Return the sentence of a :class:`LowrankError`; of other errors the class and the text."""
     if isinstance(error, LowrankError):
         return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Summary:
-    """Counts of what was done here, and a sentence for everything that was not.
+class WorkSummary:
+    """Counts of what this process did, and a sentence for everything that it left undone.
 
-    ``units`` counts the items done here and ``rows`` the new rows; ``failed`` items failed now,
-    ``left_alone`` those that failed earlier and were not tried again, ``blocked`` those that cannot
-    be done as things stand; ``notes`` are results worth a sentence, such as a diverged run.
+    ``units`` counts the items that it did and ``rows`` the new rows. ``failed`` has the items that
+    failed now, ``left_alone`` those that failed earlier and were not tried again, ``blocked`` those
+    that cannot be done yet. ``notes`` are results worth a sentence, such as a diverged run.
     """
 
     units: int = 0

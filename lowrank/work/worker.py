@@ -1,4 +1,4 @@
-"""One process's part of a stage's missing work, which it shares with every process on the store."""
+"""One process's share of a stage's missing work; the processes on one store share it by claims."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypedDict, TypeVar
 
 from lowrank import logs
 from lowrank.errors import (
@@ -24,7 +24,7 @@ from lowrank.store import Store
 from lowrank.store.claims import Claim, Claims
 from lowrank.store.patience import patiently
 from lowrank.work.stage import Claimed, Item, Stage, sentence_of
-from lowrank.work.summary import Summary
+from lowrank.work.summary import WorkSummary
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,7 +35,10 @@ Groups = list[tuple[str, list[Item[T]]]]
 
 @dataclass(frozen=True)
 class Failure(Generic[T]):
-    """An item that failed here; ``is_result`` where that is an outcome worth keeping."""
+    """An item that failed in this process.
+
+    ``is_result`` marks an error that is a result of the work, such as a diverged run.
+    """
 
     item: Item[T]
     error: Exception
@@ -43,11 +46,19 @@ class Failure(Generic[T]):
     is_result: bool = False
 
 
-def do_missing(stage: Stage[T, R], worker: Worker[T, R]) -> Summary:
+class WorkerOptions(TypedDict, total=False):
+    """Options of a :class:`Worker`, which functions that make one pass on to it."""
+
+    retry_failed: bool
+    progress: bool
+    poll: float
+
+
+def do_missing(stage: Stage[T, R], worker: Worker[T, R]) -> WorkSummary:
     """Do everything that ``stage`` lacks, together with every other process that calls this.
 
-    A failed item stops no other. Returns when nothing is missing that can be done: what other
-    processes hold is waited for, and taken over if they die.
+    A failed item does not stop the others. Returns when nothing is missing that can be done: items
+    that other processes hold are waited for, and taken over if those processes die.
     """
     with worker.claimed() as items:
         for item in items:
@@ -60,7 +71,8 @@ class Worker(Generic[T, R]):
     """Claims the missing items of ``stage`` and hands them out one after the other.
 
     Items that failed earlier are left alone unless ``retry_failed``; what fails here is not tried
-    again by this worker. ``shown`` is False for a process whose progress another one shows.
+    again by this worker. ``progress`` False shows no bar, as in a process whose progress another
+    one shows. ``poll`` is the time in seconds between two looks at items that others hold.
     """
 
     def __init__(
@@ -69,27 +81,27 @@ class Worker(Generic[T, R]):
         stage: Stage[T, R],
         *,
         retry_failed: bool = False,
-        shown: bool = True,
+        progress: bool = True,
         poll: float = POLL,
     ) -> None:
-        self.store, self.stage, self.shown, self.poll = store, stage, shown, poll
+        self.store, self.stage, self.shown, self.poll = store, stage, progress, poll
         self.claims = Claims(store, stage.claims, study_id=stage.study_id)
         self.units, self.rows = 0, 0  # done here, stored here
         self.failures: list[Failure[T]] = []
         self.left_alone: list[Item[T]] = []
         self.blocked: list[Item[T]] = []
         self.notes: list[str] = []
-        # None: the items that have failed when the first plan is made.
+        # Keys of failed items to try again; None: those that have failed at the first plan.
         self._retried: set[str] | None = None if retry_failed else set()
-        self._tried: set[str] = set()  # keys of items that this worker is through with
-        self._settled: set[str] = set()  # groups that this worker never looks at again
+        self._tried: set[str] = set()  # keys of items that this worker never does again
+        self._closed: set[str] = set()  # groups that this worker never claims again
 
     @property
-    def summary(self) -> Summary:
-        """What this worker did, and a sentence for everything that it did not."""
+    def summary(self) -> WorkSummary:
+        """What this worker did, and a sentence for everything that it left undone."""
         results = [f for f in self.failures if f.is_result]
         failed = [f for f in self.failures if not f.is_result]
-        return Summary(
+        return WorkSummary(
             units=self.units,
             rows=self.rows,
             failed=[f"{f.item.label}: {f.sentence}" for f in failed],
@@ -118,14 +130,15 @@ class Worker(Generic[T, R]):
 
     @contextmanager
     def required(self, item: Item[T]) -> Iterator[Claimed[T]]:
-        """Claim one item; raises :class:`BusyError` where another process holds it."""
+        """Claim one item in the block; raise :class:`BusyError` if another process holds it."""
         with self.claims.require(item.group, item.label) as claim:
             yield Claimed(item, self.store.guarded(claim.confirm), claim)
 
     def _items(self, bar: ProgressBar) -> Generator[Claimed[T], None, None]:
+        """Plan and work in rounds until nothing is missing that can be done."""
         while True:
-            # Its own time: on a crowded machine, waiting for a processor is no reason to look at
-            # the store less often.
+            # CPU time of this thread: on a crowded machine, waiting for a core is no reason to look
+            # at the store less often.
             begun = time.thread_time()
             groups = self._missing(bar)
             if not groups:
@@ -142,12 +155,13 @@ class Worker(Generic[T, R]):
                 time.sleep(max(self.poll, 10 * cost) * random.uniform(0.75, 1.25))
 
     def _round(
-        self, groups: Groups[T], looked: dict[str, str], bar: ProgressBar, patience: float
+        self, groups: Groups[T], looked: dict[str, str], bar: ProgressBar, valid: float
     ) -> Generator[Claimed[T], None, bool]:
         """Work through ``groups``; return whether any could be claimed.
 
-        The round ends early where others are quicker and ``groups``, planned more than
-        ``patience`` seconds ago, is out of date.
+        ``looked`` maps the groups that others hold to owners known to be dead. The plan counts as
+        out of date after ``valid`` seconds: a group that others were quicker to do then ends the
+        round.
         """
         begun, acquired = time.monotonic(), False
         while groups:
@@ -158,10 +172,10 @@ class Worker(Generic[T, R]):
                     did = yield from self._group(items, claim, bar)
             if claim is not None and not claim.lost:
                 acquired = True
-                self._settled.add(key)
+                self._closed.add(key)
             if did:
                 continue
-            if time.monotonic() - begun > patience:
+            if time.monotonic() - begun > valid:
                 return True
             groups = _from_random(groups)
         return acquired
@@ -171,7 +185,7 @@ class Worker(Generic[T, R]):
     ) -> Generator[Claimed[T], None, bool]:
         """Hand out the items of a claimed group; return whether any was left to do.
 
-        It ends where the claim is lost: whoever has it now goes on.
+        It stops where the claim is lost: the process that holds it now does the rest.
         """
         did, store = False, self.store.guarded(claim.confirm)
         try:
@@ -190,7 +204,7 @@ class Worker(Generic[T, R]):
         return did
 
     def _missing(self, bar: ProgressBar) -> Groups[T]:
-        """Plan what there is to do now, by group; note what is blocked or failed earlier."""
+        """Return the items to do now by group; record those that are blocked or failed earlier."""
         items = self.stage.items()
         if self._retried is None:
             self._retried = {item.key for item in items if item.error}
@@ -208,7 +222,7 @@ class Worker(Generic[T, R]):
         bar.expect(len(todo))
         groups: dict[str, list[Item[T]]] = {}
         for item in todo:
-            if item.group not in self._settled:
+            if item.group not in self._closed:
                 groups.setdefault(item.group, []).append(item)
         return list(groups.items())
 
@@ -216,10 +230,10 @@ class Worker(Generic[T, R]):
 
     @contextmanager
     def attempt(self, claimed: Claimed[T]) -> Iterator[None]:
-        """Do one item in the block; an error in it is stored as the item's failure.
+        """Do one item in the block; store an error that is raised there as the item's failure.
 
-        What is no failure of the item passes through or leaves it to others: a store or a disk that
-        cannot be written ends the work, a lost claim means that another process has the item.
+        Errors that are not the item's are treated otherwise: a store or a disk that cannot be
+        written ends the work, and a lost claim leaves the item to the process that holds it now.
         """
         try:
             with self.stage.logged(claimed.work), logs.context(unit=claimed.item.key):
@@ -242,7 +256,7 @@ class Worker(Generic[T, R]):
     def store_result(self, claimed: Claimed[T], result: R) -> None:
         """Store the rows of an item in one transaction, with the end of its claim.
 
-        A database that is away for a while is waited for: storing rows again is harmless.
+        It is tried again while the database is away: storing rows twice is harmless.
         """
 
         def store() -> int:
@@ -281,7 +295,7 @@ class Worker(Generic[T, R]):
         self.failures.append(Failure(item, error, sentence, is_result))
 
     def _give_up(self, claimed: Claimed[T], error: Exception) -> None:
-        """Leave an item to the process that has it; it is looked at again later."""
+        """Leave an item to the process that holds it; a later round looks at it again."""
         claimed.claim.give_up()
         note = f"{claimed.item.label}: {sentence_of(error)}"
         if note not in self.notes:
@@ -289,9 +303,9 @@ class Worker(Generic[T, R]):
 
 
 def _from_random(groups: Groups[T]) -> Groups[T]:
-    """Return the groups in the same cyclic order from a random one on.
+    """Return the groups in the same cyclic order, beginning at a random one.
 
-    Among several processes, all would want the first.
+    Several processes would otherwise all try to claim the first.
     """
     start = random.randrange(len(groups)) if groups else 0
     return groups[start:] + groups[:start]

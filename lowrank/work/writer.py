@@ -1,7 +1,4 @@
-"""The rows of a training run on their way to the store.
-
-They are written in batches, and kept while the database is away.
-"""
+"""Writing the rows of a training run: in batches, and kept in memory while the database is away."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from lowrank.store import Store, records
 from lowrank.store.patience import PATIENCE, patiently
 
 R = TypeVar("R", bound=records.Record)
-BATCH = 64  # rows of the training curve that are worth a transaction
+BATCH = 64  # rows of the training log that are worth a transaction
 # Seconds between transactions: at a few milliseconds each, under 1% of the time of training.
 INTERVAL = 1.0
 KINDS: dict[str, type[records.Record]] = {
@@ -24,11 +21,10 @@ KINDS: dict[str, type[records.Record]] = {
 
 
 class RunWriter:
-    """Rows that are not stored yet, in order; training goes on for ``patience`` seconds without
-    its database.
+    """The rows of a run that are not stored yet, in order.
 
-    Pending rows belong in every resume point (:meth:`pending`), so that a kill while the database
-    is away loses nothing either.
+    Training goes on for up to ``patience`` seconds while the database is away. Pending rows belong
+    in every resume point (:meth:`pending`), so that a kill during that time loses nothing either.
     """
 
     def __init__(self, store: Store, patience: float = PATIENCE) -> None:
@@ -43,14 +39,14 @@ class RunWriter:
         self._rows.append(row)
 
     def pending(self) -> list[dict[str, Any]]:
-        """Return the rows that are not stored, as JSON values that :meth:`restore` takes."""
+        """Return the rows that are not stored yet, as JSON values for :meth:`restore`."""
         names = {kind: name for name, kind in KINDS.items()}
         return [{"kind": names[type(row)], "row": asdict(row)} for row in self._rows]
 
     def restore(self, pending: list[dict[str, Any]], **ids: int | None) -> None:
-        """Add the rows that an earlier sitting of the run could not store.
+        """Add the rows that an earlier session of the run could not store.
 
-        ``ids`` are those of the database of today.
+        ``ids`` replaces the columns of these names, whose ids may differ in the database of today.
         """
         for entry in pending:
             row = entry["row"] | {
@@ -59,15 +55,15 @@ class RunWriter:
             self._rows.append(KINDS[entry["kind"]](**row))
 
     def due(self) -> bool:
-        """Say whether enough rows are pending for a transaction to be worth its time."""
+        """Return whether enough rows are pending for a transaction to be worth its time."""
         away = self._away_since is not None
         enough = len(self._rows) >= BATCH or (bool(self._rows) and away)
         return enough and time.monotonic() - self._tried >= INTERVAL
 
     def write(self) -> None:
-        """Try once to store everything.
+        """Try once to store all pending rows.
 
-        Where the database is away, the rows stay and :meth:`overdue` may give its error.
+        Where the database is away, the rows stay pending and :meth:`overdue` may return its error.
         """
         try:
             self._store()
@@ -85,27 +81,27 @@ class RunWriter:
         return self._reason
 
     def drain(self) -> None:
-        """Store everything, waiting for the database as long as its absence may last in all."""
+        """Store all pending rows, retrying until the database has been away for the limit."""
         waited = 0.0 if self._away_since is None else time.monotonic() - self._away_since
         patiently(self._store, max(0.0, self.limit - waited))
         self._away_since = None
 
     def add_now(self, record: R) -> R:
-        """Store one record at once, waiting for the database; returns it with its id."""
+        """Store one record at once, retrying while the database is away; return it with its id."""
         return patiently(lambda: self.store.add(record))
 
     def update_run(self, run_id: int | None, **columns: Any) -> records.Run:
-        """Set columns of the run's row at once, waiting for the database; returns the row."""
+        """Set columns of the run's row at once, retrying while the database is away; return it."""
         return patiently(lambda: self.store.update(records.Run, run_id, **columns))
 
     def forget_curve(self, run_id: int | None, after_step: int) -> None:
-        """Delete the training curve after ``after_step``, which a resumed run writes again."""
+        """Delete the training log after ``after_step``, which a resumed run writes again."""
         patiently(lambda: self.store.forget_training_log(run_id, after_step=after_step))
 
     def _store(self) -> None:
         """Store all pending rows in one transaction.
 
-        A guarded store confirms its claim there, also where no row is pending.
+        A guarded store confirms its claim in it, even if no row is pending.
         """
         with self.store.transaction():
             self.store.add_all(sorted(self._rows, key=lambda row: type(row).__name__))

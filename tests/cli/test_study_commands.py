@@ -26,7 +26,7 @@ metrics: [spectra]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a corpus and a study that has been run."""
+    """Make a folder with a corpus and a study that has been run."""
     folder = tmp_path_factory.mktemp("home")
     rng = random.Random(5)
     words = ["matrix", "rank", "gradient", "weight", "loss", "step", "seed", "token"]
@@ -163,6 +163,12 @@ def test_a_flipped_byte_stops_what_needs_it_and_nothing_else(lowrank: Callable, 
         path.write_bytes(whole)
 
 
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forbid the Hugging Face hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -229,16 +235,15 @@ def test_a_flipped_byte_stops_what_needs_it_and_nothing_else(lowrank: Callable, 
         (("nonsense",), 2, "nonsense"),
     ],
 )
+@pytest.mark.usefixtures("offline")
 def test_bad_input_is_one_sentence(
     lowrank: Callable,
     home: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     arguments: tuple[str, ...],
     status: int,
     words: str,
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found, out, err = lowrank(
         *(
             argument.format(study=home / "tiny.yaml", tmp=tmp_path)

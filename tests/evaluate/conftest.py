@@ -18,7 +18,7 @@ from lowrank.config import RunConfig, Study, resolve_runs
 from lowrank.config.loading import load_study
 from lowrank.data import open_data
 from lowrank.evaluate import embedded
-from lowrank.evaluate.items import MAKERS, Item
+from lowrank.evaluate.items import MAKERS, Question
 from lowrank.models import build, init_hash, named_draws
 from lowrank.store import Store, records
 from lowrank.study import new_run
@@ -65,22 +65,22 @@ class TinyStudy:
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network, and caches of the test's own."""
+    """Forbid the network and give the test empty caches."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
 
 
 def phrase(start: int, count: int) -> str:
-    """Some words, others for another start."""
+    """Return some words, others for another ``start``."""
     return " ".join(WORDS[(start * 7 + i * (start % 5 + 1)) % len(WORDS)] for i in range(count))
 
 
 @pytest.fixture
 def small_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> embedded.Embedded:
-    """Every task of the embedded suite with :data:`ITEMS` items of toy text."""
+    """Build every task of the embedded suite with :data:`ITEMS` items of toy text."""
     made = {
         name: [
-            Item(
+            Question(
                 phrase(i, 5) if i % 2 else "",
                 (f" {phrase(i + 1, 3)} {i}", f" {phrase(i + 2, 4)}{number}"),
                 i % 2,
@@ -100,7 +100,7 @@ def small_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> embedded.Emb
 def save_run(
     store: Store, root: Path, study_row: records.Study, config: RunConfig, tokenizer: Any
 ) -> None:
-    """A run whose checkpoints are nudged by more at each step."""
+    """Store a run whose checkpoints are nudged by more at each step."""
     data = open_data(config.data, 0)
     model, method = build(config, data.vocabulary_size, data.special)
     model.eval()
@@ -140,8 +140,8 @@ def save_run(
 def make_study(
     sqlite_store: Store, tmp_path: Path, small_suite: embedded.Embedded
 ) -> Callable[..., TinyStudy]:
-    """Builds a study with the given methods and ``downstream`` section; ``tokenizer`` replaces that
-    of the checkpoints.
+    """Return a function that builds a study with the given methods and ``downstream`` section;
+    ``tokenizer`` replaces that of the checkpoints.
     """
 
     def make(

@@ -21,7 +21,7 @@ CLUSTERS = [key[:16] for key in KEYS]
 def fill(
     store: Store, seeds: tuple[int, ...] = SEEDS
 ) -> dict[tuple[str, int], NDArray[np.float64]]:
-    """Items of two methods in the store; twins, methods and seeds are all correlated. {(method,
+    """Store items of two methods; twins, methods and seeds are all correlated. Return {(method,
     seed): values}.
     """
     draw = np.random.default_rng(0)

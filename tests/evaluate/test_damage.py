@@ -1,4 +1,4 @@
-"""Damaged files of the embedded suite are told, never scored."""
+"""Damaged files of the embedded suite are reported, never scored."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lowrank.errors import DataError
 from lowrank.evaluate import embedded, harness, suites
 from lowrank.evaluate.definitions import define
 from lowrank.evaluate.errors import EvaluationError
-from lowrank.evaluate.items import Item
+from lowrank.evaluate.items import Question
 
 MADE = {
     "cloze": [
-        Item("the cat sat", (" on the mat", " in a house"), 0),
-        Item("the dog ran", (" to the house", " under a mat"), 1),
+        Question("the cat sat", (" on the mat", " in a house"), 0),
+        Question("the dog ran", (" to the house", " under a mat"), 1),
     ]
 }
 

@@ -42,7 +42,7 @@ def run(
 
 
 def rows(store: Store, table: str = "downstream_score") -> list[tuple[Any, ...]]:
-    """Rows without their ids."""
+    """Return the rows without their ids."""
     return sorted((row[1:] for row in store.select(f"SELECT * FROM {table}")[1]), key=str)
 
 
@@ -266,8 +266,8 @@ def test_a_task_whose_data_are_damaged_fails_alone_and_once(
     (small_suite.folder / "cloze.jsonl").write_text(
         (small_suite.folder / "ordering.jsonl").read_text()
     )
-    mended = run(tiny, retry_failed=True)
-    assert (mended.units, mended.failed, mended.left_alone) == (2, [], [])
+    fixed = run(tiny, retry_failed=True)
+    assert (fixed.units, fixed.failed, fixed.left_alone) == (2, [], [])
     assert tiny.store.count(records.WorkUnit) == 0
 
 
@@ -310,7 +310,7 @@ def test_damaged_weights_fail_every_task_of_their_checkpoint(make_study: Make) -
 
 
 def test_scores_belong_to_the_weights(make_study: Make) -> None:
-    """Checkpoints share requests, never results: another order of evaluation gives
+    """Check that checkpoints share requests, but never results: another order of evaluation gives
     the same rows.
     """
     tiny = make_study("full_rank", "cola", downstream="{tasks: [cloze]}")

@@ -38,8 +38,8 @@ def model(seed: int, rows: int = 300) -> LlamaForCausalLM:
 
 
 def requests(count: int = 24) -> list[Any]:
-    """Contexts of all lengths, empty and longer than the model's, with answers of one token and
-    more.
+    """Return contexts of all lengths, empty and longer than the model's, with answers of one or
+    more tokens.
     """
     draw = random.Random(0)
     words = [
@@ -114,7 +114,7 @@ def test_the_next_model_gets_its_own_scores_from_the_same_tokens(tokenizer: Any)
 
 def test_requests_that_differ_in_their_last_token_share_a_row(tokenizer: Any) -> None:
     asked = [(("", ""), [5, 6, 7], [8]), (("", ""), [5, 6, 7], [9]), (("", ""), [5, 6], [7, 8])]
-    prepared = harness.Prepared.of(asked, 8, CONTEXT, torch.device("cpu"))
+    prepared = harness.TokenisedRequests.of(asked, 8, CONTEXT, torch.device("cpu"))
     assert [tuple(batch.input_ids.shape) for batch in prepared.batches] == [(1, 3)]
     network = model(0).eval()
     logits = network(torch.tensor([[5, 6, 7]])).logits[0].log_softmax(-1).detach()
@@ -128,7 +128,7 @@ def test_an_answer_longer_than_the_context_is_refused() -> None:
     with pytest.raises(
         EvaluationError, match="an answer of 25 tokens is longer than the model's context of 24"
     ):
-        harness.Prepared.of([(("", ""), [1], [2] * 25)], 4, CONTEXT, torch.device("cpu"))
+        harness.TokenisedRequests.of([(("", ""), [1], [2] * 25)], 4, CONTEXT, torch.device("cpu"))
 
 
 def test_modes_come_back_as_they_were() -> None:

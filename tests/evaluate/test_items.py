@@ -21,7 +21,7 @@ from lowrank.evaluate.items import (
     MAKERS,
     WORD,
     Corpus,
-    Item,
+    Question,
     agreement,
     cloze,
     definition,
@@ -41,24 +41,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(cache: Path) -> Corpus:
-    """The real corpus's held-out documents."""
+    """Return the held-out documents of the embedded corpus."""
     documents = [d for d, _ in sources.get("embedded")(Data(), cache).read("train", None) if d]
     return embedded.corpus_of(documents, Data().validation_fraction)
 
 
 @pytest.fixture(scope="module")
-def suite(cache: Path, corpus: Corpus) -> dict[str, list[Item]]:
+def suite(cache: Path, corpus: Corpus) -> dict[str, list[Question]]:
     return embedded.make_items(corpus)
 
 
-def test_every_task_has_enough_items_and_each_once(suite: dict[str, list[Item]]) -> None:
+def test_every_task_has_enough_items_and_each_once(suite: dict[str, list[Question]]) -> None:
     for items in suite.values():
         assert embedded.FEWEST <= len(items) <= embedded.MOST
         assert len({item.key for item in items}) == len(items)
 
 
 def test_items_come_from_held_out_documents(
-    corpus: Corpus, suite: dict[str, list[Item]], cache: Path
+    corpus: Corpus, suite: dict[str, list[Question]], cache: Path
 ) -> None:
     documents = [d for d, _ in sources.get("embedded")(Data(), cache).read("train", None) if d]
     bounds = survey(documents, Data().validation_fraction).bounds
@@ -68,7 +68,7 @@ def test_items_come_from_held_out_documents(
 
 
 def test_the_suite_is_the_same_every_time_and_is_built_once(
-    cache: Path, suite: dict[str, list[Item]], corpus: Corpus
+    cache: Path, suite: dict[str, list[Question]], corpus: Corpus
 ) -> None:
     built = embedded.build(cache=cache)
     other = embedded.write_suite(cache / "again", embedded.make_items(corpus))
@@ -83,14 +83,16 @@ def test_the_suite_is_the_same_every_time_and_is_built_once(
     assert [json.loads(line)["query"] for line in lines] == [item.query for item in suite["cloze"]]
 
 
-def right(items: list[Item], score: Callable[[str], float]) -> float:
-    """Share of items that a scorer of choices alone gets right; a tie is half."""
+def right(items: list[Question], score: Callable[[str], float]) -> float:
+    """Return the share of items that a scorer of choices alone gets right; a tie counts as half."""
     wins = [(score(i.choices[i.label]), score(i.choices[1 - i.label])) for i in items]
     return sum(1.0 if a > b else 0.5 if a == b else 0.0 for a, b in wins) / len(wins)
 
 
 def scorers(corpus: Corpus) -> Iterator[Callable[[str], float]]:
-    """Unigram probability, also by word; length in characters and words; and an arbitrary taste."""
+    """Return scorers by unigram probability (also per word), length in characters and words, and an
+    arbitrary taste.
+    """
     yield lambda choice: -corpus.rarity(WORD.findall(choice))
     yield lambda choice: -corpus.rarity(WORD.findall(choice)) / max(1, len(WORD.findall(choice)))
     yield lambda choice: float(len(choice))
@@ -100,7 +102,7 @@ def scorers(corpus: Corpus) -> Iterator[Callable[[str], float]]:
 
 @pytest.mark.parametrize("task", CROSSED)
 def test_crossed_items_are_a_coin_toss_without_the_context(
-    suite: dict[str, list[Item]], corpus: Corpus, task: str
+    suite: dict[str, list[Question]], corpus: Corpus, task: str
 ) -> None:
     items = suite[task]
     for a, b in zip(items[::2], items[1::2], strict=True):
@@ -113,7 +115,7 @@ def test_crossed_items_are_a_coin_toss_without_the_context(
 
 @pytest.mark.parametrize("task", PERMUTED)
 def test_permuted_items_have_the_same_words_and_length(
-    suite: dict[str, list[Item]], task: str
+    suite: dict[str, list[Question]], task: str
 ) -> None:
     for item in suite[task]:
         a, b = item.choices
@@ -123,7 +125,7 @@ def test_permuted_items_have_the_same_words_and_length(
 
 
 def test_each_pair_of_forms_is_used_in_both_directions_alike(
-    suite: dict[str, list[Item]], corpus: Corpus
+    suite: dict[str, list[Question]], corpus: Corpus
 ) -> None:
     items = suite["agreement"]
     for n in range(0, len(items), 2):
@@ -136,13 +138,13 @@ def test_each_pair_of_forms_is_used_in_both_directions_alike(
         )  # the words around differ, so that ties of word length may not cancel
 
 
-def _changed(item: Item) -> tuple[str, str]:
+def _changed(item: Question) -> tuple[str, str]:
     answer, broken = item.choices[item.label].split(" "), item.choices[1 - item.label].split(" ")
     (pair,) = [(a, b) for a, b in zip(answer, broken, strict=True) if a != b]
     return pair
 
 
-def test_answers_stand_at_either_place(suite: dict[str, list[Item]]) -> None:
+def test_answers_stand_at_either_place(suite: dict[str, list[Question]]) -> None:
     for items in suite.values():
         assert 0.4 < sum(item.label for item in items) / len(items) < 0.6
 

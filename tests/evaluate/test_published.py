@@ -184,8 +184,8 @@ def text(path: Path, body: str) -> None:
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    """The data sets as `hf download` and `curl` leave them, with other splits and
-    subsets beside.
+    """Write the data sets as `hf download` and `curl` leave them, together with other splits and
+    subsets.
     """
     here = tmp_path / "data"
     for name, (file, rows) in HUB.items():

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The prose of one package."""
+    """Return the prose of one package."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source.SOURCE, "packages", {"networkx": "networkx"})
         found = source.SOURCE(Data(), tmp_path_factory.mktemp("cache")).read("train", None)

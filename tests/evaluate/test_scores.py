@@ -18,7 +18,7 @@ from lowrank.evaluate.scores import scores, standard_error
 def loaded(
     *members: list[tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...], float]],
 ) -> tuple[LoadedTask, dict[str, Any]]:
-    """A task, or a group, whose items have (log-likelihoods, right answers, sizes, acc)."""
+    """Return a task, or a group, whose items have (log-likelihoods, right answers, sizes, acc)."""
     names = [f"m{i}" for i in range(len(members))]
     answers, samples = {}, {}
     for name, items in zip(names, members, strict=True):

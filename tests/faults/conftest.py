@@ -33,7 +33,7 @@ WORDS = ["matrix", "rank", "gradient", "weight", "loss", "step", "seed", "token"
 
 
 def write_corpus(folder: Path, seed: int, words: int) -> None:
-    """``corpus.txt`` of 150 documents."""
+    """Write ``corpus.txt`` of 150 documents."""
     rng = random.Random(seed)
     (folder / "corpus.txt").write_text(
         "\n\n".join(" ".join(rng.choices(WORDS, k=words)) + f" {i}." for i in range(150))

@@ -45,7 +45,7 @@ def fork(asked: dict[str, Any]) -> int:
         for stream in (1, 2):
             os.dup2(log, stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        tell_stages(Path(f"{asked['log']}.stage"))
+        log_stages(Path(f"{asked['log']}.stage"))
         status = importlib.import_module("lowrank.cli.main").run(asked["run"])
         sys.stderr.flush()
         os._exit(status)
@@ -55,8 +55,8 @@ def fork(asked: dict[str, Any]) -> int:
         os._exit(70)
 
 
-def tell_stages(path: Path) -> None:
-    """Have each stage of a study write its name down as it begins."""
+def log_stages(path: Path) -> None:
+    """Make each stage of a study log its name as it begins."""
     stages = importlib.import_module("lowrank.study").STAGES
 
     def tell(name: str) -> None:
@@ -64,11 +64,11 @@ def tell_stages(path: Path) -> None:
             log.write(f"{os.getpid()} {name} {time.monotonic()}\n")
 
     def telling(stage: Any) -> Any:
-        def told(*arguments: Any) -> int:
+        def logged(*arguments: Any) -> int:
             tell(stage.name)
             return int(stage.run(*arguments))
 
-        return dataclasses.replace(stage, run=told)
+        return dataclasses.replace(stage, run=logged)
 
     tell("begin")
     for name, stage in list(stages.items()):
@@ -76,7 +76,7 @@ def tell_stages(path: Path) -> None:
 
 
 def wait(child: int, seconds: float) -> int | None:
-    """The exit status (negative: the signal), None if it is still running after ``seconds``."""
+    """Return the exit status (negative: the signal), None if it still runs after ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)

@@ -53,8 +53,8 @@ EMPTY = [
 def interrupted(
     tmp_path_factory: pytest.TempPathFactory, tiny_study: Callable[[Path, Path], Path]
 ) -> Iterator[tuple[Path, Path]]:
-    """A study whose only run was stopped on its way (with a resume point), and the same study
-    brought to its end.
+    """Return a study whose only run was stopped midway (with a resume point), and the same study
+    run to its end.
     """
     folder = tmp_path_factory.mktemp("damage")
     home, whole = folder / "home", folder / "whole"
@@ -92,7 +92,7 @@ def go_on(home: Path) -> int:
 
 @pytest.fixture
 def home(interrupted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The interrupted study under the path that it knows, to damage."""
+    """Copy the interrupted study to the path that it knows, to be damaged."""
     home, _ = interrupted
     kept = home.with_name("kept")
     shutil.copytree(home, kept)
@@ -133,7 +133,7 @@ def flip(path: Path, after: bytes | None) -> None:
 
 @pytest.mark.parametrize("how", ["flip", "cut"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_damage_is_told_or_does_no_harm(
+def test_damage_is_reported_or_does_no_harm(
     home: Path,
     interrupted: tuple[Path, Path],
     capsys: pytest.CaptureFixture[str],
@@ -156,10 +156,10 @@ def test_damage_is_told_or_does_no_harm(
     status = go_on(home)
     err = capsys.readouterr().err
     assert "Traceback" not in err
-    told = [line for line in err.splitlines() if path.name in line or path.parent.name in line]
+    reported = [line for line in err.splitlines() if path.name in line or path.parent.name in line]
     if status:
         assert status == 1
-        assert told, err
+        assert reported, err
     if not kind.endswith(".db"):
         with (
             Store.open(interrupted[1] / "out" / "lowrank.db") as expected,

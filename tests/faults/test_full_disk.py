@@ -21,7 +21,7 @@ from lowrank.work.writer import RunWriter
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A file system of four megabytes in memory."""
+    """Mount a file system of four megabytes in memory."""
     place = tmp_path_factory.mktemp("disk")
     if not shutil.which("mount"):
         pytest.skip("there is no command mount")
@@ -67,7 +67,7 @@ ROWS_ONLY = ("--only", "train", "--only", "measure")
     ("room", "stages"),
     [(60_000, ROWS_ONLY), (480_000, ROWS_ONLY), (620_000, ROWS_ONLY), (1_000_000, ())],
 )
-def test_a_full_disk_is_told_and_costs_nothing(
+def test_a_full_disk_is_reported_and_costs_nothing(
     disk: Path,
     home: Path,
     room: int,

@@ -63,7 +63,7 @@ class Nursery:
         return json.loads(self._process.stdout.readline())
 
     def start(self, place: Place, *arguments: str) -> int:
-        """``lowrank study run`` of a study; the number of the process."""
+        """Start ``lowrank study run`` of a study; return the number of the process."""
         environment = {"LOWRANK_CACHE": str(place.cache), "LOWRANK_DATABASE_URL": place.url}
         return int(
             self._ask(
@@ -85,7 +85,7 @@ class Nursery:
 
 @contextmanager
 def nursery() -> Iterator[Nursery]:
-    """A nursery for the block."""
+    """Start a nursery for the block."""
     opened = Nursery()
     try:
         yield opened
@@ -110,19 +110,19 @@ class Place:
         return self.root.with_suffix(".log")
 
     def stages(self) -> list[tuple[int, str, float]]:
-        """Which process began which stage when, in order."""
+        """Return which process began which stage when, in order."""
         path = Path(f"{self.log}.stage")
-        told = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-        return [(int(process), stage, float(when)) for process, stage, when in told]
+        logged = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        return [(int(process), stage, float(when)) for process, stage, when in logged]
 
     def seconds(self) -> dict[str, float]:
-        """How long each stage of the only process took, the last one until now."""
-        told = self.stages()
-        ends = [start for _, _, start in told[1:]] + [time.monotonic()]
-        return {stage: end - start for (_, stage, start), end in zip(told, ends, strict=True)}
+        """Return how long each stage of the only process took, the last one until now."""
+        logged = self.stages()
+        ends = [start for _, _, start in logged[1:]] + [time.monotonic()]
+        return {stage: end - start for (_, stage, start), end in zip(logged, ends, strict=True)}
 
     def stage(self, process: int) -> str:
-        """The stage that a process is in or was in at last."""
+        """Return the current or last stage of a process."""
         return next(
             (stage for number, stage, _ in reversed(self.stages()) if number == process), "begin"
         )
@@ -131,8 +131,8 @@ class Place:
 def written(
     folder: Path, name: str, url: str = "", sections: str = METRICS, study: str = "faults"
 ) -> Place:
-    """A study file beside the corpus; those that are killed share a cache, the undisturbed one has
-    its own.
+    """Write a study file next to the corpus; killed studies share a cache, the undisturbed one has
+    a separate one.
     """
     cache = folder / ("cache" if name == "whole" else "cache-of-the-killed")
     place = Place(folder / name, url or f"sqlite:///{folder / name}/lowrank.db", cache)
@@ -143,7 +143,7 @@ def written(
 
 
 def write_corpus(folder: Path, seed: int) -> None:
-    """A text of 200 documents."""
+    """Write a text of 200 documents."""
     rng = random.Random(seed)
     documents = [" ".join(rng.choices(WORDS, k=40)) + f" {i}." for i in range(200)]
     (folder / "corpus.txt").write_text("\n\n".join(documents))
@@ -189,8 +189,8 @@ def kill_at_random(
 
 
 def csv_tables(place: Place) -> dict[str, bytes]:
-    """The tables of a report but those with time, memory, attempts and the state of the source
-    code.
+    """Return the tables of a report, except those with time, memory, attempts and the state of the
+    source code.
     """
     found = {path.name: path.read_bytes() for path in (place.root / "report").rglob("*.csv")}
     return {
@@ -270,7 +270,7 @@ def test_two_studies_at_once_on_one_database(
 
 
 def weights_and_ranks(store: Store, runs: list[records.Run]) -> Iterator[tuple[Any, ...]]:
-    """What two studies of the same runs have in common, by checkpoint."""
+    """Return what two studies of the same runs have in common, by checkpoint."""
     for run in runs:
         for row in store.find(records.Checkpoint, run_id=run.id):
             ranks = store.find(

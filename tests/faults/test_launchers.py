@@ -91,23 +91,23 @@ def test_jobs_of_submitit_do_a_study(study: Path, capfd: pytest.CaptureFixture[s
     assert list((study.parent / "out" / "logs" / "jobs").glob("*/*_log.out"))
 
 
-def test_what_failed_under_a_launcher_is_told_once_and_is_the_exit_status(
+def test_what_failed_under_a_launcher_is_reported_once_and_is_the_exit_status(
     study: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """The workers are calls in this process: two starts of Python less."""
+    """Run the workers as calls in this process, which saves two starts of Python."""
     monkeypatch.setattr(
         processes, "run_workers", lambda commands, *_: [run(command[3:]) for command in commands]
     )
     bad = ["--set", "training.batch_size=100000", "--only", "train"]
     assert run(["study", "run", str(study), "--launcher", "processes", "--workers", "2", *bad]) == 1
     err = capfd.readouterr().err
-    told = [
+    reported = [
         line for line in err.split("units done")[2].splitlines() if line.startswith("failed: ")
     ]  # after both workers
-    assert len(told) == 4
-    assert all("batch" in line for line in told)
+    assert len(reported) == 4
+    assert all("batch" in line for line in reported)
 
 
 def test_what_workers_say_is_shown_under_their_numbers_and_failures_once(
@@ -162,7 +162,7 @@ def _read(path: Path) -> bytes:
     [
         (("--workers", "2"), "--launcher processes or slurm"),
         (("--launcher", "processes", "--workers", "9"), "use fewer, or PostgreSQL"),
-        (("--launcher", "slurm"), "an SQLite file is for one; give --db postgresql"),
+        (("--launcher", "slurm"), "an SQLite file serves one machine; give --db postgresql"),
         (("--launcher", "slurm", "--set", "slurm={gpus: 1}"), "gpus"),
     ],
 )
@@ -219,10 +219,10 @@ def test_several_nodes_meet_at_the_first(monkeypatch: pytest.MonkeyPatch) -> Non
         lambda command, **_: ran.append(command) or subprocess.CompletedProcess(command, 3),
     )
     assert slurm.run_on_node(command) == 3
-    told = " ".join(ran[0])
-    assert "--num_processes 8 --num_machines 2" in told
-    assert "--machine_rank 1 --main_process_ip first --main_process_port 21234" in told
-    assert told.endswith("--mixed_precision no -m lowrank.train --method cola")
+    command = " ".join(ran[0])
+    assert "--num_processes 8 --num_machines 2" in command
+    assert "--machine_rank 1 --main_process_ip first --main_process_port 21234" in command
+    assert command.endswith("--mixed_precision no -m lowrank.train --method cola")
     assert os.environ.get("RANK") is None
 
 
@@ -239,7 +239,7 @@ def test_the_script_of_a_job_array_asks_for_what_the_file_says(
     monkeypatch: pytest.MonkeyPatch,
     whole_nodes: bool,
 ) -> None:
-    """A stand-in for Slurm's sbatch keeps the script that submitit writes; what runs on the nodes
+    """Keep the script that submitit writes by a stand-in for Slurm's sbatch; what runs on the nodes
     is tested above.
     """
     from lowrank.config.schema import Slurm

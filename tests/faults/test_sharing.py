@@ -47,7 +47,7 @@ def start(study: Path, url: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def done_units(stderr: str) -> tuple[int, int]:
-    """Runs trained and units measured, as the command says."""
+    """Return the runs trained and units measured, as the command prints them."""
     found = re.search(r"train (\d+), measure (\d+)", stderr)
     assert found is not None, stderr
     return int(found[1]), int(found[2])
@@ -96,7 +96,7 @@ def test_who_finds_the_folder_in_use_waits_and_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The claim of a frozen process has lapsed, but it is still there and has the run's lock."""
+    """Let the claim of a frozen process lapse, which still exists and holds the run's lock."""
     monkeypatch.setenv("LOWRANK_CACHE", str(study.parent / "cache"))
     chosen = ["--set", "methods=[cola]", "--set", "seeds=[0]"]
     (config,) = Plan.of(study, ["methods=[cola]", "seeds=[0]"]).runs

@@ -26,9 +26,9 @@ from lowrank import checkpoint, methods, models
 from lowrank.config import Data, ModelShape, RunConfig, Training
 from lowrank.data import Dataset, EvaluationSet, open_data
 from lowrank.errors import LowrankError
+from lowrank.train import resume
 from lowrank.train.job import make_accelerator
 from lowrank.train.loop import Loop
-from lowrank.train.snapshot import Progress, read_snapshot, write_snapshot
 from lowrank.train.validation import validation_loss
 
 VERSION: str = lowrank.__version__
@@ -126,7 +126,7 @@ def walk(loop: Loop, first: int, last: int) -> Trajectory:
     found: Trajectory = {"loss": [], "gradient_norm": []}
     for update in range(first, last + 1):
         if update > 1:
-            loop.settle(update - 1)
+            loop.after_update(update - 1)
         for point in [*loop.update(update), *loop.drain()]:
             found["loss"].append(point.loss)
             found["gradient_norm"].append(point.gradient_norm)
@@ -135,14 +135,16 @@ def walk(loop: Loop, first: int, last: int) -> Trajectory:
 
 def write_resume_point(folder: Path, update: int, loop: Loop, losses: list[float]) -> None:
     """Write the resume point after ``update`` under ``folder``."""
-    write_snapshot(folder, Progress(update=update, last_finite_loss=losses[-1]), loop.state())
+    resume.write_resume_point(
+        folder, resume.Progress(update=update, last_finite_loss=losses[-1]), loop.state()
+    )
 
 
 def read_resume_point(folder: Path) -> tuple[int, dict[str, Any]]:
     """Read the update and the state of the newest resume point under ``folder``. Raises where there
     is none.
     """
-    found = read_snapshot(folder)
+    found = resume.read_resume_point(folder)
     assert found is not None, f"there is no resume point under {folder}"
     progress, state = found
     return progress.update, state

@@ -45,7 +45,7 @@ class TinyStudy:
     file: Path
 
     def add(self, config: RunConfig) -> None:
-        """One run more."""
+        """Add a run."""
         row = self.store.first(records.Study, name=self.study.name)
         assert row is not None
         save_run(self.store, self.root, row, config)
@@ -53,7 +53,7 @@ class TinyStudy:
 
 @torch.no_grad()
 def nudge(model: torch.nn.Module, seed: int, size: float = 0.02) -> None:
-    """Move every trained parameter by noise of its own."""
+    """Move every trained parameter by noise that depends on its name."""
     draw = named_draws(seed)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -61,7 +61,7 @@ def nudge(model: torch.nn.Module, seed: int, size: float = 0.02) -> None:
 
 
 def save_run(store: Store, root: Path, study_row: records.Study, config: RunConfig) -> None:
-    """A run whose checkpoints are nudged by a little more at each step."""
+    """Store a run whose checkpoints are nudged by a little more at each step."""
     data = open_data(config.data, 0)
     model, method = build(config, data.vocabulary_size, data.special)
     model.eval()
@@ -96,8 +96,8 @@ def save_run(store: Store, root: Path, study_row: records.Study, config: RunConf
 def make_study(
     sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., TinyStudy]:
-    """Builds a study with the given methods, seeds and metrics; several of one test differ in their
-    names.
+    """Return a function that builds a study with the given methods, seeds and metrics; several of
+    one test differ in their names.
     """
     monkeypatch.setenv("LOWRANK_CACHE", str(tmp_path / "cache"))
 

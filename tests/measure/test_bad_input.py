@@ -91,37 +91,33 @@ SHAPES = "the two checkpoints have different shapes (model.layers.0.mlp.down_pro
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words", "told", "done"),
+    ("spoil", "words", "counts"),
     [
         (
             not_finite,
             "the weight 'model.layers.1.self_attn.q_proj.weight' is not finite; the run diverged",
-            4,
-            14,
+            (4, 14),
         ),
-        (another_shape, SHAPES, 2, 16),  # hidden states are of one width still
+        (another_shape, SHAPES, (2, 16)),  # hidden states are of one width still
         (
             another_tokenizer,
-            "its tokenizer is not that of the evaluation set; give it a study of its own",
-            5,
-            13,
+            "its tokenizer is not that of the evaluation set; put it into a separate study",
+            (5, 13),
         ),
-        (no_text, "holds 0 rows of 16 tokens, fewer than the 1 needed; give more text", 8, 10),
+        (no_text, "holds 0 rows of 16 tokens, fewer than the 1 needed; give more text", (8, 10)),
         (
             no_token,
             "the evaluation set of source 'text' scores no token; give documents of two tokens or more",
-            8,
-            10,
+            (8, 10),
         ),
-        (no_reference, "there is no full_rank checkpoint of scale tiny, seed 0, step 10", 3, 5),
+        (no_reference, "there is no full_rank checkpoint of scale tiny, seed 0, step 10", (3, 5)),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_bad_input_is_told_and_the_rest_is_measured(
+def test_bad_input_is_reported_and_the_rest_is_measured(
     spoil: Callable[..., None],
     words: str,
-    told: int,
-    done: int,
+    counts: tuple[int, int],
     make_study: Callable[..., Any],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -135,8 +131,7 @@ def test_bad_input_is_told_and_the_rest_is_measured(
     sentences = [line for line in shown.err.splitlines() if line.startswith("failed: ")]
     assert "Traceback" not in shown.err
     assert any(words in sentence for sentence in sentences), sentences
-    assert len(sentences) == told
-    assert json.loads(shown.out)[0]["units"] == done
+    assert (len(sentences), json.loads(shown.out)[0]["units"]) == counts
     assert all(
         len(re.findall("galore-tiny-s0 step 20", sentence)) <= 2 for sentence in sentences
-    ), "what it is about is said once"
+    ), "the checkpoint is named once"

@@ -21,7 +21,7 @@ from lowrank.config import load_study, resolve_runs
 from lowrank.config.schema import ModelShape
 from lowrank.errors import ConfigError, UnknownNameError, UsageError
 from lowrank.measure import Selection, measure, plan
-from lowrank.measure.bench import Workbench
+from lowrank.measure.cache import CheckpointCache
 from lowrank.measure.lengths import spectrum_lengths
 from lowrank.methods.base import create
 from lowrank.metrics.base import place
@@ -40,7 +40,7 @@ EVERYTHING = """
 
 
 def rows(study: Any) -> list[tuple[Any, ...]]:
-    """All metric rows by content."""
+    """Return all metric rows by content."""
     return sorted(
         study.store.select(
             "SELECT checkpoint_id, reference_checkpoint_id, protocol_id, metric, layer, module, value, note FROM metric_value"
@@ -77,7 +77,7 @@ def test_spectra_of_every_method_are_stored_once(make_study: Make) -> None:
 
 
 def every_row(study: Any) -> dict[str, set[tuple[Any, ...]]]:
-    """All result rows by table, without ids and provenance."""
+    """Return all result rows by table, without ids and provenance."""
     found = {}
     for table in TABLES:
         columns, stored = study.store.select(f"SELECT * FROM {table}")
@@ -179,7 +179,7 @@ def test_only_what_is_selected_is_measured(make_study: Make) -> None:
 def damage(
     study: Any, method: str, step: int, change: Callable[[dict[str, torch.Tensor]], None]
 ) -> None:
-    """Rewrite a checkpoint's weights on disk with a manifest that agrees, and its row with it."""
+    """Rewrite a checkpoint's weights on disk with a manifest and a row that agree."""
     row = checkpoint_row(study, method, step)
     folder = study.root / row.path
     state = load_file(folder / "model.safetensors")
@@ -221,8 +221,8 @@ def test_a_weight_that_is_not_finite_fails_its_units_and_no_others(make_study: M
     assert (again.units, len(again.failed), len(again.left_alone)) == (0, 0, 3)
     assert "--retry-failed" in again.left_alone[0]
     damage(tiny, "galore", 10, lambda state: state["model.layers.0.mlp.up_proj.weight"].fill_(0.5))
-    mended = measure(tiny.store, tiny.study, tiny.root, progress=False, retry_failed=True)
-    assert (mended.units, mended.failed) == (3, [])
+    fixed = measure(tiny.store, tiny.study, tiny.root, progress=False, retry_failed=True)
+    assert (fixed.units, fixed.failed) == (3, [])
     assert tiny.store.count(records.WorkUnit) == 0, "a unit that succeeded leaves only its results"
 
 
@@ -271,7 +271,7 @@ def test_checkpoints_never_lie_outside_the_study(make_study: Make) -> None:
     assert any("leads outside the study's folder" in sentence for sentence in outcome.failed)
 
 
-def test_a_missing_reference_run_is_told_and_stored_nowhere(make_study: Make) -> None:
+def test_a_missing_reference_run_is_reported_and_stored_nowhere(make_study: Make) -> None:
     tiny = make_study("galore", metrics="[activations, {lens: spectra, variants: [main]}]")
     outcome = measure(tiny.store, tiny.study, tiny.root, progress=False)
     assert len(outcome.blocked) == 3
@@ -326,18 +326,18 @@ def test_a_small_memory_loads_again_and_gives_the_same(make_study: Make) -> None
         metrics="[{lens: interpolation, settings: {points: 3, align: false}}]",
     )
     tasks = plan(tiny.store, tiny.study, tiny.root)
-    bench = Workbench(tiny.store, tiny.root, torch.device("cpu"), budget=1)
-    bench.schedule(tasks)
+    cache = CheckpointCache(tiny.store, tiny.root, torch.device("cpu"), budget=1)
+    cache.schedule(tasks)
     values = {}
     for index, task in enumerate(tasks):
-        bench.begin(task)
+        cache.begin(task)
         values[task.label] = list(
-            task.variant.lens.compute(task.unit, bench, task.variant.settings)
+            task.variant.lens.compute(task.unit, cache, task.variant.settings)
         )
-        bench.end(index)
-        assert len(bench._held) <= 2
-    assert sum(bench.loads.values()) > 6
-    roomy = Workbench(tiny.store, tiny.root, torch.device("cpu"))
+        cache.end(index)
+        assert len(cache._held) <= 2
+    assert sum(cache.loads.values()) > 6
+    roomy = CheckpointCache(tiny.store, tiny.root, torch.device("cpu"))
     roomy.schedule(tasks)
     for index, task in enumerate(tasks):
         roomy.begin(task)
@@ -347,32 +347,32 @@ def test_a_small_memory_loads_again_and_gives_the_same(make_study: Make) -> None
         )
         roomy.end(index)
     assert set(roomy.loads.values()) == {1}
-    assert roomy._held == {}, "nothing is held that nobody needs"
+    assert roomy._held == {}, "a checkpoint that no task needs is dropped"
 
 
-def test_copies_beside_a_checkpoint_count_as_memory(make_study: Make) -> None:
+def test_copies_of_a_checkpoint_count_as_memory(make_study: Make) -> None:
     tiny = make_study("relora", metrics="[{lens: loss, settings: {final_only: false}}]")
     tasks = plan(tiny.store, tiny.study, tiny.root)
     points = [task.unit.checkpoint for task in tasks]
 
     def held(budget: int | None, copies: bool) -> tuple[int, int]:
-        """(checkpoints that are held, bytes of all) after each was asked for."""
-        bench = Workbench(tiny.store, tiny.root, torch.device("cpu"), budget)
-        bench.schedule([*tasks, *tasks])  # each is needed again
+        """Return (cached checkpoints, bytes of all) after each was requested."""
+        cache = CheckpointCache(tiny.store, tiny.root, torch.device("cpu"), budget)
+        cache.schedule([*tasks, *tasks])  # each is needed again
         for task in tasks:
-            bench.begin(task)
-            bench.network(task.unit.checkpoint, "dense" if copies else "trained")
-            bench.memo(
+            cache.begin(task)
+            cache.network(task.unit.checkpoint, "dense" if copies else "trained")
+            cache.memo(
                 task.unit.checkpoint,
                 "the same",
-                lambda bench=bench, task=task: bench.loaded(task.unit.checkpoint).model,
+                lambda cache=cache, task=task: cache.loaded(task.unit.checkpoint).model,
             )
-        return len(bench._held), sum(size["cpu"] for size in bench._sizes.values())
+        return len(cache._held), sum(size["cpu"] for size in cache._sizes.values())
 
     number, plain = held(None, copies=False)
     assert (number, held(None, copies=True)[0]) == (len(points), 3)
     assert held(None, copies=True)[1] > 1.5 * plain, "the dense equivalents"
-    model = Workbench(tiny.store, tiny.root, torch.device("cpu")).loaded(points[0]).model
+    model = CheckpointCache(tiny.store, tiny.root, torch.device("cpu")).loaded(points[0]).model
     weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     assert plain == pytest.approx(3 * weights, rel=0.05), "what two names share counts once"
     assert held(plain, copies=False)[0] == 3

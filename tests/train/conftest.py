@@ -32,7 +32,7 @@ WORDS = (
 
 
 def write_corpus(path: Path, documents: int = 400) -> Path:
-    """Sentences of a small grammar-free vocabulary: learnable, and quick to tokenise."""
+    """Write sentences of a small vocabulary without grammar: learnable, and quick to tokenise."""
     rng = random.Random(7)
     lines = [
         " ".join(rng.choices(WORDS, weights=range(len(WORDS), 0, -1), k=rng.randint(20, 60)))
@@ -64,7 +64,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def study_file(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A study file of one tiny full-rank run; its outputs and caches stay in the test's folder."""
+    """Write a study file of one tiny full-rank run; its outputs and caches stay in the test's
+    folder.
+    """
     monkeypatch.setenv("LOWRANK_CACHE", str(corpus.parent / "cache"))
     path = tmp_path / "tiny.yaml"
     path.write_text(STUDY.format(root=tmp_path / "out", corpus=corpus, methods="full_rank"))

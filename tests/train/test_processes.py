@@ -33,7 +33,7 @@ methods:
 
 @pytest.fixture
 def every_method(study_file: Path) -> Plan:
-    """A plan of all methods with a refresh or merge inside ten updates and no dropout."""
+    """Return a plan of all methods with a refresh or merge inside ten updates and no dropout."""
     text = study_file.read_text().replace("methods: [full_rank]", SETTINGS)
     study_file.write_text(text)
     plan = Plan.of(

@@ -42,7 +42,7 @@ def run_of(plan: Plan, url: str) -> tuple[Any, ...]:
     """Train the plan's run in a store; what the store then holds."""
     with Store.open(url, create=True) as store:
         _, runs = register(store, plan)
-        train_run(store, plan, MissingRun(*runs[0], "planned"), shown=False)
+        train_run(store, plan, MissingRun(*runs[0], "planned"), progress=False)
         return held(store)
 
 

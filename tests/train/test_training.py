@@ -46,11 +46,11 @@ def open_store(folder: Path) -> Store:
 def train_plan(plan: Plan, store: Store) -> records.Run:
     """Train the first run of a plan."""
     _, runs = register(store, plan)
-    return train_run(store, plan, MissingRun(*runs[0], "planned"), shown=False)
+    return train_run(store, plan, MissingRun(*runs[0], "planned"), progress=False)
 
 
 def final_state(store: Store) -> tuple[Any, ...]:
-    """What must not depend on how often a run was killed."""
+    """Return what must not depend on how often a run was killed."""
     (run,) = store.find(records.Run)
     saved = [
         (c.step, c.kind, c.sha256, c.validation_loss, c.tokens_seen)
@@ -96,7 +96,7 @@ def test_a_run_leaves_rows_and_verified_files(plan: Plan) -> None:
 
 
 def test_the_stored_validation_loss_is_the_checkpoints(plan: Plan) -> None:
-    """An independent float64 evaluation of the loaded checkpoint gives the stored loss."""
+    """Compare the stored loss with an independent float64 evaluation of the loaded checkpoint."""
     from lowrank.data import open_data
 
     with open_store(plan.root) as store:
@@ -145,15 +145,15 @@ def kill_at(
 
 
 MOMENTS = [
-    (session_module, "write_snapshot", 1, False),
-    (session_module, "write_snapshot", 2, True),
+    (session_module, "write_resume_point", 1, False),
+    (session_module, "write_resume_point", 2, True),
     (checkpoint, "save", 1, False),
     (checkpoint, "save", 2, False),
     (checkpoint, "save", 3, True),
     (checkpoint, "write_weights", 2, True),
     (loop_module.Loop, "update", 1, False),
     (loop_module.Loop, "update", 7, False),
-    (loop_module.Loop, "settle", 4, True),
+    (loop_module.Loop, "after_update", 4, True),
     (Store, "forget_training_log", 1, True),
     (Store, "add_all", 2, True),
     (session_module.Session, "_record_checkpoint", 2, False),
@@ -264,7 +264,7 @@ def test_what_updates_within_the_backward_pass_exclude(
     plan = Plan.of(study_file, ["training.per_layer_updates=true", *overrides])
     with (
         open_store(plan.root) as store,
-        pytest.raises(ConfigError, match=rf"per_layer_updates cannot be had here: .*{reason}"),
+        pytest.raises(ConfigError, match=rf"per_layer_updates is not possible here: .*{reason}"),
     ):
         train_plan(plan, store)
     with pytest.raises(ConfigError, match=reason):
@@ -353,7 +353,7 @@ def test_two_processes_do_not_train_one_run(plan: Plan) -> None:
             filelock.FileLock(folder / "train.lock"),
             pytest.raises(LowrankError, match="another process is training this run"),
         ):
-            train_run(store, plan, MissingRun(*runs[0], "planned"), shown=False)
+            train_run(store, plan, MissingRun(*runs[0], "planned"), progress=False)
 
 
 def curve(plan: Plan, root: Path) -> list[float]:
@@ -399,8 +399,8 @@ def test_compiling_without_a_compiler_is_one_sentence(
 
 
 def test_padded_rows_are_averaged_over_tokens(study_file: Path, tmp_path: Path) -> None:
-    """With padding, accumulation by tokens does not depend on the micro-batch; the published mean
-    of means does.
+    """Check that accumulation by tokens does not depend on the micro-batch with padding, and that
+    the published mean of means does.
     """
 
     def first(*overrides: str) -> float:

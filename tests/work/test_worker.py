@@ -84,7 +84,7 @@ def done(store: Store) -> set[str]:
 
 
 def worker_of(store: Store, stage: Stage[Any, Any], **options: Any) -> Worker[Any, Any]:
-    return Worker(store, stage, shown=False, poll=0.05, **options)
+    return Worker(store, stage, progress=False, poll=0.05, **options)
 
 
 def taken(store: Store) -> set[str]:
@@ -175,8 +175,8 @@ def test_a_failed_item_stops_no_other(store: Store, error: Exception, sentence: 
     do_missing(stage, worker_of(store, stage, retry_failed=True))
     (failed,) = store.find(records.WorkUnit)
     assert failed.attempts == 2
-    mended = Names(store, ["a", "b", "c"])
-    assert do_missing(mended, worker_of(store, mended, retry_failed=True)).units == 1
+    fixed = Names(store, ["a", "b", "c"])
+    assert do_missing(fixed, worker_of(store, fixed, retry_failed=True)).units == 1
     assert store.count(records.WorkUnit) == 0
 
 
@@ -286,7 +286,7 @@ def test_required_is_refused_where_another_process_has_the_item(store: Store) ->
 
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Claims from here on are of another machine, whose processes nobody can look at."""
+    """Make claims from here on those of another machine, whose processes cannot be looked up."""
     monkeypatch.setattr(owner, "machine", lambda: "elsewhere@0")
 
 
@@ -310,7 +310,7 @@ def work_through(url: str, names: list[str], log: Path) -> None:
 
 
 def restless(url: str, names: list[str], log: Path) -> None:
-    """As :func:`work_through`, called again whenever the database goes away."""
+    """Run :func:`work_through`, again whenever the database goes away."""
     while True:
         try:
             work_through(url, names, log)

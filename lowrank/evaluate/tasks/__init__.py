@@ -1,1 +1,1 @@
-"""The suites as data, and task definitions that the harness's own no longer serve."""
+"""The suites as data, and definitions of tasks whose definition in the harness no longer works."""

@@ -1,4 +1,4 @@
-"""LogiQA and LogiQA 2.0 with the prompts of the harness, from the data sets' own files or from
+"""LogiQA and LogiQA 2.0 with the prompts of the harness, read from the data sets' files or from
 tables with named columns.
 """
 
@@ -12,15 +12,16 @@ LETTERS = "abcd"
 
 
 def parsed(dataset: Any) -> Any:
-    """Items with context, question, options and answer, whatever the form of the file."""
+    """Return the items with context, question, options and answer, whatever the file's format."""
     return dataset.map(_parse, remove_columns=dataset.column_names)
 
 
 def stripped(dataset: Any) -> Any:
-    """LogiQA 2.0 without white space around its texts, from lines of JSON or from tables; what the
-    harness does not read goes.
+    """Return the items of LogiQA 2.0, read from lines of JSON or from tables.
 
-    The lines are not left to a reader of tables: their field `type` has other keys in every line.
+    White space around texts is stripped and columns that the harness does not read are dropped.
+    Lines are parsed here, because a reader of tables fails on their field `type`, which has other
+    keys in every line.
     """
 
     def one(doc: Document) -> Document:
@@ -38,14 +39,14 @@ def stripped(dataset: Any) -> Any:
 
 
 def text(doc: Document) -> str:
-    """The prompt of LogiQA."""
+    """Return the prompt of LogiQA."""
     return (
         f"Passage: {doc['context']}\nQuestion: {doc['question']}\nChoices:\n{_options(doc)}Answer:"
     )
 
 
 def text2(doc: Document) -> str:
-    """The prompt of LogiQA 2.0, which has no line "Choices:"."""
+    """Return the prompt of LogiQA 2.0, which has no line "Choices:"."""
     return f"Passage: {doc['context']}\nQuestion: {doc['question']}\n{_options(doc)}Answer:"
 
 
@@ -56,7 +57,7 @@ def _options(doc: Document) -> str:
 
 
 def _parse(doc: Document) -> Document:
-    """A paragraph of the data set's own file, or a row of one of its conversions."""
+    """Parse a paragraph of the data set's file, or a row of one of its conversions."""
     if "text" in doc and "options" not in doc:
         letter, context, question, *options = doc["text"].strip().split("\n")
         context, question, shown = (
@@ -81,5 +82,5 @@ def _parse(doc: Document) -> Document:
 
 
 def _spaced(line: str) -> str:
-    """The files lack the space after a full stop; the harness's script puts it there."""
+    """Insert the space after a full stop, which the files lack, as the harness's script does."""
     return line.replace(".", ". ").strip()

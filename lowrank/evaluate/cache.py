@@ -1,5 +1,5 @@
-"""What units of evaluation share: a checkpoint loaded and verified once, tasks rendered once, one
-harness model a tokenizer.
+"""What evaluations share: a checkpoint that is loaded and verified once, tasks that are rendered
+once, and one harness model per tokenizer.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from lowrank.errors import LowrankError
 from lowrank.evaluate import harness
 from lowrank.evaluate.definitions import define
 from lowrank.evaluate.errors import EvaluationError
-from lowrank.evaluate.plan import Unit, Variant
+from lowrank.evaluate.plan import MissingScores, SuiteVariant
 from lowrank.evaluate.scores import Score, scores
 from lowrank.work.loading import load_checkpoint
 
 
-class Bench:
-    """Holds one checkpoint at a time, and every task and tokenizer that it has met; ``loads``
-    counts checkpoints.
+class TaskCache:
+    """Holds one checkpoint at a time, and every task and tokenizer that was used.
+
+    ``loads`` counts loaded checkpoints.
     """
 
     def __init__(self, root: Path, settings: Downstream, device: torch.device) -> None:
@@ -32,18 +33,22 @@ class Bench:
         self._models: dict[tuple[str, int], Any] = {}
         self._tasks: dict[tuple[str, str], harness.LoadedTask | LowrankError] = {}
 
-    def scores(self, unit: Unit) -> tuple[harness.LoadedTask, list[Score], int]:
-        """The task, its scores for the unit's checkpoint, and how many requests were cut to the
-        model's context.
+    def scores(self, work: MissingScores) -> tuple[harness.LoadedTask, list[Score], int]:
+        """Score a checkpoint on a task; return the task, its missing scores, and a count.
+
+        The count is the number of requests that were cut to the model's context.
         """
-        task = self.task(unit.variant, unit.task)
-        lm = self.model(unit)
+        task = self.task(work.variant, work.task)
+        lm = self.model(work)
         with harness.evaluating(lm.model):
             results = harness.run(lm, task, self.settings.bootstrap)
-        return task, scores(task, sorted(unit.metrics | unit.item_metrics), results), lm.truncated
+        return task, scores(task, sorted(work.metrics | work.item_metrics), results), lm.truncated
 
-    def task(self, variant: Variant, name: str) -> harness.LoadedTask:
-        """A loaded task; one that could not be loaded is not tried again."""
+    def task(self, variant: SuiteVariant, name: str) -> harness.LoadedTask:
+        """Return a loaded task.
+
+        Raises :class:`LowrankError` for one that cannot be loaded; that is tried once.
+        """
         key = (variant.suite.name, name)
         if key not in self._tasks:
             try:
@@ -57,36 +62,40 @@ class Bench:
             raise found
         return found
 
-    def model(self, unit: Unit) -> Any:
-        """The harness's model with the weights of the unit's checkpoint."""
-        if self._current is None or self._current[0] != unit.checkpoint.id:
-            self._current = (unit.checkpoint.id or 0, self._load(unit))
+    def model(self, work: MissingScores) -> Any:
+        """Return the harness's model with the weights of the checkpoint.
+
+        Raises :class:`LowrankError` for one that cannot be loaded; that is tried once in a row.
+        """
+        if self._current is None or self._current[0] != work.checkpoint.id:
+            self._current = (work.checkpoint.id or 0, self._load(work))
         found = self._current[1]
         if isinstance(found, LowrankError):
             raise found
         return found
 
     def release(self) -> None:
-        """The current checkpoint is done."""
+        """Drop the current checkpoint."""
         self._current = None
 
-    def _load(self, unit: Unit) -> Any:
-        """A checkpoint in float32, verified against manifest and database; what is wrong with it is
-        kept.
+    def _load(self, work: MissingScores) -> Any:
+        """Load a checkpoint in float32, verified against manifest and database.
+
+        Returns the harness's model, or the error that kept it from being loaded.
         """
         try:
             self.loads += 1
-            loaded = load_checkpoint(self.root, unit.checkpoint)
-            return self._in_harness(unit, self.root / unit.checkpoint.path, loaded)
+            loaded = load_checkpoint(self.root, work.checkpoint)
+            return self._in_harness(work, self.root / work.checkpoint.path, loaded)
         except LowrankError as error:
             return error
 
-    def _in_harness(self, unit: Unit, folder: Path, loaded: checkpoint.Loaded) -> Any:
+    def _in_harness(self, work: MissingScores, folder: Path, loaded: checkpoint.Loaded) -> Any:
         model: Any = loaded.model
         model.to(self.device)
         entry = loaded.manifest.files.get("tokenizer.json")
         key = (
-            entry["sha256"] if entry else unit.run.tokenizer_hash,
+            entry["sha256"] if entry else work.run.tokenizer_hash,
             int(model.config.max_position_embeddings),
         )
         if key in self._models:
@@ -102,7 +111,10 @@ class Bench:
 
 
 def tokenizer_of(folder: Path) -> Any:
-    """The tokenizer in a checkpoint's folder."""
+    """Load the tokenizer in a checkpoint's folder.
+
+    Raises :class:`EvaluationError` where there is none, or one without an end-of-sequence token.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -119,7 +131,7 @@ def tokenizer_of(folder: Path) -> Any:
 
 
 def check_vocabulary(folder: Path, tokenizer: Any, model: Any) -> None:
-    """Every token must have a row in the model's embedding."""
+    """Raise :class:`EvaluationError` unless every token has a row in the model's embedding."""
     highest, rows = (
         max(tokenizer.get_vocab().values()),
         model.get_input_embeddings().weight.shape[0],

@@ -1,8 +1,8 @@
-"""Resume points: everything a run needs to go on, written at once or not at all, the newest kept.
+"""Resume points: everything that a run needs to go on, written atomically, the newest one kept.
 
-A resume point holds weights, optimizer state, method state and the loop's counters. No random state
-is in it: the rows of a batch, dropout masks and every other random choice are functions of the seed
-and the update.
+A resume point holds weights, optimizer state, method state and the loop's counters. It holds no
+random state, since the rows of a batch, dropout masks and every other random choice are functions
+of the seed and the update.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ STATE, LOOP = "state.pt", "loop.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Counters of the loop after update ``update``, and the rows of the run that could not be
-    stored until then.
+    """The loop's counters after update ``update``, and the run's rows that were not stored by then.
+
+    ``seconds`` is the time of training, ``peak_memory_bytes`` the peak of all sessions so far.
     """
 
     update: int = 0
@@ -35,35 +36,39 @@ class Progress:
     pending: list[dict[str, Any]] = field(default_factory=list)
 
 
-def write_snapshot(folder: Path, progress: Progress, state: dict[str, Any]) -> None:
-    """Add the resume point ``folder``/step_… and remove older ones; ``state`` is tensors and plain
-    values only.
+def write_resume_point(folder: Path, progress: Progress, state: dict[str, Any]) -> None:
+    """Write the resume point ``folder``/step_… and remove all others.
+
+    ``state`` holds tensors and plain values only. An existing one of the same update is kept.
     """
     target = folder / f"step_{progress.update:08d}"
 
     def fill(temporary: Path) -> None:
         try:
             torch.save(state, temporary / STATE)
-        except RuntimeError as error:  # so it says that a write failed, and not why
+        except RuntimeError as error:  # how torch reports a write that failed
             raise OSError(errno.EIO, "the disk is full or refuses to write") from error
         loop = {"progress": asdict(progress), "files": {STATE: file_entry(temporary / STATE)}}
         (temporary / LOOP).write_text(sealed(loop, strict=False), encoding="utf-8")
 
     if not target.exists():
         write_folder(target, fill)
-    for other in snapshots(folder):
+    for other in resume_points(folder):
         if other != target:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def snapshots(folder: Path) -> list[Path]:
-    """Complete resume points, oldest first."""
+def resume_points(folder: Path) -> list[Path]:
+    """Return the folders of complete resume points, oldest first."""
     return sorted(path for path in folder.glob("step_*") if path.is_dir())
 
 
-def read_snapshot(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
-    """The newest resume point under ``folder``, verified; None where there is none."""
-    found = snapshots(folder)
+def read_resume_point(folder: Path) -> tuple[Progress, dict[str, Any]] | None:
+    """Read and verify the newest resume point under ``folder``; return None where there is none.
+
+    Raises :class:`CheckpointError` for one that is damaged.
+    """
+    found = resume_points(folder)
     if not found:
         return None
     path = found[-1]

@@ -18,27 +18,26 @@ from lowrank import checkpoint
 from lowrank.errors import LowrankError
 from lowrank.export import dense_model
 from lowrank.geometry.estimate import Batch
+from lowrank.measure.group import SINGLE, ProcessGroup
 from lowrank.measure.memory import footprint
 from lowrank.measure.plan import Task
-from lowrank.measure.team import SOLO, Team
 from lowrank.metrics.base import MetricError, Point, Unit
 from lowrank.store import Store, records
 from lowrank.work.loading import load_checkpoint
 
 A = TypeVar("A")
 T = TypeVar("T")
-MEMORY_SHARE = (
-    0.4  # of the machine's and of the accelerator's memory, for checkpoints that later tasks need
-)
+# The share of the machine's and of the accelerator's memory that cached checkpoints may take.
+MEMORY_SHARE = 0.4
 
 
-class Workbench:
-    """Holds the checkpoints of the tasks ahead; a checkpoint leaves when no task needs it any more.
+class CheckpointCache:
+    """The checkpoints of the tasks ahead; one is dropped when no task needs it any more.
 
-    Where the memory does not hold all of them with what lenses keep beside them (dense copies,
-    copies on the accelerator, bases of directions), those whose next use is farthest leave first
-    and are loaded again. ``budget`` is in bytes of the machine's memory. ``loads`` counts loads by
-    checkpoint.
+    Beside a checkpoint the cache holds what lenses derive from it (dense copies, copies on the
+    accelerator, bases of directions). Where the memory does not hold all of them, those whose next
+    use is farthest are dropped first and loaded again later. ``budget`` is the memory of the
+    machine that the cache may take, in bytes. ``loads`` counts loads by checkpoint.
     """
 
     def __init__(
@@ -47,11 +46,12 @@ class Workbench:
         root: Path,
         device: torch.device,
         budget: int | None = None,
-        team: Team = SOLO,
+        group: ProcessGroup = SINGLE,
     ) -> None:
-        self.store, self.root, self.device, self.team = store, root.resolve(), device, team
-        own = budgets(device) if budget is None else Counter({**budgets(device), "cpu": budget})
-        self.budget = team.smallest(own)  # processes that work together must keep the same
+        self.store, self.root, self.device, self.group = store, root.resolve(), device, group
+        limits = budgets(device) if budget is None else Counter({**budgets(device), "cpu": budget})
+        # Processes that compute together must drop the same checkpoints.
+        self.budget = group.minimum(limits)
         self.loads: Counter[int] = Counter()
         self._held: dict[int, checkpoint.Loaded] = {}
         self._sizes: dict[int, Counter[str]] = {}
@@ -62,7 +62,7 @@ class Workbench:
         self._batches: dict[tuple[str, int], list[Batch]] = {}
 
     def schedule(self, tasks: Iterable[Task]) -> None:
-        """Tell which tasks will come, in their order."""
+        """Set the tasks that will come, in their order, and drop what none of them needs."""
         self._uses = {}
         for index, task in enumerate(tasks):
             for point in task.unit.points:
@@ -71,19 +71,22 @@ class Workbench:
             self._drop(key)
 
     def begin(self, task: Task) -> None:
-        """``task`` is computed next."""
+        """Set the task that is computed next."""
         self._task = task
 
     def end(self, index: int) -> None:
-        """Task ``index`` is done: let go of what nobody needs."""
-        for point_id, uses in self._uses.items():
+        """Drop the checkpoints that no task after number ``index`` needs."""
+        for checkpoint_id, uses in self._uses.items():
             while uses and uses[0] <= index:
                 uses.pop(0)
             if not uses:
-                self._drop(point_id)
+                self._drop(checkpoint_id)
 
     def loaded(self, point: Point) -> checkpoint.Loaded:
-        """The checkpoint in float32 on the CPU, verified against manifest and database."""
+        """Return the checkpoint in float32 on the CPU, verified against manifest and database.
+
+        Raises :class:`LowrankError` where it cannot be loaded; that is tried once.
+        """
         key = point.checkpoint_id
         if key in self._broken:
             raise self._broken[key]
@@ -94,21 +97,22 @@ class Workbench:
                 self._broken[key] = error
                 raise
             self._held[key] = loaded
-            self._weigh(key)
+            self._make_room(key)
         return self._held[key]
 
     def memo(self, point: Point, key: str, compute: Callable[[], T]) -> T:
-        """``compute()``, kept as long as the checkpoint is."""
+        """Return ``compute()``, cached under ``key`` as long as the checkpoint is."""
         kept = self._memo.setdefault(point.checkpoint_id, {})
         if key not in kept:
             kept[key] = compute()
-            self._weigh(point.checkpoint_id)
+            self._make_room(point.checkpoint_id)
         found: T = kept[key]
         return found
 
     def network(self, point: Point, space: str) -> nn.Module | None:
-        """The checkpoint on the device as trained, or (``space`` dense) as the equivalent plain
-        LLaMA.
+        """Return the checkpoint on the device, as trained or as the equivalent plain LLaMA.
+
+        ``space`` "dense" asks for the latter; None where the method has no dense equivalent.
         """
         loaded = self.loaded(point)
         if space != "dense" or not loaded.method.custom_architecture:
@@ -116,23 +120,26 @@ class Workbench:
         return self.memo(point, "dense network", lambda: self._moved(dense_model(loaded)))
 
     def spread(self, compute: Callable[[A], T], items: Sequence[A]) -> list[T]:
-        """``compute`` of every item, in their order: each process of the team does a share."""
-        return self.team.spread(compute, items)
+        """Return ``compute`` of every item in order; each process of the group does a share."""
+        return self.group.map(compute, items)
 
     @property
     def processes(self) -> int:
-        """How many processes :meth:`spread` shares work among."""
-        return self.team.world
+        """The number of processes that :meth:`spread` shares work among."""
+        return self.group.world_size
 
     def batches(self, unit: Unit, rows: int) -> list[Batch]:
-        """The evaluation set of the current task on the device."""
+        """Return the evaluation set of the current task on the device, ``rows`` rows a batch.
+
+        Raises :class:`MetricError` where a checkpoint of ``unit`` has another tokenizer.
+        """
         opened = self._task.evaluation if self._task else None
         if opened is None:
             raise RuntimeError("a lens that uses the evaluation set declares needs_data")
         for point in unit.points:
             if point.tokenizer_hash not in ("", opened.record.tokenizer_hash):
                 raise MetricError(
-                    f"{point.label}: its tokenizer is not that of the evaluation set; give it a study of its own"
+                    f"{point.label}: its tokenizer is not that of the evaluation set; put it into a separate study"
                 )
         key = (opened.record.sha256, rows)
         if key not in self._batches:
@@ -144,7 +151,7 @@ class Workbench:
         return self._batches[key]
 
     def _on_device(self, model: nn.Module) -> nn.Module:
-        """The model itself on a CPU, a copy elsewhere: the loaded one stays on the CPU."""
+        """Return the model itself on a CPU, a copy elsewhere: the loaded one stays on the CPU."""
         return model if self.device.type == "cpu" else copy.deepcopy(model).to(self.device)
 
     def _moved(self, model: nn.Module | None) -> nn.Module | None:
@@ -155,9 +162,10 @@ class Workbench:
         self.loads[checkpoint_id] += 1
         return loaded
 
-    def _weigh(self, key: int) -> None:
-        """A checkpoint has grown: let those with the farthest next use go until all fit; those of
-        the current task stay.
+    def _make_room(self, key: int) -> None:
+        """Drop checkpoints, the farthest next use first, until all fit after ``key`` has grown.
+
+        Those of the current task stay, whatever they take.
         """
         self._sizes[key] = footprint(self._held.get(key), self._memo.get(key))
         current = {key} | (
@@ -179,7 +187,7 @@ class Workbench:
 
 
 def budgets(device: torch.device) -> Counter[str]:
-    """Bytes that checkpoints may take, by type of device."""
+    """Return the bytes that cached checkpoints may take, by type of device ('cpu', 'cuda')."""
     found = Counter(
         {"cpu": int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))}
     )

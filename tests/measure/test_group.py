@@ -27,27 +27,21 @@ draw = landscape.random_direction
 
 
 def counted(weights: Any, seed: int, index: int, normalization: Any) -> Any:
-    """A direction, and its number is put down."""
+    """Return a direction, and record its number."""
     DRAWN.append(index)
     return draw(weights, seed, index, normalization)
 
 
 def member(
-    rank: int,
-    world: int,
-    port: int,
+    environment: dict[str, str],
     study: Any,
     options: dict[str, Any],
     answer: Any,
     breaks: int | None,
 ) -> None:
-    """One process of a launch; rank 1 fails at direction ``breaks``."""
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    """Measure in one process of a launch; rank 1 fails at direction ``breaks``."""
+    os.environ |= environment
+    rank = int(environment["RANK"])
 
     def broken(weights: Any, seed: int, index: int, normalization: Any) -> Any:
         if (rank, index) == (1, breaks):
@@ -63,19 +57,23 @@ def member(
 def launch(
     study: Any, world: int = 2, breaks: int | None = None, **options: Any
 ) -> list[tuple[Any, list[int]]]:
-    """(outcome, numbers of drawn directions) of every process."""
+    """Measure in ``world`` processes; return (summary, numbers of drawn directions) of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context, waiting = (
-        multiprocessing.get_context("fork"),
-        [],
-    )  # torch is imported already, and has one thread
+    # torch is imported already, and has one thread.
+    context, waiting = multiprocessing.get_context("fork"), []
     DRAWN.clear()
     for rank in range(world):
         receiver, sender = context.Pipe(duplex=False)
+        environment = {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
         process = context.Process(
-            target=member, args=(rank, world, port, study, options, sender, breaks), daemon=True
+            target=member, args=(environment, study, options, sender, breaks), daemon=True
         )
         process.start()
         sender.close()
@@ -89,7 +87,7 @@ def launch(
 
 
 def content(store: Store) -> list[set[tuple[Any, ...]]]:
-    """Values and curve points."""
+    """Return values and curve points."""
     pair = "checkpoint_id, reference_checkpoint_id, protocol_id"
     queries = (
         f"SELECT {pair}, metric, layer, module, value, standard_error, n FROM metric_value",
@@ -100,7 +98,7 @@ def content(store: Store) -> list[set[tuple[Any, ...]]]:
 
 @pytest.fixture
 def measured(make_study: Callable[..., Any], tmp_path: Path) -> Any:
-    """A study, measured by one process and emptied again; ``before`` has its rows."""
+    """Return a study that one process measured, emptied again; ``before`` has its rows."""
     tiny = make_study("full_rank", "relora", metrics=LENSES)
     tiny.url = str(tiny.store.url_masked)
     assert measure(tiny.store, tiny.study, tiny.root, progress=False).complete
