@@ -1,4 +1,4 @@
-"""``lowrank doctor``: what is wrong with environment, store and files, and mending it."""
+"""``lowrank doctor``: diagnose environment, store and files, and fix what can be fixed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ COLUMNS = ("level", "area", "finding", "advice", "mended_by")
 @json_option
 @database_option
 def doctor(file: Path | None, fix: bool, yes: bool, as_json: bool) -> int:
-    """Look for what is wrong with the environment, the store and the files of its studies; say what
-    to do about each.
+    """Diagnose the environment, the store and the files of its studies; advise on each problem.
 
-    With a study file, its store and its section 'keep' (which weights may go). Exit status 1 if a
-    problem is left.
+    With a study file, examine its store and apply its section 'keep' (which weights may be
+    deleted). Exit status 1 if a problem remains.
 
     \b
     Examples:
@@ -67,7 +66,7 @@ def doctor(file: Path | None, fix: bool, yes: bool, as_json: bool) -> int:
 
 
 def _fixed(finding: Finding) -> bool:
-    """Mend one thing and tell what was done; False where that failed, which stops no other."""
+    """Fix one finding and print what was done; return False if that failed."""
     try:
         click.echo(finding.fix() if finding.fix else "", err=True)
     except (LowrankError, OSError) as error:

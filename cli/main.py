@@ -1,6 +1,4 @@
-"""The command ``lowrank``: a group that imports a command's module only when the
-command is called.
-"""
+"""The command ``lowrank``: a group that imports a command's module only when it is called."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ COMMANDS = {  # name: where it is, what it does
     "db": ("lowrank.cli.db:db", "Upgrade, check or copy the database."),
     "doctor": (
         "lowrank.cli.doctor:doctor",
-        "Look for what is wrong with environment and store, and mend it.",
+        "Diagnose environment and store, and fix what can be fixed.",
     ),
 }
 
@@ -55,7 +53,7 @@ class LazyGroup(click.Group):
     """A group over :data:`COMMANDS` whose help imports none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Commands whose module is there, in the order of work."""
+        """Return the installed commands, in the order of a study's work."""
         return [
             name
             for name, (target, _) in COMMANDS.items()
@@ -63,7 +61,7 @@ class LazyGroup(click.Group):
         ]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, its module imported now."""
+        """Import a command's module and return the command."""
         if cmd_name not in self.list_commands(ctx):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
@@ -71,7 +69,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands in the help, from the table."""
+        """Write the list of commands for the help text."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
@@ -94,18 +92,19 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry of the console script."""
+    """Run the console script."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line of ``lowrank``; the exit status of :func:`guarded`."""
+    """Run one command line of ``lowrank``; return the exit status of :func:`guarded`."""
     return guarded(lambda: cli.main(list(arguments), prog_name="lowrank", standalone_mode=False))
 
 
 def guarded(command: Callable[[], object]) -> int:
-    """Run ``command`` and tell its errors; the exit status: 0 done, 1 failed, 2 wrong usage or
-    study file, 130 interrupted.
+    """Run ``command``, print its error if it raises one, and return the exit status.
+
+    The status is 0 done, 1 failed, 2 wrong usage or study file, 130 interrupted.
     """
     try:
         result = command()

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: a Hugging Face directory with a manifest, written at once or not at all.
+"""Checkpoints on disk: a Hugging Face directory with a manifest, written atomically.
 
 A folder holds ``config.json``, ``model.safetensors``, the tokenizer and ``manifest.json`` with the
 size and SHA-256 of every file. It is written under a temporary name, flushed to the disk and
@@ -28,14 +28,17 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
-PRUNED = "pruned.json"  # beside the manifest where the weights were deleted on purpose
+PRUNED = "pruned.json"  # next to the manifest if the weights were deleted on purpose
 FORMAT = 1
 SEAL = "sha256"  # key of a JSON file under which a hash of its other keys stands
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a checkpoint is, for people and for a store that lost its row."""
+    """Description of a checkpoint, for people and for restoring a lost row of the store.
+
+    ``step`` counts optimizer updates.
+    """
 
     step: int
     kind: str  # initial | training | final | imported
@@ -44,7 +47,7 @@ class Manifest:
     settings: dict[str, Any] = field(default_factory=dict)
     run_config_hash: str = ""
     validation_loss: float | None = (
-        None  # nats a token; JSON holds "nan" or "inf" where it is not finite
+        None  # nats per token; JSON holds "nan" or "inf" if it is not finite
     )
     validation_tokens: int = 0
     evaluation_set_sha256: str = ""
@@ -63,7 +66,7 @@ class Manifest:
 
     @property
     def bytes(self) -> int:
-        """Size of all files but the manifest."""
+        """Size of all files except the manifest, in bytes."""
         return sum(int(entry["bytes"]) for entry in self.files.values())
 
 
@@ -132,11 +135,10 @@ def save(
     tokenizer: Any = None,
     state: dict[str, torch.Tensor] | None = None,
 ) -> Manifest:
-    """Write ``model`` (or its gathered ``state``) as a checkpoint; a complete folder with the same
-    weights is kept.
+    """Write ``model``, or its gathered ``state``, as a checkpoint; return the complete manifest.
 
-    Raises :class:`CheckpointError` where the disk refuses, or where the folder already holds other
-    weights.
+    A complete folder is kept, and its manifest is returned. Raises :class:`CheckpointError` if the
+    disk cannot be written or the manifest of an existing folder is damaged.
     """
     complete = manifest
 
@@ -159,10 +161,9 @@ def save(
 
 
 def write_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
-    """A safetensors file of ``state``, without a copy of it in memory; the same tensors give the
-    same bytes.
+    """Write ``state`` as a safetensors file without copying it in memory.
 
-    Raises OSError where the disk refuses.
+    The same tensors yield the same bytes. Raises OSError if the disk cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -173,7 +174,7 @@ def write_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
     path.touch()
     mode = (
         path.stat().st_mode
-    )  # as the user's mask has it; the library's own file is for the user alone
+    )  # as the user's umask sets it; safetensors makes files that only the user can read
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
@@ -182,7 +183,7 @@ def write_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
 
 
 def dumps(manifest: Manifest) -> str:
-    """Strict JSON of a manifest."""
+    """Return the manifest as strict JSON."""
     body = asdict(manifest)
     loss = manifest.validation_loss
     body["validation_loss"] = loss if loss is None or math.isfinite(loss) else str(loss)
@@ -211,8 +212,9 @@ def _seal(body: dict[str, Any]) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint folder; raises :class:`CheckpointError` where it is missing or
-    damaged.
+    """Return the manifest of a checkpoint folder.
+
+    Raises :class:`CheckpointError` if it is missing, damaged or of a newer format.
     """
     path = folder / MANIFEST
     try:
@@ -234,7 +236,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: Path, expected_sha256: str | None = None) -> Manifest:
-    """Compare every file with the manifest, and the weights with the database's hash if given."""
+    """Compare every file with the manifest, and the weights with ``expected_sha256`` if given.
+
+    Returns the manifest; raises :class:`CheckpointError` for the first file that differs.
+    """
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
         path = folder / Path(name).name  # a manifest never leads outside its folder
@@ -260,8 +265,10 @@ def verify(folder: Path, expected_sha256: str | None = None) -> Manifest:
 def load(
     folder: Path, expected_sha256: str | None = None, dtype: torch.dtype | None = None
 ) -> Loaded:
-    """A verified checkpoint as a model in evaluation mode on the CPU, in its stored precision
-    unless ``dtype`` is given.
+    """Load a checkpoint after verifying it.
+
+    The model is in evaluation mode on the CPU, in its stored precision unless ``dtype`` is given.
+    Raises :class:`CheckpointError` if the checkpoint is missing or damaged.
     """
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForCausalLM

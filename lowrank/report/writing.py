@@ -1,4 +1,4 @@
-"""From a study in a store to a folder with the report, which appears all at once or not at all."""
+"""Write the report of a study into a folder, atomically."""
 
 from __future__ import annotations
 
@@ -63,14 +63,15 @@ def write(
     against: tuple[Store, str] | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write the report of a study into the folder ``out``; the path of its index.html.
+    """Write the report of a study into the folder ``out``; return the path of its ``index.html``.
 
-    ``out`` then holds index.html (self-contained), tables/ (CSV and Markdown of every table) and
-    figures/ (SVG and PNG of every figure). It replaces a report that stands there, in one step; a
-    folder with anything else in it is refused. ``against`` adds a comparison with another study,
-    given by its store and name.
+    ``out`` then holds ``index.html`` (self-contained), ``tables/`` (CSV and Markdown of every
+    table) and ``figures/`` (SVG and PNG of every figure). It replaces an existing report in one
+    step; a folder with any other content is refused. ``against`` adds a comparison with another
+    study, given by its store and name.
 
-    Raises UsageError for a study that the store does not have.
+    Raises UsageError for a study that the store does not have, and LowrankError if ``out`` cannot
+    be written.
     """
     out = Path(out).absolute()
     check_target(out)
@@ -99,7 +100,7 @@ def _write(out: Path, fill: Callable[[Path], None]) -> None:
 
 
 def build(source: Source, other: Source | None, progress: bool) -> list[Section]:
-    """All chapters, and last what would fill the empty ones."""
+    """Return all chapters, followed by a section on what would fill the empty ones."""
     found = []
     for chapter in tqdm(
         CHAPTERS, desc="report", unit="chapter", disable=None if progress else True
@@ -113,7 +114,7 @@ def build(source: Source, other: Source | None, progress: bool) -> list[Section]
 
 
 def remaining(source: Source, sections: list[Section]) -> Section:
-    """What is missing, with the commands that would change it."""
+    """Return the section that lists what is missing, with the commands that would change this."""
     section = Section(
         name="missing",
         title="What would fill the empty sections",
@@ -135,7 +136,7 @@ def remaining(source: Source, sections: list[Section]) -> Section:
 
 
 def fill(folder: Path, source: Source, sections: list[Section], progress: bool) -> None:
-    """Page, tables and pictures."""
+    """Write page, tables and figures into ``folder``."""
     for name in ("tables", "figures"):
         (folder / name).mkdir()
     tables, figures = page.tables(sections), page.figures(sections)
@@ -162,7 +163,7 @@ def fill(folder: Path, source: Source, sections: list[Section], progress: bool) 
 
 
 def check_target(out: Path) -> None:
-    """Only a folder that is new, empty or a report may be replaced."""
+    """Raise UsageError unless ``out`` is new, empty or a report."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"{out} is not a folder; give another one with --out")
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists():

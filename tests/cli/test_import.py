@@ -165,7 +165,9 @@ def test_it_is_measured_beside_our_own(home: Path, lowrank: Callable, tmp_path: 
         "--name",
         "copy",
     )
-    status, printed = lowrank("checkpoint", "import", home / "tiny.yaml", tmp_path / "plain", *options)
+    status, printed = lowrank(
+        "checkpoint", "import", home / "tiny.yaml", tmp_path / "plain", *options
+    )
     assert status == 0, printed
     lowrank("study", "run", home / "tiny.yaml", "--only", "measure")
     with Store.open(home / "out" / "lowrank.db") as store:

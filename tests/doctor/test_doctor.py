@@ -1,5 +1,5 @@
-"""The doctor finds each kind of damage, mends what can be mended, and never deletes what a missing
-number needs.
+"""The doctor finds each kind of damage, fixes what can be fixed, and keeps what a missing result
+needs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ metrics: [spectra]
 
 @pytest.fixture(scope="session")
 def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a study that has been run."""
+    """Return a folder with a study that has been run."""
     folder = tmp_path_factory.mktemp("studied")
     rng = random.Random(5)
     words = ["matrix", "rank", "gradient", "weight", "loss", "step", "seed", "token"]
@@ -56,7 +56,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it to damage."""
+    """Return a copy of the study to damage."""
     shutil.copytree(studied, tmp_path, dirs_exist_ok=True)
     (tmp_path / "tiny.yaml").write_text(
         STUDY.format(root=tmp_path / "out", corpus=tmp_path / "corpus.txt")
@@ -135,7 +135,9 @@ def test_fix_repairs_everything_that_can_be_repaired(home: Path, doctor: Callabl
     assert (half.exists(), fresh.exists(), (run_folder / "resume").exists()) == (False, True, False)
 
 
-def test_fix_asks_for_confirmation(home: Path, doctor: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fix_asks_for_confirmation(
+    home: Path, doctor: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_store(home) as store:
         store.add(records.Protocol(name="nobody", lens="spectra", metric_revision=1))
     asked: list[str] = []

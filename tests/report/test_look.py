@@ -11,7 +11,14 @@ import pytest
 from lowrank.report.figure import Figure
 from lowrank.report.identity import assign
 from lowrank.report.plot import theme
-from lowrank.report.plot.axes import MINUS, fit, linear_ticks, log_ticks, number, tick_text
+from lowrank.report.plot.axes import (
+    MINUS,
+    axis_covering,
+    linear_ticks,
+    log_ticks,
+    number,
+    tick_text,
+)
 from lowrank.report.plot.charts import XY, Heat, Series, Style
 from lowrank.report.plot.raster import png
 from lowrank.report.tables import Table
@@ -119,9 +126,9 @@ def test_log_ticks_are_inside(low: float, high: float) -> None:
 
 
 def test_axes_hold_what_is_odd() -> None:
-    assert fit([], 0, 1).high > fit([], 0, 1).low
-    assert fit([3.0, 3.0, float("nan")], 0, 100)(3.0) == pytest.approx(50)
-    axis = fit([0.0, -1.0, 1e-3, 10.0], 100, 0, log=True)
+    assert axis_covering([], 0, 1).high > axis_covering([], 0, 1).low
+    assert axis_covering([3.0, 3.0, float("nan")], 0, 100)(3.0) == pytest.approx(50)
+    axis = axis_covering([0.0, -1.0, 1e-3, 10.0], 100, 0, log=True)
     assert 0 < axis(10.0) < axis(1e-3) < 100
 
 
