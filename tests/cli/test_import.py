@@ -80,7 +80,7 @@ def foreign(
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_an_imported_checkpoint_computes_the_same(
+def test_an_imported_checkpoint_has_the_same_logits(
     home: Path, lowrank: Callable, tied: bool
 ) -> None:
     foreign(home / "theirs", tied=tied, shards="8KB")
@@ -123,9 +123,7 @@ def test_an_imported_checkpoint_computes_the_same(
             assert all(row.value is not None and 1.0 < row.value <= 8.0 for row in rows)
 
 
-def test_importing_twice_is_importing_once_and_other_weights_are_refused(
-    home: Path, lowrank: Callable
-) -> None:
+def test_importing_is_idempotent_and_refuses_other_weights(home: Path, lowrank: Callable) -> None:
     foreign(home / "theirs")
     command = (
         "checkpoint",
@@ -148,7 +146,9 @@ def test_importing_twice_is_importing_once_and_other_weights_are_refused(
         assert [row.step for row in store.find(records.Checkpoint)] == [0, 3]
 
 
-def test_it_is_measured_beside_our_own(home: Path, lowrank: Callable, tmp_path: Path) -> None:
+def test_imported_checkpoints_are_measured_like_trained_ones(
+    home: Path, lowrank: Callable, tmp_path: Path
+) -> None:
     assert lowrank("study", "run", home / "tiny.yaml", "--only", "train")[0] == 0
     with Store.open(home / "out" / "lowrank.db") as store:
         final = next(row for row in store.find(records.Checkpoint) if row.kind == "final")
@@ -222,7 +222,7 @@ def break_it(folder: Path, how: str) -> None:
         ("key", "model.norm.weight"),
     ],
 )
-def test_a_broken_folder_is_one_sentence_and_leaves_nothing(
+def test_a_broken_folder_is_an_error_and_leaves_no_rows(
     home: Path, lowrank: Callable, how: str, words: str
 ) -> None:
     foreign(home / "theirs")
@@ -245,7 +245,7 @@ def test_a_broken_folder_is_one_sentence_and_leaves_nothing(
         (("--scale", "../up"), "cannot be part of a folder's name"),
     ],
 )
-def test_what_it_cannot_be_is_refused(
+def test_an_impossible_origin_is_refused(
     home: Path, lowrank: Callable, options: tuple[str, str], words: str
 ) -> None:
     foreign(home / "theirs")
