@@ -24,7 +24,7 @@ from lowrank.data import tokenizer
 rng = random.Random(0)
 words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 9))) for _ in range(3000)]
 texts = [" ".join(rng.choices(words, k=50)) for _ in range(2000)]
-print(tokenizer.trained(texts, {"n": 1}, 1500, Path(sys.argv[1])).hash)
+print(tokenizer.train_tokenizer(texts, {"n": 1}, 1500, Path(sys.argv[1])).hash)
 """
 
 
