@@ -1,4 +1,5 @@
 # make demo   a small study from nothing to its report (about 8 minutes on 2 cores)
+# make reverts  bring known faults back one by one and see their tests fail
 # make check  lint, types and the whole test suite, with a real PostgreSQL among its back ends
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: demo check lint format types test docs clean
+.PHONY: demo reverts check lint format types test docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lowrank study run studies/demo.yaml --launcher processes --workers 2
@@ -30,6 +31,10 @@ types: $(VENV)/.installed-test
 # One thread a worker: more threads than cores collapse.
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $${TEST_WORKERS:-2} --dist loadfile
+
+# Known faults, brought back one by one in copies of the checkout: each must be noticed by its test.
+reverts: $(VENV)/.installed-test
+	$(BIN)/python tests/faults/reverts/check.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

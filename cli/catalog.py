@@ -10,13 +10,14 @@ from typing import Any
 
 import click
 
-from .options import database_option, json_option
+from .options import database_option, json_option, standard_options
 from .output import emit
 
 
 @click.command()
 @json_option
 @database_option
+@standard_options
 def methods(as_json: bool) -> None:
     """The registered training methods: family, what they do, source, settings with their defaults.
 
@@ -37,6 +38,7 @@ def methods(as_json: bool) -> None:
 )
 @json_option
 @database_option
+@standard_options
 def metrics(lenses: tuple[str, ...], as_json: bool) -> None:
     """The registered metrics: definition, unit, range, source, and the settings of their lens under
     each preset.
@@ -52,6 +54,7 @@ def metrics(lenses: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @json_option
 @database_option
+@standard_options
 def scales(as_json: bool) -> None:
     """The model scales: shape, default rank, parameters of the seven matrices of all blocks.
 

@@ -9,7 +9,14 @@ import click
 from lowrank.errors import CheckpointError, UsageError
 from lowrank.store import Store, records
 
-from .options import database_option, json_option, open_store, study_names
+from .options import (
+    database_option,
+    json_option,
+    log_to,
+    open_store,
+    standard_options,
+    study_names,
+)
 from .output import emit
 
 COLUMNS = (
@@ -28,6 +35,7 @@ COLUMNS = (
 
 
 @click.group()
+@standard_options
 def checkpoint() -> None:
     """Checkpoints: list, verify, export, import."""
 
@@ -37,6 +45,7 @@ def checkpoint() -> None:
 @click.option("--run", "run_id", type=int, help="Only the checkpoints of this run.")
 @json_option
 @database_option
+@standard_options
 def list_checkpoints(study_name: str | None, run_id: int | None, as_json: bool) -> None:
     """List checkpoints, one per row.
 
@@ -81,6 +90,7 @@ def list_checkpoints(study_name: str | None, run_id: int | None, as_json: bool) 
 )
 @json_option
 @database_option
+@standard_options
 def verify(checkpoint_ids: tuple[int, ...], root: Path | None, as_json: bool) -> int:
     """Compare the files of checkpoints with their manifests and the database.
 
@@ -124,6 +134,7 @@ def verify(checkpoint_ids: tuple[int, ...], root: Path | None, as_json: bool) ->
     help="The study's folder, if it has moved.",
 )
 @database_option
+@standard_options
 def export(source: str, target: Path, native: bool, root: Path | None) -> None:
     """Write SOURCE as a plain Hugging Face LLaMA directory to the new folder TARGET.
 
@@ -172,6 +183,7 @@ def export(source: str, target: Path, native: bool, root: Path | None) -> None:
     help="Distinguishes its run from others of the method and scale; default: the name of SOURCE.",
 )
 @database_option
+@standard_options
 def import_command(
     file: Path,
     source: Path,
@@ -199,6 +211,7 @@ def import_command(
     plan = Plan.of(file)
     origin = Origin(method, scale, seed, name or source.resolve().name, step, tokens_seen, rank)
     with open_store(plan.database, create=True) as store:
+        log_to(plan.root)
         study, _ = register(store, plan)
         saved = import_checkpoint(store, study, plan.root, source, origin)
     click.echo(f"checkpoint {saved.id} of run {saved.run_id}: {saved.path}")

@@ -9,18 +9,20 @@ import click
 
 from lowrank.errors import UsageError
 
-from .options import database_option, database_url, json_option
+from .options import database_option, database_url, json_option, standard_options
 from .output import emit
 
 
 @click.group()
 @database_option
+@standard_options
 def db() -> None:
     """Upgrade, check or copy the database."""
 
 
 @db.command()
 @database_option
+@standard_options
 @json_option
 def upgrade(as_json: bool) -> None:
     """Create or upgrade the tables, and load the published values; safe to repeat."""
@@ -36,6 +38,7 @@ def upgrade(as_json: bool) -> None:
 @click.argument("revision", default="base")
 @click.option("--yes", is_flag=True, help="Do not ask, even where rows are lost.")
 @database_option
+@standard_options
 @json_option
 def downgrade(revision: str, yes: bool, as_json: bool) -> None:
     """Downgrade the schema to REVISION; 'base', the default, removes every table of lowrank."""
@@ -66,6 +69,7 @@ def downgrade(revision: str, yes: bool, as_json: bool) -> None:
 
 @db.command()
 @database_option
+@standard_options
 @json_option
 def check(as_json: bool) -> None:
     """Fail unless the database has the newest schema and the models agree with it."""
@@ -79,6 +83,7 @@ def check(as_json: bool) -> None:
 
 @db.command()
 @database_option
+@standard_options
 @json_option
 def info(as_json: bool) -> None:
     """Show schema, size and number of rows of each table."""
@@ -112,6 +117,7 @@ def info(as_json: bool) -> None:
     help="Whose state to keep where it differs: a study's file, a run's status. Without it, such a difference is an error.",
 )
 @json_option
+@standard_options
 def copy(
     source: str, target: str, prefer: Literal["source", "target"] | None, as_json: bool
 ) -> None:

@@ -9,7 +9,7 @@ import click
 
 from lowrank.errors import LowrankError, StoreError, UsageError
 
-from .options import database_option, database_url, json_option
+from .options import database_option, database_url, json_option, standard_options
 from .output import emit
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ COLUMNS = ("level", "area", "finding", "advice", "mended_by")
 @click.option("--yes", is_flag=True, help="With --fix: do not ask.")
 @json_option
 @database_option
+@standard_options
 def doctor(file: Path | None, fix: bool, yes: bool, as_json: bool) -> int:
     """Diagnose the environment, the store and the files of its studies; advise on each problem.
 

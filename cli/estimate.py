@@ -12,7 +12,7 @@ import click
 
 from lowrank.errors import UnknownNameError
 
-from .options import database_option, json_option
+from .options import database_option, json_option, standard_options
 from .output import emit
 
 PUBLISHED_VOCABULARY, PUBLISHED_WIDTH = (
@@ -80,6 +80,7 @@ MEBI, MEGA = 2**20, 10**6
 )
 @json_option
 @database_option
+@standard_options
 def estimate(
     file: Path | None,
     methods: tuple[str, ...],
@@ -187,13 +188,14 @@ def estimate_rows(
     configs: Sequence[Any], vocabulary_size: int | None, published: bool, device: Any
 ) -> Iterator[dict[str, Any]]:
     """Yield one row per configuration."""
-    from tqdm import tqdm
-
     from lowrank.estimate import default_device, expected_vocabulary
     from lowrank.estimate import estimate as estimate_run
+    from lowrank.progress import progress_bar
     from lowrank.train.loop import split_batch
 
-    for config in tqdm(configs, desc="estimate", unit="run", disable=len(configs) < 2, leave=False):
+    for config in progress_bar(
+        configs, desc="estimate", unit="run", disable=len(configs) < 2, leave=False
+    ):
         rows = vocabulary_size
         if rows is None:
             wide = (

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import database_option, json_option, open_store
-from .output import emit
+from .options import database_option, json_option, log_to, open_store, standard_options
+from .output import emit, failed
 
 if TYPE_CHECKING:
     from lowrank.config.schema import Downstream
@@ -84,6 +84,7 @@ COLUMNS = ("suite", "task", "method", "variant", "scale", "seed", "step", "detai
 )
 @json_option
 @database_option
+@standard_options
 def evaluate(
     file: Path,
     methods: tuple[str, ...],
@@ -122,9 +123,10 @@ def evaluate(
                 (unit.row() for unit in plan(store, todo.study, settings, chosen)), as_json, COLUMNS
             )
             return 0
+        log_to(todo.root)
         outcome = work(store, todo.study, todo.root, settings, chosen, retry_failed=retry_failed)
     for sentence in (*outcome.failed, *outcome.left_alone):
-        click.echo(f"failed: {sentence}", err=True)
+        failed(sentence)
     emit([outcome.row()], as_json)
     return 0 if outcome.complete else 1
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import click
 
-import lowrank
+from lowrank import logs
 from lowrank.errors import LowrankError
 
-from .options import database_option
+from .options import NO_BARS, database_option, standard_options
 
+log = logging.getLogger(__name__)
 INTERRUPTED = 130
 COMMANDS = {  # name: where it is, what it does
     "study": ("lowrank.cli.study:study", "Run a study file, plan it, or see how far it is."),
@@ -78,8 +81,8 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(lowrank.__version__, prog_name="lowrank")
 @database_option
+@standard_options
 def cli() -> None:
     """Train, measure, evaluate and compare low-rank pre-training methods; every number is a row in
     SQL.
@@ -98,32 +101,59 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line of ``lowrank``; return the exit status of :func:`guarded`."""
-    return guarded(lambda: cli.main(list(arguments), prog_name="lowrank", standalone_mode=False))
+    words = list(arguments)
+    return guarded(
+        lambda: cli.main(list(words), prog_name="lowrank", standalone_mode=False, obj=words)
+    )
 
 
 def guarded(command: Callable[[], object]) -> int:
-    """Run ``command``, print its error if it raises one, and return the exit status.
+    """Run ``command``, print and log its error if it raises one, and return the exit status.
 
     The status is 0 done, 1 failed, 2 wrong usage or study file, 130 interrupted.
     """
+    with _logging():
+        try:
+            result = command()
+            sys.stdout.flush()
+        except click.ClickException as error:
+            error.show()
+            return error.exit_code
+        except LowrankError as error:
+            click.echo(f"Error: {error}", err=True)
+            log.error("%s", error, extra=logs.SHOWN)
+            return error.exit_status
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("Interrupted.", err=True)
+            log.warning("interrupted", extra=logs.SHOWN)
+            return INTERRUPTED
+        except (
+            BrokenPipeError
+        ):  # the reader of stdout has seen enough, as in: lowrank query runs | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        except Exception:  # a bug, whose traceback Python shows
+            log.critical("the command ended unexpectedly", exc_info=True, extra=logs.SHOWN)
+            raise
+        return result if isinstance(result, int) else 0
+
+
+@contextmanager
+def _logging() -> Iterator[None]:
+    """Log to stderr inside, and leave the process as it was: it may be a program that calls
+    :func:`run`.
+    """
+    before = {name: os.environ.get(name) for name in NO_BARS}
     try:
-        result = command()
-        sys.stdout.flush()
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except LowrankError as error:
-        click.echo(f"Error: {error}", err=True)
-        return error.exit_status
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
-        return INTERRUPTED
-    except (
-        BrokenPipeError
-    ):  # the reader of stdout has seen enough, as in: lowrank query runs | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return result if isinstance(result, int) else 0
+        with logs.scope():
+            logs.configure(None, logs.NORMAL)
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 if __name__ == "__main__":

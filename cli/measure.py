@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import database_option, json_option, open_store
-from .output import emit
+from .options import database_option, json_option, log_to, open_store, standard_options
+from .output import emit, failed
 
 if TYPE_CHECKING:
     from lowrank.measure import Split
@@ -68,6 +68,7 @@ COLUMNS = (
 )
 @json_option
 @database_option
+@standard_options
 def measure(
     file: Path,
     methods: tuple[str, ...],
@@ -105,10 +106,11 @@ def measure(
         if plan_only:
             emit(plan_rows(plan(store, todo.study, todo.root, chosen)), as_json, COLUMNS)
             return 0
+        log_to(todo.root)
         outcome = work(store, todo.study, todo.root, chosen, retry_failed=retry_failed, split=split)
     if outcome.helper:
         return 0
     for sentence in (*outcome.failed, *outcome.blocked, *outcome.left_alone):
-        click.echo(f"failed: {sentence}", err=True)
+        failed(sentence)
     emit([outcome.row()], as_json)
     return 0 if outcome.complete else 1

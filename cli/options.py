@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shlex
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+import lowrank
+from lowrank import logs
 from lowrank.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lowrank.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 VARIABLE = "LOWRANK_DATABASE_URL"
 _CHOSEN = "lowrank.database"
+_VERBOSITY = "lowrank.verbosity"
+NO_BARS = {  # by which libraries are asked to show no progress bars
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+}
+log = logging.getLogger(__name__)
 
 
 def _remember(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
@@ -29,6 +43,58 @@ def database_option(command: F) -> F:
     return click.option("--db", metavar="URL", expose_value=False, callback=_remember, help=text)(
         command
     )
+
+
+def _verbosity(ctx: click.Context, parameter: click.Parameter, value: int) -> None:
+    if not value:
+        return
+    given = ctx.meta.setdefault(_VERBOSITY, {"verbose": 0, "quiet": 0})
+    given[parameter.name] += int(value)
+    if given["verbose"] and given["quiet"]:
+        raise click.UsageError("-v asks for more and -q for less; give one of them", ctx)
+    if given["quiet"]:
+        os.environ.update(NO_BARS)
+    logs.configure(None, verbosity())
+
+
+def standard_options(command: F) -> F:
+    """``-v``, ``-q`` and ``-V``, on every group and every command."""
+    more = click.option(
+        "-v",
+        "--verbose",
+        count=True,
+        expose_value=False,
+        callback=_verbosity,
+        help="Say what is being done; -vv: everything that is logged.",
+    )
+    less = click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        expose_value=False,
+        callback=_verbosity,
+        help="Errors and rows alone: no notes, no progress bars.",
+    )
+    version = click.version_option(lowrank.__version__, "-V", "--version", prog_name="lowrank")
+    return version(more(less(command)))
+
+
+def verbosity() -> int:
+    """What ``-v`` and ``-q`` of the command that runs amount to, as :func:`logs.configure` takes
+    it.
+    """
+    context = click.get_current_context(silent=True)
+    given = context.meta.get(_VERBOSITY) if context else None
+    return int(given["verbose"] or -given["quiet"]) if given else logs.NORMAL
+
+
+def log_to(root: Path) -> None:
+    """Log to the file in the study's folder ``root``, too, from here to the end of the command."""
+    logs.configure(root, verbosity())
+    context = click.get_current_context()
+    words = context.obj if isinstance(context.obj, list) else sys.argv[1:]
+    name, version = context.find_root().command_path, lowrank.__version__
+    log.info("version %s: %s", version, shlex.join([name, *words]), extra=logs.SHOWN)
 
 
 def json_option(command: F) -> F:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from lowrank import logs
 from lowrank.errors import LowrankError
+from lowrank.files import atomic_file
 
 Row = Mapping[str, Any]
+log = logging.getLogger(__name__)
 
 
 def emit(rows: Iterable[Row], as_json: bool = False, columns: Sequence[str] | None = None) -> None:
@@ -26,6 +28,23 @@ def emit(rows: Iterable[Row], as_json: bool = False, columns: Sequence[str] | No
     """
     rows = list(rows)
     click.echo(json_text(rows) if as_json else table_text(rows, columns))
+
+
+def note(sentence: str) -> None:
+    """Say on stderr what is worth knowing and is no failure (not under ``-q``), and in the log."""
+    log.warning("%s", sentence)
+
+
+def failed(sentence: str) -> None:
+    """Say on stderr what has failed, and in the log."""
+    log.error("%s", sentence)
+
+
+def ended(sentence: str) -> None:
+    """Say on stderr what a command has done (not under ``-q``), and in the log."""
+    log.info("%s", sentence, extra=logs.SHOWN)
+    if not logs.quiet():
+        click.echo(sentence, err=True)
 
 
 def json_text(rows: Sequence[Row]) -> str:
@@ -79,25 +98,12 @@ def csv_text(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> str:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all; raises LowrankError where the disk refuses."""
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        with atomic_file(path) as file:
+            file.write(content)
     except OSError as error:
         raise LowrankError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _cell(value: Any) -> str:

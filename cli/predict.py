@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from .options import database_option, json_option, open_store
-from .output import emit
+from .options import database_option, json_option, log_to, open_store, standard_options
+from .output import emit, ended, note
 
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 
@@ -55,6 +55,7 @@ FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 )
 @json_option
 @database_option
+@standard_options
 def predict(
     file: Path,
     features: tuple[str, ...],
@@ -81,6 +82,7 @@ def predict(
     from lowrank.study import study_root
 
     study = load_study(file)
+    root = study_root(study)
     given: dict[str, Any] = {
         "feature_sets": features,
         "schemes": schemes,
@@ -88,18 +90,17 @@ def predict(
         "selections": selections,
     }
     chosen = {name: values for name, values in given.items() if values}
-    with open_store(f"sqlite:///{study_root(study) / 'lowrank.db'}") as store:
+    with open_store(f"sqlite:///{root / 'lowrank.db'}") as store:
+        log_to(root)
         summary = run(
             store, study.name, protocol=protocol, every=every, permutations=permutations, **chosen
         )
-    for note in summary.notes:
-        click.echo(f"note: {note}", err=True)
+    for sentence in summary.notes:
+        note(sentence)
     emit(
         [{name: getattr(fit, name) for name in FIGURES} for fit in summary.fits],
         as_json,
         tuple(FIGURES),
     )
-    click.echo(
-        f"{study.name}: {summary.added} fits added, {len(summary.fits) - summary.added} known",
-        err=True,
-    )
+    known = len(summary.fits) - summary.added
+    ended(f"{study.name}: {summary.added} fits added, {known} known")

@@ -10,7 +10,7 @@ import click
 from lowrank.errors import UsageError
 
 from . import output
-from .options import database_option, json_option, open_store
+from .options import database_option, json_option, open_store, standard_options
 
 FORMATS = ("table", "csv", "json", "parquet")
 
@@ -39,6 +39,7 @@ FORMATS = ("table", "csv", "json", "parquet")
 )
 @json_option
 @database_option
+@standard_options
 def query(
     name: str | None,
     params: tuple[str, ...],

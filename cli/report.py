@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .options import database_option, database_url, open_store
+from .options import database_option, database_url, log_to, open_store, standard_options
 
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 
@@ -25,6 +25,7 @@ FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
     help="Compare with another study: its file, or its name in the same store.",
 )
 @database_option
+@standard_options
 def report(file: Path, out: Path | None, against: str | None) -> None:
     """Write the report of a study: index.html, with every table and figure as a file.
 
@@ -42,6 +43,7 @@ def report(file: Path, out: Path | None, against: str | None) -> None:
     root = study_root(study)
     with ExitStack() as stack:
         store = stack.enter_context(open_store(f"sqlite:///{root / 'lowrank.db'}", read_only=True))
+        log_to(root)
         other = None
         if against is not None and Path(against).suffix in (".yaml", ".yml"):
             theirs = load_study(Path(against))

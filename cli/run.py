@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
+from lowrank import logs
 from lowrank.errors import UsageError
 from lowrank.store import Store, records
 
-from .options import database_option, json_option, open_store, study_names
+from .options import database_option, json_option, open_store, standard_options, study_names
 from .output import emit
 
 COLUMNS = (
@@ -28,6 +30,7 @@ COLUMNS = (
 
 
 @click.group()
+@standard_options
 def run() -> None:
     """Single training runs: list, show, cancel, retry."""
 
@@ -41,6 +44,7 @@ def run() -> None:
 )
 @json_option
 @database_option
+@standard_options
 def list_runs(study_name: str | None, status: str | None, as_json: bool) -> None:
     """Runs with their state, one a row.
 
@@ -74,8 +78,10 @@ def list_runs(study_name: str | None, status: str | None, as_json: bool) -> None
 @click.argument("run_id", type=int)
 @json_option
 @database_option
+@standard_options
 def show(run_id: int, as_json: bool) -> None:
-    """Everything that is stored of one run.
+    """Everything that is stored of one run, the path of its study's log, and the traceback where it
+    failed for a reason that nobody expected.
 
     \b
     Example:
@@ -83,15 +89,21 @@ def show(run_id: int, as_json: bool) -> None:
     """
     with open_store(read_only=True) as store:
         found = asdict(_run(store, run_id))
+        root = store.get(records.Study, found["study_id"]).root
+    found["log"] = str(logs.path(Path(root))) if root else ""
     if as_json:
         emit([found], as_json)
-    else:
-        emit([{"column": name, "value": value} for name, value in found.items()])
+        return
+    trace = found.pop("traceback")
+    emit([{"column": name, "value": value} for name, value in found.items()])
+    if trace:
+        click.echo(f"\n{trace.rstrip()}")
 
 
 @run.command()
 @click.argument("run_ids", type=int, nargs=-1, required=True)
 @database_option
+@standard_options
 def cancel(run_ids: tuple[int, ...]) -> None:
     """Take runs out of their study's work; what they have done stays.
 
@@ -105,6 +117,7 @@ def cancel(run_ids: tuple[int, ...]) -> None:
 @run.command()
 @click.argument("run_ids", type=int, nargs=-1, required=True)
 @database_option
+@standard_options
 def retry(run_ids: tuple[int, ...]) -> None:
     """Put failed or cancelled runs back into their study's work; they go on from their last resume
     point.
@@ -125,7 +138,9 @@ def _change(run_ids: tuple[int, ...], allowed: set[str], status: str) -> None:
                 raise UsageError(
                     f"run {run_id} is {found.status}; only runs that are {' or '.join(sorted(allowed))} can become {status}"
                 )
-            store.update(records.Run, run_id, status=status, error="", failed_step=None)
+            store.update(
+                records.Run, run_id, status=status, error="", traceback="", failed_step=None
+            )
 
 
 def _run(store: Store, run_id: int) -> records.Run:

@@ -13,8 +13,15 @@ from lowrank.errors import UsageError
 from lowrank.store import Store, records
 from lowrank.study import STAGES, Outcome, Plan, plan_rows, run_study, status_rows
 
-from .options import database_option, database_url, json_option, open_store
-from .output import emit
+from .options import (
+    database_option,
+    database_url,
+    json_option,
+    log_to,
+    open_store,
+    standard_options,
+)
+from .output import emit, ended, failed, note
 
 FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 SET = click.option(
@@ -28,6 +35,7 @@ ROW = ("stage", "method", "variant", "scale", "seed", "step", "work", "state")
 
 
 @click.group()
+@standard_options
 def study() -> None:
     """A study file: methods x scales x seeds, what to measure, and a report."""
 
@@ -55,6 +63,7 @@ def study() -> None:
 @click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
 @SET
 @database_option
+@standard_options
 def run(
     file: Path,
     only: tuple[str, ...],
@@ -78,6 +87,7 @@ def run(
         raise UsageError("--workers needs --launcher processes or slurm")
     plan = Plan.of(file, overrides)
     with open_store(plan.database, create=True) as store:
+        log_to(plan.root)
         if launcher == "inline":
             return tell(plan, run_study(store, plan, only, retry_failed))
         from lowrank.study.launch import Launch, launch
@@ -88,12 +98,12 @@ def run(
 
 def tell(plan: Plan, outcome: Outcome) -> int:
     """What was done, on stderr; the exit status."""
-    for note in outcome.notes:
-        click.echo(f"note: {note}", err=True)
-    for failure in outcome.failures:
-        click.echo(f"failed: {failure}", err=True)
+    for sentence in outcome.notes:
+        note(sentence)
+    for sentence in outcome.failures:
+        failed(sentence)
     done = ", ".join(f"{stage} {count}" for stage, count in outcome.done.items())
-    click.echo(f"{plan.study.name}: {done} units done, {len(outcome.failures)} failed", err=True)
+    ended(f"{plan.study.name}: {done} units done, {len(outcome.failures)} failed")
     if outcome.report is not None:
         click.echo(str(outcome.report))
     return 1 if outcome.failures else 0
@@ -104,6 +114,7 @@ def tell(plan: Plan, outcome: Outcome) -> int:
 @SET
 @json_option
 @database_option
+@standard_options
 def plan_command(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """The missing work as rows; nothing is written.
 
@@ -121,6 +132,7 @@ def plan_command(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @SET
 @json_option
 @database_option
+@standard_options
 def status(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Runs, checkpoints and stored values of a study.
 
@@ -136,6 +148,7 @@ def status(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 @study.command("list")
 @json_option
 @database_option
+@standard_options
 def list_command(as_json: bool) -> None:
     """The studies of a store.
 

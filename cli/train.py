@@ -10,7 +10,8 @@ import click
 
 from lowrank.errors import UsageError
 
-from .options import database_option, database_url
+from .options import database_option, database_url, log_to, standard_options
+from .output import ended as say_ended
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -36,6 +37,7 @@ from .options import database_option, database_url
     help="Override a key of the file, such as training.steps=100.",
 )
 @database_option
+@standard_options
 def train_command(
     file: Path,
     method: str,
@@ -72,10 +74,11 @@ def train_command(
             register(store, plan)
     _wait_for_rows()
     with Store.open(url) as store:
+        log_to(plan.root)
         _, runs = register(store, plan)
         config, run = next(pair for pair in runs if pair[0] is chosen[0])
         if run.status == "done":
-            click.echo(f"{config.label}: done already", err=True)
+            say_ended(f"{config.label}: done already")
             return
         folder = plan.root / "runs" / config.folder
         if not resume and (folder / "resume").exists():
@@ -83,10 +86,7 @@ def train_command(
                 f"{config.label} has been trained in part; give --resume to go on, or delete {folder} to start anew"
             )
         ended = train_run(store, plan, MissingRun(config, run, run.status))
-        click.echo(
-            f"{config.label}: {ended.status}" + (f" ({ended.error})" if ended.error else ""),
-            err=True,
-        )
+        say_ended(f"{config.label}: {ended.status}" + (f" ({ended.error})" if ended.error else ""))
 
 
 def _wait_for_rows() -> None:

@@ -7,18 +7,20 @@ renamed: a folder with its final name is complete.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowrank.errors import CheckpointError, DiskError
+from lowrank.files import SEAL as SEAL
+from lowrank.files import atomic_folder
+from lowrank.files import file_entry as file_entry
+from lowrank.files import forget_unfinished as forget_unfinished
+from lowrank.files import sealed as sealed
+from lowrank.files import sync as sync
+from lowrank.files import unsealed as unsealed
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +32,6 @@ MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 PRUNED = "pruned.json"  # next to the manifest if the weights were deleted on purpose
 FORMAT = 1
-SEAL = "sha256"  # key of a JSON file under which a hash of its other keys stands
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,52 +81,18 @@ class Loaded:
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make ``folder`` with what ``fill`` writes into it, atomically: complete under its name, or
-    absent.
+    """Make ``folder`` with what ``fill`` writes into it: complete under its name, or absent.
+
+    Raises :class:`DiskError` where the disk refuses, or where ``folder`` holds anything already.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        temporary.mkdir()
-        fill(temporary)
-        for path in temporary.iterdir():
-            sync(path)
-        sync(temporary)
-        os.rename(temporary, folder)
-        sync(folder.parent)
+        with atomic_folder(folder) as temporary:
+            fill(temporary)
     except OSError as error:
-        mend = "free the disk or mend the permissions, then call the same command again"
+        fix = "free the disk or fix the permissions, then call the same command again"
         raise DiskError(
-            f"{folder}: cannot be written ({error.strerror or error}); {mend}"
+            f"{folder}: cannot be written ({error.strerror or error}); {fix}"
         ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def forget_unfinished(folder: Path) -> None:
-    """Remove what killed processes left half-written below ``folder``; for who knows that nobody
-    else writes there.
-    """
-    for path in folder.glob("*/.*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def file_entry(path: Path) -> dict[str, Any]:
-    """SHA-256 and size of a file."""
-    with path.open("rb") as handle:
-        return {
-            "sha256": hashlib.file_digest(handle, "sha256").hexdigest(),
-            "bytes": path.stat().st_size,
-        }
 
 
 def save(
@@ -188,27 +155,6 @@ def dumps(manifest: Manifest) -> str:
     loss = manifest.validation_loss
     body["validation_loss"] = loss if loss is None or math.isfinite(loss) else str(loss)
     return sealed(body)
-
-
-def sealed(body: dict[str, Any], *, strict: bool = True) -> str:
-    """JSON of ``body`` with a hash of itself, for :func:`unsealed`; not ``strict``: NaN and
-    Infinity may stand in it.
-    """
-    return json.dumps(body | {SEAL: _seal(body)}, indent=1, sort_keys=True, allow_nan=not strict)
-
-
-def unsealed(text: str) -> dict[str, Any]:
-    """What :func:`sealed` was given; raises ValueError where it was changed since. Without a hash
-    it is taken as it is.
-    """
-    body: dict[str, Any] = json.loads(text)
-    if (found := body.pop(SEAL, None)) is not None and found != _seal(body):
-        raise ValueError("it does not match its own hash")
-    return body
-
-
-def _seal(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from lowrank import __version__, checkpoint
 from lowrank.checkpoint import Manifest
 from lowrank.config.loading import validate
-from lowrank.config.resolve import content_hash
 from lowrank.errors import CheckpointError, UsageError
+from lowrank.hashing import content_hash
 from lowrank.store import Store, records
 
 if TYPE_CHECKING:

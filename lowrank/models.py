@@ -26,6 +26,7 @@ from lowrank.config.resolve import RunConfig
 from lowrank.config.schema import ModelShape
 from lowrank.layers import Draw
 from lowrank.methods.base import Method, create
+from lowrank.seeds import generator
 from lowrank.settings import Training
 
 
@@ -96,11 +97,7 @@ def named_draws(seed: int) -> Draw:
     models contain.
     """
 
-    def draw(name: str) -> torch.Generator:
-        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-    return draw
+    return lambda name: generator(f"{seed}/{name}")
 
 
 def llama_config(

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar, cast, overload
 
 from tqdm import tqdm
+
+from lowrank import logs
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@overload
+def progress_bar(rows: Iterable[T], **options: Any) -> tqdm[T]: ...
+@overload
+def progress_bar(rows: None = None, **options: Any) -> tqdm[Any]: ...
+def progress_bar(rows: Iterable[T] | None = None, **options: Any) -> tqdm[Any]:
+    """Return tqdm's progress bar over ``rows``, which is not shown under ``-q``, whatever
+    ``options`` say.
+    """
+    options["disable"] = logs.quiet() or options.get("disable", False)
+    return tqdm(cast(Any, rows), **options)
 
 
 class ProgressBar:
     """A bar that counts what this process does, and says when it waits for other processes."""
 
-    def __init__(self, bar: tqdm, waiting: Callable[[int], None]) -> None:
+    def __init__(self, bar: tqdm[Any], waiting: Callable[[int], None]) -> None:
         self.bar, self.waiting = bar, waiting
 
     def expect(self, steps: int) -> None:
@@ -43,7 +61,7 @@ def progress(
     ``shown`` False shows nothing; ``bar`` False shows only how many items others hold.
     """
     delay = 0.0 if total is not None else 1.0  # work that turns out to be done shows no bar
-    with tqdm(
+    with progress_bar(
         desc=name,
         unit=unit,
         disable=not (shown and bar),
@@ -56,17 +74,17 @@ def progress(
 
 
 def waiting(name: str) -> Callable[[int], None]:
-    """Return a callback that reports on stderr how many items other processes hold.
+    """Return a callback that logs how many items other processes hold.
 
-    It prints only when the number changes, and nothing for 0.
+    It logs only when the number changes, and nothing for 0.
     """
     reported = 0
 
     def report(units: int) -> None:
         nonlocal reported
         if units and units != reported:
-            held = "1 unit is" if units == 1 else f"{units} units are"
-            tqdm.write(f"{name}: {held} with other processes; waiting", file=sys.stderr)
+            held = "unit is" if units == 1 else "units are"
+            log.warning("%s: %d %s with other processes; waiting", name, units, held)
         reported = units
 
     return report

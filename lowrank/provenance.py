@@ -5,8 +5,6 @@ Provenance is stored with every result, but it is no part of the protocol.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 import subprocess
 from functools import cache
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lowrank import __version__
+from lowrank.hashing import spaced_hash
 from lowrank.store.records import Provenance
 
 LIBRARIES = (
@@ -45,8 +44,7 @@ def current() -> Provenance:
         "device": device_name(),
         "threads": torch.get_num_threads(),
     }
-    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    return Provenance(hash=digest, **body)
+    return Provenance(hash=spaced_hash(body), **body)
 
 
 @cache

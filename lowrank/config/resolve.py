@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +9,7 @@ from lowrank import methods, presets
 from lowrank.config.loading import validate, validate_partial
 from lowrank.config.schema import Data, MethodEntry, ModelShape, Overrides, Study
 from lowrank.errors import ConfigError, UnknownNameError
+from lowrank.hashing import content_hash as content_hash
 from lowrank.settings import WEIGHTLESS, YOUNGER, Config, Training
 
 
@@ -54,13 +53,6 @@ class RunConfig(Config):
     def folder(self) -> str:
         """Name of the run's folder: the label and enough of the hash to distinguish recipes."""
         return f"{self.label}-{self.fingerprint()[:8]}"
-
-
-def content_hash(value: Any) -> str:
-    """Return the SHA-256 of the canonical JSON of ``value``."""
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    ).hexdigest()
 
 
 def weight_fields(section: Config) -> dict[str, Any]:

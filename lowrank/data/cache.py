@@ -10,19 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from lowrank.errors import DataError
+from lowrank.files import atomic_file
+from lowrank.hashing import content_hash, file_sha256
 
 if TYPE_CHECKING:
     import numpy as np
 
 Json = dict[str, Any]
 CHECK = "content_sha256"  # key of the hash over the other keys, in every JSON file of a cache
+content_key = content_hash  # its name before lowrank.hashing
 
 
 def cache_folder(given: Path | None = None) -> Path:
@@ -37,36 +39,29 @@ def cache_folder(given: Path | None = None) -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "lowrank"
 
 
-def content_key(value: Any) -> str:
-    """Return the SHA-256 of the canonical JSON of ``value``."""
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    ).hexdigest()
-
-
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write ``path`` under a temporary name, flush it to the disk and rename it."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    """Make or replace the file ``path`` with what ``write`` writes into it, whole or not at all.
+
+    Missing folders are made. Raises :class:`DataError` where the disk refuses.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with atomic_file(path) as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
         raise DataError(
             f"cannot write {path} ({error.strerror or error}); free some space or name another folder in LOWRANK_CACHE"
         ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+
+
+def write_bytes(path: Path, body: bytes) -> None:
+    """Make or replace the file ``path``, as :func:`write_atomically`."""
+    write_atomically(path, lambda file: file.writelines([body]))
 
 
 def write_json(path: Path, value: Json) -> None:
     """Write a small JSON file atomically, together with a hash of its contents."""
-    body = json.dumps(value | {CHECK: content_key(value)}, sort_keys=True)
-    write_atomically(path, lambda file: file.writelines([body.encode()]))
+    write_bytes(path, json.dumps(value | {CHECK: content_hash(value)}, sort_keys=True).encode())
 
 
 def read_json(path: Path) -> Json | None:
@@ -84,18 +79,14 @@ def read_json(path: Path) -> Json | None:
         raise DataError(
             f"the cached file {path} cannot be read ({error}); delete its folder and run again"
         ) from error
-    if check is not None and check != content_key(value):
+    if check is not None and check != content_hash(value):
         raise DataError(f"the cached file {path} is damaged; delete its folder and run again")
     return None if check is None else value
 
 
 def hashes(paths: Iterable[Path]) -> dict[str, str]:
-    """Return the SHA-256 of each file by name."""
-    found = {}
-    for path in paths:
-        with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    """Return the SHA-256 of each file by name; raise OSError if one cannot be read."""
+    return {path.name: file_sha256(path) for path in paths}
 
 
 def require(folder: Path, expected: dict[str, str]) -> None:

@@ -15,13 +15,14 @@ from lowrank.config.schema import Data
 from lowrank.data import sources
 from lowrank.data import tokenizer as tokenizers
 from lowrank.data.batch import UNSCORED, EvaluationSet, TokenBatch, rows_hash
-from lowrank.data.cache import Json, cache_folder, content_key, read_json, write_json
+from lowrank.data.cache import Json, cache_folder, read_json, write_json
 from lowrank.data.rows import LAYOUTS, Rows
 from lowrank.data.shards import Feed
 from lowrank.data.sources.base import Position, Source
 from lowrank.data.splits import SPLITS, Bounds, Survey, stream_bounds, survey
 from lowrank.data.tokens import TokenStore
 from lowrank.errors import DataError
+from lowrank.hashing import content_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -62,7 +63,7 @@ class Dataset:
             if self.survey
             else stream_bounds(config.validation_fraction, source.own_validation)
         )
-        self.fingerprint: str = content_key(self._description())
+        self.fingerprint: str = content_hash(self._description())
         self.vocabulary = self._vocabulary()
         self.tokenizer_hash: str = self.vocabulary.hash
         self.vocabulary_size: int = self._vocabulary_size()
@@ -198,7 +199,7 @@ class Dataset:
     def _survey(self) -> Survey:
         """Survey the text in one pass; the result is cached until the source's stamp changes."""
         fraction = self.config.validation_fraction
-        key = content_key(
+        key = content_hash(
             {
                 "format": FORMAT,
                 "source": self.config.source,
@@ -283,7 +284,7 @@ class Dataset:
             label=f"{split} split of the {self.source.label}",
         )
         return TokenStore(
-            self.cache / "tokens" / f"{self.config.source}-{split}-{content_key(identity)[:16]}",
+            self.cache / "tokens" / f"{self.config.source}-{split}-{content_hash(identity)[:16]}",
             feed,
         )
 

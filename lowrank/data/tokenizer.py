@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from lowrank.data.cache import Json, content_key, hashes, locked, read_json, require, write_json
+from lowrank.data.cache import Json, hashes, locked, read_json, require, write_json
 from lowrank.errors import DataError
+from lowrank.hashing import content_hash
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,6 +29,7 @@ SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_t
 DEFAULT_VOCABULARY = 4096
 SMALLEST_VOCABULARY = 256 + len(SPECIAL)  # every byte and the special tokens
 TRAINING_CHARACTERS = 32_000_000  # maximum length of the text that a tokenizer is trained on
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def train_tokenizer(
         "vocabulary_size": vocabulary_size,
         "characters": TRAINING_CHARACTERS,
     }
-    folder = cache / "tokenizers" / content_key(recipe)[:16]
+    folder = cache / "tokenizers" / content_hash(recipe)[:16]
     return _cached(folder) or _make_cached(folder, lambda: _train(texts, vocabulary_size))
 
 
@@ -121,9 +124,9 @@ def load_tokenizer(name: str, cache: Path) -> Vocabulary:
             for p in sorted(path.iterdir())
             if p.is_file()
         ]
-        folder = cache / "tokenizers" / content_key([str(path.resolve()), stats])[:16]
+        folder = cache / "tokenizers" / content_hash([str(path.resolve()), stats])[:16]
         return _cached(folder) or _make_cached(folder, lambda: _load(name, path, local=True))
-    folder = cache / "tokenizers" / content_key(name)[:16]
+    folder = cache / "tokenizers" / content_hash(name)[:16]
     return _cached(folder) or _make_cached(folder, lambda: _load(name, name, local=False))
 
 
@@ -134,13 +137,14 @@ def canonical_hash(tokenizer_json: str) -> str:
     body = json.loads(tokenizer_json)
     body.pop("padding", None)
     body.pop("truncation", None)
-    return content_key(body)
+    return content_hash(body)
 
 
 def _train(texts: Iterable[str], vocabulary_size: int) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    log.info("training a tokenizer of %d tokens", vocabulary_size)
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

@@ -6,6 +6,7 @@ is needed to continue after it. A killed process loses at most the shard that it
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ import numpy.typing as npt
 from lowrank.data import cache
 from lowrank.data.shards import Array, Feed, Index, NewShard, Shard, make_shards
 from lowrank.errors import DataError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -182,14 +185,14 @@ class TokenStore:
 
     def _extend(self, enough: Callable[[], bool], quiet: bool = False) -> None:
         """Make shards until there are enough; one thread of one process does so at a time."""
-        from tqdm import tqdm
+        from lowrank.progress import progress_bar
 
         with self._lock, cache.locked(self.folder):
             self._view = _View(Index.read(self._index_path))
             for forgotten in self.folder.glob(".*.tmp"):
                 forgotten.unlink(missing_ok=True)
-            label = f"tokenising the {self.feed.label}"
-            with tqdm(
+            label, begun = f"tokenising the {self.feed.label}", self.tokens
+            with progress_bar(
                 desc=label,
                 unit="tok",
                 unit_scale=True,
@@ -205,6 +208,9 @@ class TokenStore:
                         self._view = _View(self._write(made))
                         self._maker = self._maker[0], self.index
                         bar.update(self.tokens - before)
+            if self.tokens > begun:
+                new, total = self.tokens - begun, self.tokens
+                log.info("%s: %d tokens more, %d in %s", label, new, total, self.folder)
 
     def _write(self, made: NewShard) -> Index:
         """Write one shard and then the index that makes it part of the store; return the index."""

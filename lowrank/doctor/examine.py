@@ -12,6 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from lowrank import logs
 from lowrank.config.schema import Study
 from lowrank.doctor import files
 from lowrank.doctor.finding import Finding, readable
@@ -107,12 +108,13 @@ def _claims(store: Store) -> Iterator[Finding]:
             partial(_drop_claim, store, unit),
         )
     failed = store.find(records.WorkUnit, status="failed")
+    roots = {row.id: row.root for row in store.find(records.Study)}
     for kind in sorted({unit.kind for unit in failed}):
         units = [unit for unit in failed if unit.kind == kind]
         what = f"{len(units)} failed ({kind}), such as: {units[-1].error}"
-        yield Finding(
-            "problem", "claims", what, "fix the cause, then: lowrank study run FILE --retry-failed"
-        )
+        cause = _cause(Path(roots.get(units[-1].study_id, "")))
+        advice = f"{cause}, then: lowrank study run FILE --retry-failed"
+        yield Finding("problem", "claims", what, advice)
 
 
 def _study(store: Store, row: records.Study, config: Study | None, root: Path) -> Iterator[Finding]:
@@ -140,13 +142,19 @@ def _study(store: Store, row: records.Study, config: Study | None, root: Path) -
             advice = (
                 "a result; --retry-failed tries it again"
                 if diverged
-                else "fix the cause, then --retry-failed"
+                else f"{_cause(root)}, then --retry-failed"
             )
             what = f"run {run.id} ({run.method} {run.scale} s{run.seed}) failed: {run.error}"
             yield Finding("note" if diverged else "problem", area, what, advice)
     yield from files.examine(store, area, root, runs, held)
     if config is not None:
         yield from retention(store, area, config, root, runs)
+
+
+def _cause(root: Path) -> str:
+    """What to do about a failure, with the log of its study where there is one."""
+    log = logs.path(root)
+    return f"fix the cause (see {log})" if log.is_file() else "fix the cause"
 
 
 def _drop_protocol(store: Store, protocol: records.Protocol) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from lowrank import checkpoint
 from lowrank.config.schema import Keep, Study
 from lowrank.doctor.finding import Finding, readable
+from lowrank.files import atomic_file
 from lowrank.store import Store, records
 
 ENDED = ("done", "failed", "cancelled")
@@ -111,8 +112,8 @@ def _prune(store: Store, config: Study, root: Path, row: records.Checkpoint) -> 
         "sha256": row.sha256,
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    (folder / checkpoint.PRUNED).write_text(json.dumps(note), encoding="utf-8")
-    checkpoint.sync(folder / checkpoint.PRUNED)
+    with atomic_file(folder / checkpoint.PRUNED) as file:
+        file.write(json.dumps(note).encode())
     (folder / checkpoint.WEIGHTS).unlink()
     return f"weights of {row.path} deleted"
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import yaml
 
-from lowrank.data.cache import cache_folder, content_key, locked
+from lowrank.data.cache import cache_folder, locked, write_bytes
 from lowrank.evaluate import suites
-from lowrank.evaluate.embedded import PREFIX, Embedded, write
+from lowrank.evaluate.embedded import PREFIX, Embedded
 from lowrank.evaluate.errors import EvaluationError
 from lowrank.evaluate.suites import TaskInfo
+from lowrank.hashing import content_hash
 
 BUILDERS = {
     ".parquet": "parquet",
@@ -132,10 +133,10 @@ def _local(name: str, info: TaskInfo, definition: Path, data_dir: Path) -> Path:
     if info.members:
         body["task"] = f"blimp_{subset}" if name == "blimp" else f"{name}_{subset}"
     folder = cache_folder() / "downstream" / "definitions"
-    target = folder / f"{name}-{content_key(body)[:16]}.yaml"
+    target = folder / f"{name}-{content_hash(body)[:16]}.yaml"
     if not target.exists():
         with locked(folder):
-            write(target, yaml.safe_dump(body, sort_keys=False).encode())
+            write_bytes(target, yaml.safe_dump(body, sort_keys=False).encode())
     return target
 
 

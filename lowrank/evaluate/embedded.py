@@ -22,6 +22,7 @@ from lowrank.data import sources
 from lowrank.data.splits import survey
 from lowrank.errors import DataError
 from lowrank.evaluate.items import MAKERS, REVISION, Corpus, Item, word_counts
+from lowrank.hashing import content_hash
 
 SEED = 0
 MOST = 500  # items of one task
@@ -56,7 +57,7 @@ def build(validation_fraction: float | None = None, cache: Path | None = None) -
         "revision": REVISION,
         "version": VERSION,
     }
-    target = base / "downstream" / f"embedded-{files.content_key(identity)[:16]}"
+    target = base / "downstream" / f"embedded-{content_hash(identity)[:16]}"
     if (found := files.read_json(target / "suite.json")) is None:
         with files.locked(target):
             if (found := files.read_json(target / "suite.json")) is None:
@@ -134,8 +135,8 @@ def write_suite(target: Path, made: dict[str, list[Item]]) -> files.Json:
         body = "".join(
             json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows
         ).encode()
-        write(target / f"{name}.jsonl", body)
-        write(
+        files.write_bytes(target / f"{name}.jsonl", body)
+        files.write_bytes(
             target / f"{PREFIX}{name}.yaml",
             yaml.safe_dump(_definition(name, target), sort_keys=False).encode(),
         )
@@ -155,11 +156,6 @@ def write_suite(target: Path, made: dict[str, list[Item]]) -> files.Json:
     }
     files.write_json(target / "suite.json", note)
     return note
-
-
-def write(path: Path, body: bytes) -> None:
-    """A file that is complete under its name, or absent."""
-    files.write_atomically(path, lambda file: file.writelines([body]))
 
 
 def _definition(name: str, target: Path) -> dict[str, Any]:

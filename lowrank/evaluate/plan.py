@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lowrank.config.resolve import content_hash, resolve_runs
+from lowrank.config.resolve import resolve_runs
 from lowrank.config.schema import Downstream, Study
 from lowrank.errors import suggestion
 from lowrank.evaluate import harness, suites
 from lowrank.evaluate.embedded import Embedded, build
 from lowrank.evaluate.suites import Suite, TaskInfo
-from lowrank.store import Store, records
+from lowrank.hashing import content_hash
+from lowrank.store import Store, records, results
 from lowrank.work import failures
 from lowrank.work.selection import ALL, Selection
 
@@ -199,48 +200,26 @@ def _missing(
     failed: dict[str, str],
 ) -> Iterator[Unit]:
     """Units of one suite that lack rows."""
-    scores, items = stored(store, variant.protocol)
+    scores = results.score_sizes(store, variant.protocol.id)
+    items = results.item_counts(store, variant.protocol.id)
     keep = settings.items or variant.suite.items
     for saved in chosen:
         run = runs[saved.run_id]
         for task, info in variant.suite.tasks.items():
             if settings.tasks and task not in settings.tasks:
                 continue
-            there = scores.get((saved.id, task), {})
+            there = scores.get((saved.id or 0, task), {})
             lacking = frozenset(info.all_metrics) - there.keys()
             by_item: frozenset[str] = frozenset()
             if keep == "all" or (keep == "final" and saved.kind in ("final", "imported")):
                 by_item = frozenset(
                     m
                     for m in info.all_metrics
-                    if m in lacking or items.get((saved.id, task, m), 0) < there[m]
+                    if m in lacking or items.get((saved.id or 0, task, m), 0) < there[m]
                 )
             if lacking or by_item:
                 key = _unit_key(study, run, saved, variant, task, settings)
                 yield Unit(run, saved, variant, task, lacking, by_item, key, failed.get(key, ""))
-
-
-Scores = dict[tuple[Any, str], dict[str, int]]
-Items = dict[tuple[Any, str, str], int]
-
-
-def stored(store: Store, protocol: records.Protocol) -> tuple[Scores, Items]:
-    """{(checkpoint, task): {metric: n}} and {(checkpoint, task, metric): items}
-    under a protocol.
-    """
-    if protocol.id is None:
-        return {}, {}
-    scores: Scores = {}
-    of_protocol, what = {"protocol": protocol.id}, "SELECT checkpoint_id, task, metric"
-    for saved, task, metric, n in store.select(
-        f"{what}, n FROM downstream_score WHERE protocol_id = :protocol", of_protocol
-    )[1]:
-        scores.setdefault((saved, task), {})[metric] = n
-    counted = store.select(
-        f"{what}, COUNT(*) FROM downstream_item WHERE protocol_id = :protocol GROUP BY checkpoint_id, task, metric",
-        of_protocol,
-    )[1]
-    return scores, {(saved, task, metric): n for saved, task, metric, n in counted}
 
 
 def still_missing(store: Store, unit: Unit) -> bool:

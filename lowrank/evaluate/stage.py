@@ -16,7 +16,7 @@ from lowrank.evaluate import harness
 from lowrank.evaluate.bench import Bench
 from lowrank.evaluate.plan import KIND, Unit, misspelt, plan, still_missing
 from lowrank.evaluate.scores import Score
-from lowrank.store import Store, records
+from lowrank.store import Store, records, results
 from lowrank.work import Claimed, Item, Stage, Summary, Worker, do_missing
 from lowrank.work.loading import default_device, launched, part_of
 from lowrank.work.selection import ALL, Selection
@@ -207,11 +207,7 @@ def _score_rows(
 
 def _stored_items(store: Store, unit: Unit, protocol_id: int | None) -> set[tuple[str, str]]:
     """(metric, item) that the store has of the unit."""
-    _, rows = store.select(
-        "SELECT metric, item FROM downstream_item WHERE checkpoint_id = :checkpoint AND protocol_id = :protocol AND task = :task",
-        {"checkpoint": unit.checkpoint.id, "protocol": protocol_id, "task": unit.task},
-    )
-    return {(metric, item) for metric, item in rows}
+    return results.stored_items(store, unit.checkpoint.id, protocol_id, unit.task)
 
 
 def _times(n: int) -> str:

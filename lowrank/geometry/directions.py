@@ -4,7 +4,6 @@ those of a trajectory.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from scipy.linalg import eigh
 from torch import Tensor
+
+from lowrank.seeds import generator
 
 Direction = dict[str, Tensor]
 Normalization = Literal["raw", "filter", "relative"]
@@ -32,9 +33,8 @@ def random_direction(
     for name, W in weights.items():
         if normalization == "filter" and W.dim() < 2:
             continue
-        digest = hashlib.sha256(f"{seed}/{index}/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        entries = torch.randn(W.shape, generator=generator, dtype=torch.float32).to(W.device)
+        numbers = generator(f"{seed}/{index}/{name}")
+        entries = torch.randn(W.shape, generator=numbers, dtype=torch.float32).to(W.device)
         direction[name] = normalised(entries, W, normalization)
     return direction
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lowrank.geometry.estimate import ALONE, Batch, Estimate, Spreader
 from lowrank.geometry.offsets import mean_estimate
 from lowrank.loss import scored_tokens, summed_nats
+from lowrank.seeds import generator
 
 Vectors = dict[str, Tensor]
 Product = Callable[[Vectors], Vectors]
@@ -86,20 +86,12 @@ def scaled(vectors: Vectors, factor: float) -> Vectors:
     return {name: factor * v for name, v in vectors.items()}
 
 
-def _generator(key: str) -> torch.Generator:
-    return torch.Generator().manual_seed(
-        int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
-    )
-
-
 def _signs(W: Tensor, key: str) -> Tensor:
-    return (
-        (torch.randint(0, 2, W.shape, generator=_generator(key)) * 2 - 1).to(W.dtype).to(W.device)
-    )
+    return (torch.randint(0, 2, W.shape, generator=generator(key)) * 2 - 1).to(W.dtype).to(W.device)
 
 
 def _normal(W: Tensor, key: str) -> Tensor:
-    return torch.randn(W.shape, generator=_generator(key)).to(W.dtype).to(W.device)
+    return torch.randn(W.shape, generator=generator(key)).to(W.dtype).to(W.device)
 
 
 @contextmanager

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lowrank import methods, metrics
 from lowrank.config.loading import validate
-from lowrank.config.resolve import content_hash
 from lowrank.config.schema import MetricEntry, Study
 from lowrank.errors import ConfigError, LowrankError, StoreError, UsageError
+from lowrank.hashing import content_hash
 from lowrank.measure.lengths import spectrum_lengths
 from lowrank.measure.sets import EvaluationSets, Opened
 from lowrank.metrics.base import (
@@ -25,7 +25,7 @@ from lowrank.metrics.base import (
     TextSettings,
     Unit,
 )
-from lowrank.store import Store, records
+from lowrank.store import Store, records, results
 from lowrank.work import failures
 from lowrank.work.selection import ALL, Selection
 
@@ -274,7 +274,7 @@ def all_tasks(
         grouped.setdefault(sha, []).append(unit)
     for sha, members in grouped.items():
         protocol = find_protocol(store, protocol_record(variant, opened[sha]))
-        there = stored_rows(store, protocol, OF_STUDY, study.id) if protocol.id is not None else {}
+        there = _expected(results.study_metric_keys(store, protocol.id, study.id))
         for unit in members:
             reference = unit.reference.checkpoint_id if unit.reference else None
             known = there.get((unit.checkpoint.checkpoint_id, reference), Expected())
@@ -325,39 +325,15 @@ def still_missing(store: Store, task: Task) -> bool:
     if protocol.id is None:
         return True
     point, reference = task.unit.checkpoint, task.unit.reference
-    there = stored_rows(store, protocol, "checkpoint_id = :of", point.checkpoint_id)
+    there = _expected(results.checkpoint_metric_keys(store, protocol.id, point.checkpoint_id))
     found = there.get(
         (point.checkpoint_id, reference.checkpoint_id if reference else None), Expected()
     )
     return bool(task.variant.lens.expected(task.unit, task.variant.settings) - found)
 
 
-OF_STUDY = "checkpoint_id IN (SELECT c.id FROM checkpoint c JOIN run r ON r.id = c.run_id WHERE r.study_id = :of)"
-
-
-def stored_rows(
-    store: Store,
-    protocol: records.Protocol,
-    condition: str,
-    of: int | None,
-) -> dict[tuple[int, int | None], Expected]:
-    """The rows under a protocol that meet ``condition`` on ``:of``, by (checkpoint, reference)."""
-    where, pair = (
-        f"WHERE protocol_id = :protocol AND {condition}",
-        "checkpoint_id, reference_checkpoint_id",
-    )
-    queries = (
-        f"SELECT {pair}, metric, layer, module FROM metric_value {where}",
-        f"SELECT {pair}, curve, direction_index, position FROM curve_point {where}",
-        # A spectrum that lacks one of its values has another length than the lens announces.
-        f"SELECT {pair}, matrix, layer, module, COUNT(*) FROM singular_value {where} GROUP BY {pair}, matrix, layer, module",
-    )
-    cells: dict[tuple[int, int | None], list[set[Any]]] = {}
-    for kind, query in enumerate(queries):
-        _, rows = store.select(query, {"protocol": protocol.id, "of": of})
-        for checkpoint, reference, *key in rows:
-            cells.setdefault((checkpoint, reference), [set(), set(), set()])[kind].add(tuple(key))
-    return {where_: Expected(*map(frozenset, found)) for where_, found in cells.items()}
+def _expected(keys: Mapping[results.Pair, results.MetricKeys]) -> dict[results.Pair, Expected]:
+    return {pair: Expected(*found) for pair, found in keys.items()}
 
 
 def unit_key(

@@ -41,6 +41,9 @@ from lowrank.geometry.estimate import (
 from lowrank.geometry.estimate import (
     Spreader as Spreader,
 )
+from lowrank.positions import AGGREGATE_LAYER as AGGREGATE_LAYER
+from lowrank.positions import ALL_MODULES as ALL_MODULES
+from lowrank.positions import EMBEDDING_LAYER as EMBEDDING_LAYER
 from lowrank.settings import Config
 
 if TYPE_CHECKING:
@@ -51,9 +54,8 @@ if TYPE_CHECKING:
     from lowrank.geometry.probe import Losses
 
 T = TypeVar("T")
-AGGREGATE_LAYER = -2  # over all layers
-EMBEDDING_LAYER = -1  # the embedding output
-ALL_MODULES = ""  # the aggregate over modules
+OWN_PARAMETERS = "in the method's own parameters: it has no dense equivalent"
+NO_DENSE = "the method has no dense equivalent; measure space: trained"
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 """Projection types: the target layers of a block without their suffix."""
 
@@ -414,6 +416,12 @@ def base_losses(point: Point, network: nn.Module, bench: Bench, batches: Sequenc
         f"losses/{id(network)}/{content}/{len(batches)}",
         lambda: row_losses(network, batches),
     )
+
+
+def parameters(network: nn.Module | None) -> dict[str, Tensor]:
+    """Return the parameters of a network by name, without their gradients."""
+    assert network is not None  # callers ask for a space that the checkpoint has
+    return {name: p.data for name, p in network.named_parameters()}
 
 
 def require_same_shapes(one: Mapping[str, Tensor], other: Mapping[str, Tensor], unit: Unit) -> None:

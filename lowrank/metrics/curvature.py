@@ -24,6 +24,7 @@ from lowrank.geometry.hessian import (
 from lowrank.metrics.base import (
     AGGREGATE_LAYER,
     ALL_MODULES,
+    NO_DENSE,
     Bench,
     Expected,
     Lens,
@@ -34,8 +35,6 @@ from lowrank.metrics.base import (
     Unit,
     Value,
 )
-
-NO_DENSE = "the method has no dense equivalent; measure space: trained"
 
 
 class CurvatureSettings(TextSettings):

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import Field, Strict
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowrank.geometry.alignment import align, fold_gains
 from lowrank.geometry.estimate import Batch
@@ -25,6 +25,7 @@ from lowrank.geometry.probe import Average, Floats, Losses, lent, row_losses, st
 from lowrank.metrics.base import (
     AGGREGATE_LAYER,
     ALL_MODULES,
+    OWN_PARAMETERS,
     Bench,
     Curve,
     Expected,
@@ -38,6 +39,7 @@ from lowrank.metrics.base import (
     Value,
     base_losses,
     consecutive,
+    parameters,
     require_same_shapes,
     selection,
 )
@@ -46,7 +48,6 @@ Kind = Literal["consecutive", "methods", "seeds"]
 CONSECUTIVE = ("ccbh", "ccbh_excess")
 PAIR = ("imbh", "imbh_excess")
 ALIGNED = ("imbh_folded", "imbh_aligned")
-OWN_PARAMETERS = "in the method's own parameters: it has no dense equivalent"
 SAME_INIT, OTHER_INIT = (
     "the runs share their initialisation",
     "the runs have different initialisations",
@@ -233,7 +234,7 @@ class Interpolation(Lens):
         ends = [bench.network(p, space) for p in (unit.reference, unit.checkpoint) if p is not None]
         note = OWN_PARAMETERS if space != settings.space else ""
         line = _Line(unit, bench, settings, space)
-        weights = [_parameters(network) for network in ends]
+        weights = [parameters(network) for network in ends]
         losses = line.walk(ends[1], weights[0], weights[1])
         yield from line.rows("ccbh", "ccbh_excess", losses, note)
 
@@ -243,7 +244,7 @@ class Interpolation(Lens):
         ]
         note = SAME_INIT if len({p.init_hash or p.run_id for p in unit.points}) == 1 else OTHER_INIT
         line = _Line(unit, bench, settings, "dense")
-        weights = [_parameters(network) for network in ends]
+        weights = [parameters(network) for network in ends]
         yield from line.rows(
             "imbh", "imbh_excess", line.walk(ends[1], weights[0], weights[1]), note
         )
@@ -315,11 +316,6 @@ class _Line:
                 excess, barrier_excess(alphas, means), standard_error=error, n=rows, note=note
             )
         yield Curve(name, alphas, means, n=rows)
-
-
-def _parameters(network: nn.Module | None) -> dict[str, Tensor]:
-    assert network is not None
-    return {name: p.data for name, p in network.named_parameters()}
 
 
 LENS = Interpolation

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, Strict
-from torch import nn
 
 from lowrank.geometry.directions import (
     Components,
@@ -31,6 +30,8 @@ from lowrank.geometry.probe import Average, Floats
 from lowrank.metrics.base import (
     AGGREGATE_LAYER,
     ALL_MODULES,
+    NO_DENSE,
+    OWN_PARAMETERS,
     Bench,
     Curve,
     Expected,
@@ -42,13 +43,12 @@ from lowrank.metrics.base import (
     Unit,
     Value,
     base_losses,
+    parameters,
     require_same_shapes,
 )
 from lowrank.settings import Config
 
 __all__ = ["LENS", "Landscape", "direction_variance", "sharpness"]
-OWN_PARAMETERS = "in the method's own parameters: it has no dense equivalent"
-NO_DENSE = "the method has no dense equivalent; measure space: trained"
 
 
 def sharpness(offsets: Sequence[float], losses: Any) -> Estimate:
@@ -393,7 +393,7 @@ class Landscape(Lens):
         note = OWN_PARAMETERS if space != settings.space else ""
         assert unit.reference is not None
         ordered = (unit.reference, *unit.others, unit.checkpoint)
-        path = [_weights(bench.network(p, space)) for p in ordered]
+        path = [parameters(bench.network(p, space)) for p in ordered]
         for weights in path[:-1]:
             require_same_shapes(weights, path[-1], unit)
         directions, shares = trajectory_directions(path, settings.trajectory)
@@ -454,11 +454,6 @@ def _independent(walk: Walk, spreader: Spreader) -> Spreader:
 def _curve(name: str, rule: Rule, table: Floats) -> Curve:
     variances = table.var(axis=0).tolist() if len(table) > 1 else None
     return Curve(name, rule.offsets, table.mean(axis=0).tolist(), variances, len(table))
-
-
-def _weights(network: nn.Module | None) -> dict[str, Any]:
-    assert network is not None
-    return {name: p.data for name, p in network.named_parameters()}
 
 
 LENS = Landscape

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lowrank.errors import UnknownNameError
+from lowrank.hashing import spaced_hash
 from lowrank.predict.crossval import PredictError
 from lowrank.store import Store, queries
 
@@ -69,14 +68,8 @@ class FeatureTable:
             .to_numpy(dtype=object)
             .tolist()
         )
-        text = json.dumps(
-            [
-                list(names),
-                settings,
-                [[v if isinstance(v, str) else repr(float(v)) for v in row] for row in rows],
-            ]
-        )
-        return hashlib.sha256(text.encode()).hexdigest()
+        texts = [[v if isinstance(v, str) else repr(float(v)) for v in row] for row in rows]
+        return spaced_hash([list(names), settings, texts])
 
 
 def label(identity: tuple[str, str, str, int, int]) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from lowrank.errors import UnknownNameError, UsageError
 from lowrank.predict.crossval import (
@@ -31,6 +30,7 @@ from lowrank.predict.features import (
 )
 from lowrank.predict.inference import PERMUTATIONS, bootstrap_pearson, permutation_p
 from lowrank.predict.selection import KEPT, consistent, nested
+from lowrank.progress import progress_bar
 from lowrank.store import Store
 from lowrank.store.records import Prediction, PredictorFit, Record, Study
 
@@ -143,7 +143,7 @@ def predict(
         )
         if s.feature_set in sets
     ]
-    for spec in tqdm(specs, desc="predict", unit="fit", disable=None if progress else True):
+    for spec in progress_bar(specs, desc="predict", unit="fit", disable=None if progress else True):
         add_fit(
             store, study.id, spec, sets[spec.feature_set], table, excluded, permutations, summary
         )

@@ -15,10 +15,9 @@ import pandas as pd
 from lowrank.errors import UsageError
 from lowrank.report.identity import Identities, assign, series_key
 from lowrank.report.plot.charts import Style
-from lowrank.store import Store, queries
+from lowrank.store import Store, queries, results
 from lowrank.store.records import Run, Study
-
-NOT_FINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
+from lowrank.store.rows import NON_FINITE
 
 
 @dataclass
@@ -59,11 +58,7 @@ class Source:
         """Runs of the study that ``current_run_view`` does not have: the study file has changed
         their recipe since.
         """
-        _, rows = self.store.select(
-            "SELECT run_id FROM current_run_view WHERE study_id = :study_id",
-            {"study_id": self.study.id},
-        )
-        kept = {int(row[0]) for row in rows}
+        kept = results.current_runs(self.store, self.study.id)
         return frozenset(
             {run.id or 0 for run in self.store.find(Run, study_id=self.study.id)} - kept
         )
@@ -199,7 +194,7 @@ def restore(frame: pd.DataFrame) -> pd.DataFrame:
         value = kind.removesuffix("_kind")
         if value in frame.columns:
             numbers = pd.to_numeric(frame[value], errors="coerce").astype(float)
-            frame[value] = numbers.where(~frame[kind].isin(NOT_FINITE), frame[kind].map(NOT_FINITE))
+            frame[value] = numbers.where(~frame[kind].isin(NON_FINITE), frame[kind].map(NON_FINITE))
     if {"method", "variant"} <= set(frame.columns):
         names = [
             series_key(str(m or ""), str(v or ""))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import shutil
-import tempfile
+import logging
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tqdm import tqdm
-
 from lowrank import __version__
 from lowrank.errors import LowrankError, UsageError
+from lowrank.files import atomic_folder
+from lowrank.progress import progress_bar
 from lowrank.report import page
 from lowrank.report.figure import Missing, Note, Section
 from lowrank.report.plot.raster import png
@@ -38,6 +35,7 @@ from lowrank.report.source import Source
 from lowrank.store import Store
 
 MARKER = ".lowrank-report"
+log = logging.getLogger(__name__)
 CHAPTERS: tuple[Callable[[Source], Section | None], ...] = (
     overview.build,
     perplexity.build,
@@ -75,34 +73,25 @@ def write(
     """
     out = Path(out).absolute()
     check_target(out)
+    log.info("writing the report of '%s' to %s", study_name, out)
     source = Source(store, study_name)
     sections = build(source, Source(*against) if against else None, progress)
     try:
-        _write(out, lambda folder: fill(folder, source, sections, progress))
+        with atomic_folder(out, replace=True) as folder:
+            fill(folder, source, sections, progress)
     except OSError as error:
-        mend = "free the disk, mend the permissions, or name another folder: lowrank report FILE --out DIR"
+        fix = "free the disk, fix the permissions, or name another folder: lowrank report FILE --out DIR"
         raise LowrankError(
-            f"the report cannot be written to {out} ({error.strerror or error}); {mend}"
+            f"the report cannot be written to {out} ({error.strerror or error}); {fix}"
         ) from error
+    log.info("the report of '%s' is written: %d sections", study_name, len(sections))
     return out / "index.html"
-
-
-def _write(out: Path, fill: Callable[[Path], None]) -> None:
-    """Put a folder that ``fill`` fills into the place of ``out``, in one step."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", suffix=".tmp", dir=out.parent))
-    try:
-        fill(folder)
-        folder.chmod(0o755)
-        exchange(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def build(source: Source, other: Source | None, progress: bool) -> list[Section]:
     """Return all chapters, followed by a section on what would fill the empty ones."""
     found = []
-    for chapter in tqdm(
+    for chapter in progress_bar(
         CHAPTERS, desc="report", unit="chapter", disable=None if progress else True
     ):
         section = chapter(source)
@@ -146,7 +135,9 @@ def fill(folder: Path, source: Source, sections: list[Section], progress: bool) 
     for table in tables:
         (folder / "tables" / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
         (folder / "tables" / f"{table.name}.md").write_text(table.markdown(), encoding="utf-8")
-    for figure in tqdm(figures, desc="pictures", unit="figure", disable=None if progress else True):
+    for figure in progress_bar(
+        figures, desc="pictures", unit="figure", disable=None if progress else True
+    ):
         sheet = figure.sheet()
         (folder / "figures" / f"{figure.name}.svg").write_text(standalone(sheet), encoding="utf-8")
         (folder / "figures" / f"{figure.name}.png").write_bytes(png(sheet))
@@ -170,31 +161,3 @@ def check_target(out: Path) -> None:
         raise UsageError(
             f"the folder {out} holds other files, which a report would replace; give another one with --out"
         )
-
-
-def exchange(new: Path, out: Path) -> None:
-    """Put ``new`` in the place of ``out``; what stood there is at ``new`` afterwards.
-
-    Where Linux can swap two names in one step it does, so that a report stands there at every
-    moment. Elsewhere the old one is moved aside first.
-    """
-    if not out.exists():
-        os.replace(new, out)
-    elif not swapped(new, out):
-        aside = new.with_name(new.name + "-old")
-        os.replace(out, aside)
-        os.replace(new, out)
-        os.replace(aside, new)
-
-
-def swapped(first: Path, second: Path) -> bool:
-    """Whether the system exchanged the two names at once (renameat2 with RENAME_EXCHANGE)."""
-    call = getattr(ctypes.CDLL(None), "renameat2", None)
-    current_folder, exchange_flag = -100, 2
-    return (
-        call is not None
-        and call(
-            current_folder, os.fsencode(first), current_folder, os.fsencode(second), exchange_flag
-        )
-        == 0
-    )

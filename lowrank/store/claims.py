@@ -49,11 +49,12 @@ _NOW = {
 # As text (of constants alone), since SQLAlchemy compiles an INSERT with ON CONFLICT anew each time.
 _TAKE = {
     dialect: sa.text(f"""
-        INSERT INTO work_unit (unit_key, kind, status, owner, lease_until, heartbeat_at, attempts, error, study_id)
-        VALUES (:key, :kind, 'claimed', :owner, {now} + :lease, {now}, 1, '', :study)
+        INSERT INTO work_unit (unit_key, kind, status, owner, lease_until, heartbeat_at, attempts, error,
+            traceback, study_id)
+        VALUES (:key, :kind, 'claimed', :owner, {now} + :lease, {now}, 1, '', '', :study)
         ON CONFLICT (unit_key) DO UPDATE SET
             owner = excluded.owner, kind = excluded.kind, lease_until = excluded.lease_until, heartbeat_at = excluded.heartbeat_at,
-            attempts = work_unit.attempts + 1, error = ''
+            attempts = work_unit.attempts + 1, error = '', traceback = ''
         WHERE work_unit.status = 'claimed' AND (work_unit.lease_until <= {now} OR work_unit.owner = :dead)
         RETURNING attempts
     """).bindparams(

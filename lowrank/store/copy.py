@@ -12,9 +12,8 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
-from tqdm import tqdm
-
 from lowrank.errors import ConflictError, StoreError
+from lowrank.progress import progress_bar
 from lowrank.store.api import Store
 from lowrank.store.records import Record
 from lowrank.store.rows import Codec, codec, record_types, same_value, shown
@@ -46,7 +45,7 @@ def copy_store(
             types = record_types()
             total = sum(here.count(record_type) for record_type in types)
             ids: Ids = {}
-            with tqdm(total=total, unit="rows", desc="copy", disable=None) as bar:
+            with progress_bar(total=total, unit="rows", desc="copy", disable=None) as bar:
                 return [
                     _copy_table(here, there, record_type, ids, prefer, bar) for record_type in types
                 ]

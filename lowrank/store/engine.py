@@ -31,6 +31,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from lowrank import logs
 from lowrank.errors import StoreAwayError, StoreError
 
 LOCK_TIMEOUT = 30.0  # seconds that a writer waits for another one on SQLite
@@ -75,16 +76,14 @@ _READABLE_PRAGMAS = {
 
 
 def parse_url(text: str | os.PathLike[str]) -> URL:
-    """A SQLAlchemy URL from a URL or from the path of an SQLite file."""
+    """A SQLAlchemy URL from a URL or from the path of an SQLite file; the log never shows its
+    passwords.
+    """
     text = os.fspath(text)
     if "://" not in text:
         return URL.create("sqlite", database=text)
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError) as error:
-        raise StoreError(
-            "the database URL cannot be read; expected sqlite:///FILE or postgresql://USER@HOST/NAME"
-        ) from error
+    url = _parsed(text)
+    logs.hide(*secrets(url))
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     if url.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
@@ -96,6 +95,15 @@ def parse_url(text: str | os.PathLike[str]) -> URL:
             "a store in memory would be gone with its process; give a file: sqlite:///FILE"
         )
     return url
+
+
+def _parsed(text: str) -> URL:
+    try:
+        return make_url(text)
+    except (ArgumentError, ValueError) as error:
+        raise StoreError(
+            "the database URL cannot be read; expected sqlite:///FILE or postgresql://USER@HOST/NAME"
+        ) from error
 
 
 def mask(url: URL) -> str:

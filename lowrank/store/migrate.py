@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from lowrank.store.schema import Base
 
 VERSION_TABLE = "alembic_version"
 ADVISORY_LOCK = 2605_13652  # any number of our own
+log = logging.getLogger(__name__)
 
 
 def head() -> str:
@@ -71,8 +73,10 @@ def create(url: URL) -> None:
         if current(connection) is not None:
             return
     with _locked(url) as connection:
-        if current(connection) is None:
-            _upgrade(connection)
+        if current(connection) is not None:
+            return
+        _upgrade(connection)
+    log.info("made the tables of %s at schema %s", mask(url), head())
 
 
 def upgrade(url: URL) -> tuple[str | None, str]:
@@ -84,7 +88,8 @@ def upgrade(url: URL) -> tuple[str | None, str]:
         if before is not None and before not in _known():
             require_head(connection, mask(url))
         _upgrade(connection)
-        return before, head()
+    log.info("the schema of %s was %s and is %s", mask(url), before or "none", head())
+    return before, head()
 
 
 def downgrade(url: URL, revision: str) -> tuple[str | None, str | None]:
@@ -99,7 +104,9 @@ def downgrade(url: URL, revision: str) -> tuple[str | None, str | None]:
     with _locked(url) as connection:
         before = current(connection)
         command.downgrade(_config(connection), revision)
-        return before, current(connection)
+        after = current(connection)
+    log.info("the schema of %s was %s and is %s", mask(url), before or "none", after or "none")
+    return before, after
 
 
 def check(url: URL) -> None:

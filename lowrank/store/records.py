@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-Json = dict[str, Any]
+from lowrank.positions import AGGREGATE_LAYER as AGGREGATE_LAYER
+from lowrank.positions import ALL_MODULES as ALL_MODULES
+from lowrank.positions import EMBEDDING_LAYER as EMBEDDING_LAYER
 
-AGGREGATE_LAYER = -2  # over all layers
-EMBEDDING_LAYER = -1  # the embedding output
-ALL_MODULES = ""  # the aggregate over modules
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,7 @@ class Run(Record):
             "status",
             "attempts",
             "error",
+            "traceback",
             "failed_step",
             "last_finite_loss",
             "world_size",
@@ -86,7 +87,7 @@ class Run(Record):
         }
     )
     volatile = frozenset(
-        {"peak_memory_bytes", "provenance_id", "train_seconds", "attempts", "config"}
+        {"peak_memory_bytes", "provenance_id", "train_seconds", "attempts", "config", "traceback"}
     )
     study_id: int
     config_hash: str
@@ -109,6 +110,7 @@ class Run(Record):
     world_size: int = 1
     attempts: int = 0
     error: str = ""
+    traceback: str = ""  # of an exception that nobody expected; '' for any other end
     failed_step: int | None = None  # update whose loss or gradient was not finite
     last_finite_loss: float | None = None
     init_hash: str = ""  # equal for runs that start from the same effective weights
@@ -361,7 +363,10 @@ class WorkUnit(Record):
     """A claimed or failed unit of work; what is done has its own rows and no unit."""
 
     key = ("unit_key",)
-    mutable = frozenset({"status", "owner", "lease_until", "heartbeat_at", "attempts", "error"})
+    mutable = frozenset(
+        {"status", "owner", "lease_until", "heartbeat_at", "attempts", "error", "traceback"}
+    )
+    volatile = frozenset({"traceback"})
     unit_key: str
     kind: str
     status: str  # claimed | failed
@@ -370,4 +375,5 @@ class WorkUnit(Record):
     heartbeat_at: float | None = None
     attempts: int = 0
     error: str = ""
+    traceback: str = ""  # of an exception that nobody expected
     study_id: int | None = None

@@ -36,6 +36,7 @@ NAMING = {
 Real = Annotated[float, mapped_column(sa.Double)]
 Big = Annotated[int, mapped_column(sa.BigInteger)]  # bytes, tokens, parameters, seeds
 Kind = Annotated[str, mapped_column(sa.String(8))]
+Long = Annotated[str, mapped_column(sa.Text, server_default="")]
 Json = Annotated[dict[str, Any], mapped_column(sa.JSON)]
 Id = Annotated[int, mapped_column(primary_key=True)]
 BigId = Annotated[
@@ -129,6 +130,7 @@ class Run(Base):
     world_size: Mapped[int]
     attempts: Mapped[int]
     error: Mapped[str]
+    traceback: Mapped[Long]
     failed_step: Mapped[int | None]
     last_finite_loss: Mapped[Real | None]
     init_hash: Mapped[str]
@@ -414,4 +416,5 @@ class WorkUnit(Base):
     heartbeat_at: Mapped[Real | None]
     attempts: Mapped[int]
     error: Mapped[str]
+    traceback: Mapped[Long]
     study_id: Mapped[StudyId | None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -15,7 +14,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DataError, IntegrityError
 
 from lowrank.errors import ConflictError, StoreError
-from lowrank.store.engine import one_line, to_json
+from lowrank.hashing import spaced_hash
+from lowrank.store.engine import one_line
 from lowrank.store.records import Protocol, Record
 from lowrank.store.rows import Codec, codec, same_value, shown
 
@@ -38,7 +38,7 @@ def protocol_hash(protocol: Protocol, evaluation_set_sha256: str | None) -> str:
     }
     body["evaluation_set_id"] = evaluation_set_sha256
     try:
-        return hashlib.sha256(to_json(body).encode()).hexdigest()
+        return spaced_hash(body)
     except (TypeError, ValueError) as error:
         raise StoreError(
             f"the parameters of protocol '{protocol.name}' of lens '{protocol.lens}' are not JSON: {error}"

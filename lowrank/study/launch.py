@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lowrank import logs
 from lowrank.config import RunConfig
 from lowrank.config.schema import Slurm
 from lowrank.errors import UsageError
@@ -100,6 +101,7 @@ def study_command(plan: Plan, how: Launch, stages: Sequence[str]) -> list[str]:
     ]
     for stage in stages:
         command += ["--only", stage]
+    command += logs.flags()
     return command + [word for override in how.overrides for word in ("--set", override)]
 
 
@@ -199,4 +201,4 @@ def _arguments(plan: Plan, config: RunConfig) -> list[str]:
         "variant": config.variant,
     }
     named = [word for name, value in chosen.items() for word in (f"--{name}", value)]
-    return ["--config", str(Path(plan.file).absolute()), *named, "--resume"]
+    return ["--config", str(Path(plan.file).absolute()), *named, "--resume", *logs.flags()]

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from lowrank.config.schema import Slurm
 from lowrank.errors import LowrankError, UsageError
+from lowrank.progress import progress_bar
 
 POLL = 1.0
 FIRST_PORT, PORTS = 20_000, 20_000  # for the processes of one run to meet
@@ -128,7 +129,9 @@ def wait(jobs: Sequence[Any], what: str) -> None:
     """
     array = str(jobs[0].job_id).partition("_")[0]
     try:
-        with tqdm(total=len(jobs), desc=f"{what}: jobs of array {array}", unit="job") as bar:
+        with progress_bar(
+            total=len(jobs), desc=f"{what}: jobs of array {array}", unit="job"
+        ) as bar:
             while bar.n < len(jobs):
                 bar.update(sum(job.done() for job in jobs) - bar.n)
                 time.sleep(POLL)

@@ -6,9 +6,11 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from lowrank import logs
 from lowrank.config import RunConfig
 from lowrank.errors import BusyError, DivergedError
 from lowrank.progress import progress
@@ -136,6 +138,10 @@ class Training(Stage[MissingRun, "Job"]):
         """Say that a run whose loss is no longer finite is a result."""
         return isinstance(error, DivergedError)
 
+    def logged(self, work: MissingRun) -> AbstractContextManager[None]:
+        """Return a context in which lines of the log name the run."""
+        return logs.context(run=work.run.id if work.run else None)
+
     def note(self, item: Item[MissingRun], sentence: str) -> str:
         """Return that the run diverged, and where."""
         return f"{item.label} diverged: {sentence}"
@@ -143,7 +149,8 @@ class Training(Stage[MissingRun, "Job"]):
     def fail(self, item: Item[MissingRun], error: Exception, trace: str, store: Store) -> None:
         """Store in the run's row that it has failed; its resume points stay."""
         run = item.work.run
-        columns: dict[str, Any] = {"status": "failed", "error": self.sentence(item, error)}
+        sentence = self.sentence(item, error)
+        columns: dict[str, Any] = {"status": "failed", "error": sentence, "traceback": trace}
         if isinstance(error, DivergedError):
             columns |= {"failed_step": error.step, "last_finite_loss": error.last_finite_loss}
         store.update(records.Run, run.id if run else None, **columns)

@@ -88,6 +88,7 @@ def updates(job: Job) -> Iterator[Update]:
                 status="running",
                 attempts=job.run.attempts + 1,
                 error="",
+                traceback="",
                 failed_step=None,
                 world_size=accelerator.num_processes,
             )

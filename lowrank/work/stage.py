@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
@@ -101,12 +102,19 @@ class Stage(ABC, Generic[T, R]):
         """Say whether ``error`` is a result of the work, such as a diverged run, not a failure."""
         return False
 
+    def logged(self, work: T) -> AbstractContextManager[None]:
+        """Return a context in which lines of the log name what ``work`` belongs to."""
+        return nullcontext()
+
     def note(self, item: Item[T], sentence: str) -> str:
         """Return what to tell of an error that is a result."""
         return f"{item.label}: {sentence}"
 
     def fail(self, item: Item[T], error: Exception, trace: str, store: Store) -> None:
-        """Store that ``item`` has failed, inside a transaction."""
+        """Store that ``item`` has failed, inside a transaction.
+
+        ``trace`` is the traceback of an error that nobody expected, '' for any other.
+        """
         known = store.first(records.WorkUnit, unit_key=item.key)
         store.put(
             records.WorkUnit(
@@ -115,6 +123,7 @@ class Stage(ABC, Generic[T, R]):
                 status="failed",
                 attempts=(known.attempts if known else 0) + 1,
                 error=self.sentence(item, error),
+                traceback=trace,
                 study_id=self.study_id,
             )
         )

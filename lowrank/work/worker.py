@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
-import traceback
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from lowrank.errors import BusyError, ClaimLostError, ConflictError, DiskError, StoreError
+from lowrank import logs
+from lowrank.errors import (
+    BusyError,
+    ClaimLostError,
+    ConflictError,
+    DiskError,
+    LowrankError,
+    StoreError,
+)
 from lowrank.progress import ProgressBar, progress
 from lowrank.store import Store
 from lowrank.store.claims import Claim, Claims
@@ -20,6 +28,7 @@ from lowrank.work.summary import Summary
 
 T = TypeVar("T")
 R = TypeVar("R")
+log = logging.getLogger(__name__)
 POLL = 2.0  # seconds between two looks at items that other processes hold
 Groups = list[tuple[str, list[Item[T]]]]
 
@@ -213,7 +222,10 @@ class Worker(Generic[T, R]):
         cannot be written ends the work, a lost claim means that another process has the item.
         """
         try:
-            yield
+            with self.stage.logged(claimed.work), logs.context(unit=claimed.item.key):
+                log.info("%s begins", claimed.item.label)
+                yield
+                log.info("%s is done", claimed.item.label)
         except (ClaimLostError, BusyError) as error:
             self._give_up(claimed, error)
         except DiskError:
@@ -250,8 +262,14 @@ class Worker(Generic[T, R]):
                 claimed.claim.finish()
 
     def _fail(self, claimed: Claimed[T], error: Exception) -> None:
-        item, trace = claimed.item, traceback.format_exc()
-        sentence = self.stage.sentence(item, error)
+        item, sentence = claimed.item, self.stage.sentence(claimed.item, error)
+        trace = ""
+        with self.stage.logged(item.work), logs.context(unit=item.key):
+            if isinstance(error, LowrankError):
+                log.warning("%s: %s", item.label, sentence, extra=logs.SHOWN)
+            else:
+                trace = logs.traceback_text(error)
+                log.error("%s: %s", item.label, sentence, exc_info=error, extra=logs.SHOWN)
         try:
             with self._saving(claimed) as store:
                 self.stage.fail(item, error, trace, store)

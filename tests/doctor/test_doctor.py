@@ -236,3 +236,26 @@ def test_retention_waits_until_all_runs_have_ended(home: Path, doctor: Callable)
     _, found, _ = doctor("--fix", "--yes")
     assert weights(home) == before
     assert any("once all runs have ended" in row["finding"] for row in found)
+
+
+def test_failures_come_with_their_log(home: Path, doctor: Callable) -> None:
+    """The study has a log, for it was run; without one nothing is said of it."""
+    with Store.open(home / "out" / "lowrank.db") as store:
+        study, run = store.find(records.Study)[0], store.find(records.Run)[0]
+        store.put(
+            records.Study(**{**vars(study), "id": None, "root": str((home / "out").resolve())})
+        )
+        store.update(records.Run, run.id, status="failed", error="why")
+        store.put(
+            records.WorkUnit(
+                unit_key="a", kind="measure", status="failed", error="why", study_id=study.id
+            )
+        )
+    log = home / "out" / "logs" / "lowrank.log"
+    assert "study run" in log.read_text()
+    for expected in (f"fix the cause (see {log.resolve()}), then", "fix the cause, then"):
+        _, rows, _ = doctor()
+        advice = [row["advice"] for row in rows if "why" in row["finding"]]
+        assert len(advice) == 2
+        assert all(sentence.startswith(expected) for sentence in advice)
+        log.unlink(missing_ok=True)

@@ -60,7 +60,7 @@ def interrupted(
     home, whole = folder / "home", folder / "whole"
     home.mkdir()
     tiny_study(home, home / "out")
-    step = Session._step
+    step = Session._make
 
     def stop(self: Session, update: int) -> None:
         if update == 4:
@@ -69,9 +69,9 @@ def interrupted(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOWRANK_CACHE", str(home / "cache"))
-        patch.setattr(Session, "_step", stop)
+        patch.setattr(Session, "_make", stop)
         assert run(["study", "run", str(home / "tiny.yaml"), "--only", "train"]) == 130
-        patch.setattr(Session, "_step", step)
+        patch.setattr(Session, "_make", step)
         with (
             Store.open(home / "out" / "lowrank.db") as store,
             store.connection(writes=True) as connection,

@@ -25,6 +25,13 @@ HERE = Path(__file__).resolve().parent
 STUDY_FILE = HERE / "stores" / "study.yaml"
 FACTORY = HERE.parent / "report" / "factory.py"
 STUDY = "golden"
+TRACEBACK = (
+    "Traceback (most recent call last):\n"
+    '  File "größe.py", line 3, in ratio\n'
+    "    return 100 * part / whole\n"
+    "           ~~~~~~~~~~~^~~~~~~\n"
+    "ZeroDivisionError: division by zero\n"
+)
 THINNING = (
     "DELETE FROM training_log"
     " WHERE step % 10 <> 1 AND step < 150 AND loss_kind = 'finite' AND step > 2",
@@ -101,7 +108,9 @@ def tidy(path: Path, statements: Sequence[tuple[str, Sequence[Any]]] = ()) -> No
 
 
 def add_runs(store: Store, built: Any, fingerprints: Mapping[tuple[str, str, int], str]) -> None:
-    """Add runs of every other state: superseded, planned, cancelled, running and imported ones."""
+    """Add runs of every other state: superseded, planned, cancelled, running and imported ones, and
+    one that failed with a traceback.
+    """
     old = built.runs["cola", "nano", 0]
     common = {"study_id": built.study.id, "total_steps": 150, "provenance_id": built.provenance.id}
 
@@ -128,6 +137,16 @@ def add_runs(store: Store, built: Any, fingerprints: Mapping[tuple[str, str, int
     run("relora", "nano", 0, config={"training": {"learning_rate": 1e-3}})
     cancelled = run("relora", "nano", 1, status="cancelled", attempts=1)
     running = run("relora", "60m", 0, status="running", attempts=2)
+    run(
+        "relora",
+        "60m",
+        1,
+        config_hash="the recipe that failed",
+        status="failed",
+        attempts=3,
+        error="division by zero",
+        traceback=TRACEBACK,
+    )
     run("relora", "60m", 1)
     imported = run(
         "galore",
@@ -272,6 +291,7 @@ def add_units(store: Store, built: Any, fingerprints: Mapping[tuple[str, str, in
                 status="failed",
                 attempts=3,
                 error="out of memory",
+                traceback=TRACEBACK,
             ),
         ]
     )

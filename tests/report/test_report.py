@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from lowrank import files
 from lowrank.errors import UsageError
 from lowrank.report import write, writing
 from lowrank.store import Store
@@ -488,7 +489,7 @@ def test_an_interrupted_report_keeps_the_old_one(
 ) -> None:
     out = tmp_path / "report"
     if not atomic:
-        monkeypatch.setattr(writing, "swapped", lambda first, second: False)
+        monkeypatch.setattr(files, "swapped", lambda first, second: False)
     with Store.open(sqlite_store_url) as store:
         spec = factory.Synthetic(
             methods=("full_rank",), seeds=(0,), steps=(0, 300), lenses=frozenset(), failed=None

@@ -177,3 +177,25 @@ def test_a_snapshot_inside_a_transaction_leaves_it_whole(store: Store) -> None:
             assert store.count(records.Study) == 1
         store.add(records.Study(name="two", config={}, config_hash=""))
     assert store.count(records.Study) == 2
+
+
+def test_tracebacks_are_copied_and_not_compared(
+    source: str, store_url: str, populate: Populate
+) -> None:
+    """Where a failure stands in the code is the machine's affair; which one it is, is not."""
+    with Store.open(source) as one:
+        run = one.find(records.Run)[0]
+        one.update(records.Run, run.id, status="failed", error="why", traceback="here")
+        one.put(records.WorkUnit(unit_key="a", kind="measure", status="failed", traceback="here"))
+    copy_store(source, store_url)
+    with Store.open(source) as one, Store.open(store_url) as two:
+        assert differences(one, two, ignore_volatile=False) == []
+        (copied,) = two.find(records.Run, traceback="here")
+        two.update(records.Run, copied.id, traceback="there")
+        assert differences(one, two) == []
+        (sentence,) = differences(one, two, ignore_volatile=False)
+        assert sentence.endswith("traceback is 'here' and 'there'")
+    assert all(row["added"] == 0 for row in copy_store(source, store_url))
+    copy_store(source, store_url, prefer="source")
+    with Store.open(store_url) as two:
+        assert [run.traceback for run in two.find(records.Run, status="failed")] == ["here"]

@@ -387,3 +387,12 @@ def test_records_read_only_are_those_that_were_written(store: Store, store_url: 
         assert reader.find(Study) == [written]
         with reader.snapshot():
             assert reader.first(Study) == written
+
+
+def test_a_traceback_comes_and_goes_with_its_failure(store: Store, run: Run) -> None:
+    assert run.traceback == ""
+    failed = store.update(Run, run.id, status="failed", error="why", traceback="where\n ΔW")
+    assert (failed.error, failed.traceback) == ("why", "where\n ΔW")
+    unit = records.WorkUnit(unit_key="a", kind="measure", status="failed", traceback="where")
+    assert store.put(unit).traceback == "where"
+    assert store.put(replace(unit, status="claimed", traceback="")).traceback == ""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from lowrank import checkpoint
+from lowrank import checkpoint, files
 from lowrank.errors import CheckpointError, ConfigError, DiskError, LowrankError
 from lowrank.estimate import estimate
 from lowrank.store import Store, records
@@ -278,7 +278,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(plan: Plan, tmp_path: Pat
     again = replace(plan, root=tmp_path / "full")
     with open_store(again.root) as store:
         with pytest.MonkeyPatch.context() as patch:
-            real, calls = checkpoint.sync, 0
+            real, calls = files.sync, 0
 
             def full(path: Path) -> None:
                 nonlocal calls
@@ -287,7 +287,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(plan: Plan, tmp_path: Pat
                     raise OSError(errno.ENOSPC, "No space left on device")
                 real(path)
 
-            patch.setattr(checkpoint, "sync", full)
+            patch.setattr(files, "sync", full)
             with pytest.raises(DiskError, match=r"No space left on device.*free the disk"):
                 run_study(store, again, only="train")
         assert store.find(records.Run)[0].status == "running"  # as after a kill: nothing has failed

@@ -164,6 +164,8 @@ def test_a_failed_item_stops_no_other(store: Store, error: Exception, sentence: 
     (failed,) = store.find(records.WorkUnit)
     assert (failed.unit_key, failed.kind, failed.status) == ("b", "test", "failed")
     assert (failed.error, failed.attempts) == (sentence, 1)
+    expected = isinstance(error, LowrankError)
+    assert failed.traceback == "" if expected else "in compute\n" in failed.traceback
 
     again = do_missing(stage, worker_of(store, stage))
     assert (again.units, again.failed) == (0, [])
@@ -363,7 +365,7 @@ def test_a_server_stopped_and_started_under_load_costs_nothing(
 
 
 def test_the_items_of_a_worker_that_dies_are_done_by_the_others(
-    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         elsewhere(patch)
@@ -371,7 +373,7 @@ def test_the_items_of_a_worker_that_dies_are_done_by_the_others(
     stage = Names(store, ["a", "b"])
     assert do_missing(stage, Worker(store, stage, poll=0.1)).units == 2
     assert stage.computed == ["b", "a"]
-    assert "test: 1 unit is with other processes; waiting" in capsys.readouterr().err
+    assert "test: 1 unit is with other processes; waiting" in caplog.messages
 
 
 def test_the_claim_of_who_died_after_the_work_goes(store: Store) -> None:

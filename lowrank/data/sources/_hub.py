@@ -13,9 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lowrank.data.cache import Json, content_key, read_json, write_json
+from lowrank.data.cache import Json, read_json, write_json
 from lowrank.data.sources.base import Source
 from lowrank.errors import DataError
+from lowrank.hashing import content_hash, file_sha256
 
 _SECONDS = 5.0  # timeout of the hub before working without it
 _CACHED_PIECES = 64  # pieces into which a complete copy on disk is divided for shuffling
@@ -58,7 +59,7 @@ class HubText(Source):
                 "revision": None,
                 "files": stats(self._folder),
             }
-        note = self.cache / "hub" / f"{content_key(asked)[:16]}.json"
+        note = self.cache / "hub" / f"{content_hash(asked)[:16]}.json"
         if known := read_json(note):
             return known
         if self._folder is not None:
@@ -264,10 +265,7 @@ def files_hash(folder: Path) -> str:
     """Return the SHA-256 over names and contents of the files of a folder."""
     digest = hashlib.sha256()
     for name, size, _ in stats(folder):
-        with (folder / name).open("rb") as file:
-            digest.update(
-                f"{name}\0{size}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode()
-            )
+        digest.update(f"{name}\0{size}\0{file_sha256(folder / name)}\0".encode())
     return digest.hexdigest()
 
 

@@ -7,6 +7,7 @@ distributed. It depends only on the versions of the packages and on their files.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import sysconfig
@@ -19,7 +20,6 @@ from pathlib import Path
 
 from lowrank.data.cache import (
     Json,
-    content_key,
     hashes,
     locked,
     read_json,
@@ -30,6 +30,7 @@ from lowrank.data.cache import (
 from lowrank.data.sources._prose import REVISION, Collector, docstrings
 from lowrank.data.sources.base import Source
 from lowrank.errors import DataError
+from lowrank.hashing import content_hash
 
 PACKAGES = {  # distribution -> top-level package
     "matplotlib": "matplotlib",
@@ -60,6 +61,8 @@ SKIPPED = {
     "idlelib",
     "__pycache__",
 }
+
+log = logging.getLogger(__name__)
 
 
 class SOURCE(Source):
@@ -103,11 +106,12 @@ class SOURCE(Source):
 
         The note beside it is written last and marks it as complete.
         """
-        path = self.cache / "corpora" / f"embedded-{content_key(self.origin())[:16]}.jsonl"
+        path = self.cache / "corpora" / f"embedded-{content_hash(self.origin())[:16]}.jsonl"
         note = path.with_suffix(".json")
         if (found := read_json(note)) is None:
             with locked(path.parent):
                 if (found := read_json(note)) is None:
+                    log.info("collecting the embedded corpus into %s", path)
                     lines = [json.dumps(document).encode() + b"\n" for document in self._harvest()]
                     write_atomically(path, lambda file: file.writelines(lines))
                     found = {"files": hashes([path])}
@@ -120,10 +124,10 @@ class SOURCE(Source):
 
         Paragraphs are not repeated.
         """
-        from tqdm import tqdm
+        from lowrank.progress import progress_bar
 
         collector = Collector()
-        for name in tqdm(
+        for name in progress_bar(
             self._versions,
             desc="collecting the embedded corpus",
             unit="package",
