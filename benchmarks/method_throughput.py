@@ -27,7 +27,7 @@ from accelerate import Accelerator
 from lowrank import methods, models
 from lowrank.config import Data, ModelShape, RunConfig, Training
 from lowrank.config.resolve import merge, recipe_layers
-from lowrank.data import Batch, Dataset
+from lowrank.data import Dataset, TokenBatch
 from lowrank.presets import load
 from lowrank.train.loop import Loop
 
@@ -40,12 +40,12 @@ class RandomRows:
 
     length: int
 
-    def rows(self, first: int, count: int) -> Batch:
+    def rows(self, first: int, count: int) -> TokenBatch:
         """``count`` rows, the same for the same ``first``."""
         ids = torch.randint(
             0, VOCABULARY, (count, self.length), generator=torch.Generator().manual_seed(first)
         )
-        return Batch(ids, ids)
+        return TokenBatch(ids, ids)
 
     def scored_tokens(self, first: int, count: int) -> int:
         """Targets of ``count`` rows."""

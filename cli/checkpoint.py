@@ -1,4 +1,4 @@
-"""``lowrank checkpoint``: the checkpoints of a store, and their files."""
+"""``lowrank checkpoint``: list, verify, export and import checkpoints."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def checkpoint() -> None:
 @database_option
 @standard_options
 def list_checkpoints(study_name: str | None, run_id: int | None, as_json: bool) -> None:
-    """Checkpoints, one a row.
+    """List checkpoints, one per row.
 
     \b
     Example:
@@ -86,14 +86,15 @@ def list_checkpoints(study_name: str | None, run_id: int | None, as_json: bool) 
 @click.option(
     "--root",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The study's folder, where it has moved.",
+    help="The study's folder, if it has moved.",
 )
 @json_option
 @database_option
 @standard_options
 def verify(checkpoint_ids: tuple[int, ...], root: Path | None, as_json: bool) -> int:
-    """Compare files with their manifests and the database; all checkpoints where none is named.
-    Exit status 1 if one is damaged.
+    """Compare the files of checkpoints with their manifests and the database.
+
+    Without ids, all checkpoints are verified. Exit status 1 if one is damaged.
 
     \b
     Example:
@@ -130,13 +131,14 @@ def verify(checkpoint_ids: tuple[int, ...], root: Path | None, as_json: bool) ->
 @click.option(
     "--root",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The study's folder, where it has moved.",
+    help="The study's folder, if it has moved.",
 )
 @database_option
 @standard_options
 def export(source: str, target: Path, native: bool, root: Path | None) -> None:
-    """Write SOURCE (a checkpoint's id, or its folder) to the new folder TARGET as a plain Hugging
-    Face LLaMA directory.
+    """Write SOURCE as a plain Hugging Face LLaMA directory to the new folder TARGET.
+
+    SOURCE is the id of a checkpoint, or its folder.
 
     \b
     Examples:
@@ -165,7 +167,7 @@ def export(source: str, target: Path, native: bool, root: Path | None) -> None:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Updates that it has seen.",
+    help="Optimizer updates that it was trained for.",
 )
 @click.option(
     "--tokens",
@@ -173,11 +175,12 @@ def export(source: str, target: Path, native: bool, root: Path | None) -> None:
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Tokens that it has seen.",
+    help="Tokens that it was trained on.",
 )
 @click.option("--rank", type=click.IntRange(min=1), help="Rank of a low-rank method.")
 @click.option(
-    "--name", help="Tells its run from others of the method and scale; default: the name of SOURCE."
+    "--name",
+    help="Distinguishes its run from others of the method and scale; default: the name of SOURCE.",
 )
 @database_option
 @standard_options
@@ -192,12 +195,11 @@ def import_command(
     rank: int | None,
     name: str | None,
 ) -> None:
-    """Make the Hugging Face LLaMA directory SOURCE (safetensors) a run of the study FILE, to be
-    measured and evaluated.
+    """Import the Hugging Face LLaMA directory SOURCE (safetensors) as a run of the study FILE.
 
-    Its files are copied. Several checkpoints of one run are imported under one --name with a --step
-    each. Lenses and tasks that use text need the study's data to have the checkpoint's tokenizer
-    (data.tokenizer).
+    The run is then measured and evaluated like any other. The files are copied. Import several
+    checkpoints of one run under one --name, each with its --step. Metrics and tasks that use text
+    require that the study's data has the tokenizer of the checkpoint (data.tokenizer).
 
     \b
     Example:
@@ -216,13 +218,16 @@ def import_command(
 
 
 def folder(store: Store, saved: records.Checkpoint, root: Path | None = None) -> Path:
-    """The folder of a checkpoint; a path that leads out of the study's folder is refused."""
+    """Return the folder of a checkpoint.
+
+    Raises :class:`CheckpointError` if its path leads outside the study's folder.
+    """
     study = store.get(records.Study, store.get(records.Run, saved.run_id).study_id)
     base = (root or Path(study.root)).resolve()
     found = (base / saved.path).resolve()
     if not found.is_relative_to(base):
         raise CheckpointError(
-            f"checkpoint {saved.id}: its path '{saved.path}' leads out of the study's folder; the database has been tampered with"
+            f"checkpoint {saved.id}: its path '{saved.path}' leads outside the study's folder; restore a backup of the database"
         )
     return found
 
@@ -231,6 +236,6 @@ def _checkpoint(store: Store, checkpoint_id: int) -> records.Checkpoint:
     found = store.first(records.Checkpoint, id=checkpoint_id)
     if found is None:
         raise UsageError(
-            f"the store has no checkpoint {checkpoint_id}; lowrank checkpoint list shows them"
+            f"the store has no checkpoint {checkpoint_id}; list them with lowrank checkpoint list"
         )
     return found

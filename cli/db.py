@@ -1,4 +1,4 @@
-"""``lowrank db``: the schema of a database, what is in it, and moving it."""
+"""``lowrank db``: manage the schema of a database, show its contents, and copy it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def db() -> None:
 @standard_options
 @json_option
 def upgrade(as_json: bool) -> None:
-    """Make or upgrade the tables, and load the published values; nothing to do is fine."""
+    """Create or upgrade the tables, and load the published values; safe to repeat."""
     from lowrank.store import migrate
     from lowrank.store.engine import mask
 
@@ -41,7 +41,7 @@ def upgrade(as_json: bool) -> None:
 @standard_options
 @json_option
 def downgrade(revision: str, yes: bool, as_json: bool) -> None:
-    """Take the schema back to REVISION; 'base', the default, removes every table of lowrank."""
+    """Downgrade the schema to REVISION; 'base', the default, removes every table of lowrank."""
     from lowrank.store import migrate
     from lowrank.store.engine import mask, parse_url
 
@@ -86,7 +86,7 @@ def check(as_json: bool) -> None:
 @standard_options
 @json_option
 def info(as_json: bool) -> None:
-    """Schema, size and number of rows of each table."""
+    """Show schema, size and number of rows of each table."""
     from lowrank.store import migrate
     from lowrank.store.engine import mask, parse_url
 
@@ -121,11 +121,10 @@ def info(as_json: bool) -> None:
 def copy(
     source: str, target: str, prefer: Literal["source", "target"] | None, as_json: bool
 ) -> None:
-    """Copy or merge the store SOURCE into TARGET (URLs or SQLite files), by natural keys, without
-    loss.
+    """Copy or merge the store SOURCE into TARGET (URLs or SQLite files), without loss.
 
-    Rows that TARGET has already must be the same; a different value ends the command and TARGET
-    stays as it was.
+    Rows are matched by natural keys. Rows that TARGET already has must be equal; a different value
+    ends the command, and TARGET stays unchanged.
 
     \b
     Example:

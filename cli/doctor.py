@@ -1,4 +1,4 @@
-"""``lowrank doctor``: what is wrong with environment, store and files, and mending it."""
+"""``lowrank doctor``: diagnose environment, store and files, and fix what can be fixed."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ COLUMNS = ("level", "area", "finding", "advice", "mended_by")
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--fix", is_flag=True, help="Mend what can be mended, asking before each.")
+@click.option("--fix", is_flag=True, help="Fix what can be fixed, asking before each.")
 @click.option("--yes", is_flag=True, help="With --fix: do not ask.")
 @json_option
 @database_option
 @standard_options
 def doctor(file: Path | None, fix: bool, yes: bool, as_json: bool) -> int:
-    """Look for what is wrong with the environment, the store and the files of its studies; say what
-    to do about each.
+    """Diagnose the environment, the store and the files of its studies; advise on each problem.
 
-    With a study file, its store and its section 'keep' (which weights may go). Exit status 1 if a
-    problem is left.
+    With a study file, examine its store and apply its section 'keep' (which weights may be
+    deleted). Exit status 1 if a problem remains.
 
     \b
     Examples:
@@ -54,23 +53,23 @@ def doctor(file: Path | None, fix: bool, yes: bool, as_json: bool) -> int:
             finally:
                 emit([finding.row() for finding in found], as_json, COLUMNS)
             for finding in found:
-                mended = (
+                fixed = (
                     fix
-                    and finding.mend is not None
+                    and finding.fix is not None
                     and (yes or _agreed(finding))
-                    and _mended(finding)
+                    and _fixed(finding)
                 )
-                left += finding.level == "problem" and not mended
+                left += finding.level == "problem" and not fixed
     except StoreError as error:
         click.echo(f"Error: {error}", err=True)
         return 1
     return 1 if left else 0
 
 
-def _mended(finding: Finding) -> bool:
-    """Mend one thing and tell what was done; False where that failed, which stops no other."""
+def _fixed(finding: Finding) -> bool:
+    """Fix one finding and print what was done; return False if that failed."""
     try:
-        click.echo(finding.mend() if finding.mend else "", err=True)
+        click.echo(finding.fix() if finding.fix else "", err=True)
     except (LowrankError, OSError) as error:
         click.echo(f"failed: {finding.what}: {error}", err=True)
         return False

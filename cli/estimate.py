@@ -1,4 +1,6 @@
-"""``lowrank estimate``: parameters, memory and work of runs before they are run."""
+"""``lowrank estimate``: parameters, memory and floating-point operations of runs, before they
+run.
+"""
 
 from __future__ import annotations
 
@@ -45,14 +47,14 @@ MEBI, MEGA = 2**20, 10**6
     "--vocabulary-size",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Rows of the embedding (default: what FILE says; without FILE 32000 for the published scales, 4096 for smaller ones).",
+    help="Rows of the embedding (default: that of FILE; without FILE 32000 for the published scales, 4096 for smaller ones).",
 )
-@click.option("--max-length", type=click.IntRange(min=2), metavar="N", help="Tokens a row.")
+@click.option("--max-length", type=click.IntRange(min=2), metavar="N", help="Tokens per row.")
 @click.option(
     "--micro-batch-size",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Rows a forward pass (default: the recipe's).",
+    help="Rows per forward pass (default: the recipe's).",
 )
 @click.option(
     "--precision",
@@ -62,7 +64,7 @@ MEBI, MEGA = 2**20, 10**6
 @click.option(
     "--gradient-checkpointing",
     is_flag=True,
-    help="Keep one activation a block and compute the others again.",
+    help="Keep one activation per block and recompute the others.",
 )
 @click.option(
     "--device",
@@ -74,7 +76,7 @@ MEBI, MEGA = 2**20, 10**6
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Override a key as of a study file, such as methods.galore.settings.rank=64.",
+    help="Override a key of a study file, such as methods.galore.settings.rank=64.",
 )
 @json_option
 @database_option
@@ -93,12 +95,12 @@ def estimate(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Parameters, memory and floating-point operations of runs: those of a study FILE, or any
-    method at any scale.
+    """Estimate parameters, memory and floating-point operations of runs.
 
-    Nothing is computed and nothing is written. Bytes of weights, gradients and optimizer state are
-    exact; docs/memory.md says how good the peak is. The table is in MiB and millions of operations;
-    --json gives plain numbers.
+    The runs are those of a study FILE, or any method at any scale. Nothing is trained and nothing
+    is written. Bytes of weights, gradients and optimizer state are exact; docs/memory.md states the
+    accuracy of the peak. The table is in MiB and millions of operations; --json prints plain
+    numbers.
 
     \b
     Examples:
@@ -112,10 +114,12 @@ def estimate(
         "precision": precision,
         "gradient_checkpointing": checkpointing,
     }
-    configs = chosen(file, methods, scales, [*([f"preset={preset}"] if preset else []), *overrides])
+    configs = select_configs(
+        file, methods, scales, [*([f"preset={preset}"] if preset else []), *overrides]
+    )
     rows = list(
-        estimated(
-            [changed(config, training, max_length) for config in configs],
+        estimate_rows(
+            [with_options(config, training, max_length) for config in configs],
             vocabulary_size,
             file is None,
             device,
@@ -124,11 +128,12 @@ def estimate(
     emit(rows if as_json else [readable(row) for row in rows], as_json)
 
 
-def chosen(
+def select_configs(
     file: Path | None, methods: Sequence[str], scales: Sequence[str], overrides: Sequence[str]
 ) -> list[Any]:
-    """Configurations, one for all seeds: runs of the file, or the recipes of the methods at the
-    scales.
+    """Return the configurations to estimate, one for all seeds.
+
+    They are runs of the study file, or the recipes of the methods at the scales.
     """
     from lowrank import methods as registry
     from lowrank.config import load_study, parse_study, resolve_runs
@@ -141,7 +146,7 @@ def chosen(
             "scales": list(scales or known_scales()),
             "training": {
                 "learning_rate": 1e-3
-            },  # of no effect here; spares a method without a recipe
+            },  # has no effect here, but a method without a recipe needs one
         }
         study = parse_study(raw, "lowrank estimate", overrides)
     else:
@@ -162,9 +167,10 @@ def chosen(
     ]
 
 
-def changed(config: Any, training: dict[str, Any], max_length: int | None) -> Any:
-    """``config`` with what the options say; the batch becomes the next multiple of the rows of a
-    forward pass.
+def with_options(config: Any, training: dict[str, Any], max_length: int | None) -> Any:
+    """Return ``config`` changed by the options.
+
+    The batch size is rounded up to a multiple of the rows per forward pass.
     """
     given = {key: value for key, value in training.items() if value is not None}
     rows = given.get("micro_batch_size", 1)
@@ -178,10 +184,10 @@ def changed(config: Any, training: dict[str, Any], max_length: int | None) -> An
     )
 
 
-def estimated(
+def estimate_rows(
     configs: Sequence[Any], vocabulary_size: int | None, published: bool, device: Any
 ) -> Iterator[dict[str, Any]]:
-    """One row a configuration."""
+    """Yield one row per configuration."""
     from lowrank.estimate import default_device, expected_vocabulary
     from lowrank.estimate import estimate as estimate_run
     from lowrank.progress import progress_bar
@@ -214,8 +220,9 @@ def estimated(
 
 
 def readable(row: dict[str, Any]) -> dict[str, Any]:
-    """The same for people: MiB for bytes, millions for operations, no columns that are the same for
-    all.
+    """Return a row for people: MiB for bytes, millions for operations.
+
+    Columns that are the same for all rows are left out.
     """
     found = {
         key: row[key]

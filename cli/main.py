@@ -1,6 +1,4 @@
-"""The command ``lowrank``: a group that imports a command's module only when the
-command is called.
-"""
+"""The command ``lowrank``: a group that imports a command's module only when it is called."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ COMMANDS = {  # name: where it is, what it does
     "db": ("lowrank.cli.db:db", "Upgrade, check or copy the database."),
     "doctor": (
         "lowrank.cli.doctor:doctor",
-        "Look for what is wrong with environment and store, and mend it.",
+        "Diagnose environment and store, and fix what can be fixed.",
     ),
 }
 
@@ -58,7 +56,7 @@ class LazyGroup(click.Group):
     """A group over :data:`COMMANDS` whose help imports none of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Commands whose module is there, in the order of work."""
+        """Return the installed commands, in the order of a study's work."""
         return [
             name
             for name, (target, _) in COMMANDS.items()
@@ -66,7 +64,7 @@ class LazyGroup(click.Group):
         ]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, its module imported now."""
+        """Import a command's module and return the command."""
         if cmd_name not in self.list_commands(ctx):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
@@ -74,7 +72,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands in the help, from the table."""
+        """Write the list of commands for the help text."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
@@ -97,12 +95,12 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry of the console script."""
+    """Run the console script."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line of ``lowrank``; the exit status of :func:`guarded`."""
+    """Run one command line of ``lowrank``; return the exit status of :func:`guarded`."""
     words = list(arguments)
     return guarded(
         lambda: cli.main(list(words), prog_name="lowrank", standalone_mode=False, obj=words)
@@ -110,8 +108,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def guarded(command: Callable[[], object]) -> int:
-    """Run ``command`` and tell its errors, also in the log; the exit status: 0 done, 1 failed,
-    2 wrong usage or study file, 130 interrupted.
+    """Run ``command``, print and log its error if it raises one, and return the exit status.
+
+    The status is 0 done, 1 failed, 2 wrong usage or study file, 130 interrupted.
     """
     with _logging():
         try:

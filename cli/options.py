@@ -1,4 +1,4 @@
-"""Options that commands share, and which database they mean."""
+"""Options that several commands share, and the choice of the database."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def _remember(ctx: click.Context, _parameter: click.Parameter, value: str | None
 
 
 def database_option(command: F) -> F:
-    """``--db URL``, on the group and on every command; :func:`database_url` and :func:`open_store`
-    read it.
-    """
+    """Add ``--db URL`` to a command; :func:`database_url` and :func:`open_store` read it."""
     text = f"Database: sqlite:///FILE, a file, or postgresql://USER@HOST/NAME; else {VARIABLE}, else the study's own SQLite file."
     return click.option("--db", metavar="URL", expose_value=False, callback=_remember, help=text)(
         command
@@ -100,14 +98,17 @@ def log_to(root: Path) -> None:
 
 
 def json_option(command: F) -> F:
-    """``--json``, as the argument ``as_json`` that :func:`lowrank.cli.output.emit` takes."""
+    """Add ``--json`` to a command, as the argument ``as_json`` of
+    :func:`lowrank.cli.output.emit`.
+    """
     text = "One array of objects; numbers that are not finite are null beside their kind."
     return click.option("--json", "as_json", is_flag=True, help=text)(command)
 
 
 def database_url(default: str | None = None) -> str:
-    """The database of the command that runs: ``--db``, else the environment, else ``default`` (the
-    study's own).
+    """Return the database of the running command: ``--db``, else the environment, else ``default``.
+
+    Raises :class:`UsageError` if none of them is given.
     """
     context = click.get_current_context(silent=True)
     chosen = context.meta.get(_CHOSEN) if context else None
@@ -120,7 +121,10 @@ def database_url(default: str | None = None) -> str:
 
 
 def study_names(store: Store, wanted: str | None) -> dict[int | None, str]:
-    """Names of the studies of a store by id; a ``wanted`` one that is not among them is refused."""
+    """Return the names of a store's studies by id.
+
+    Raises :class:`UsageError` if ``wanted`` is not among them.
+    """
     from lowrank.store import records
 
     studies = {row.id: row.name for row in store.find(records.Study)}
@@ -134,8 +138,9 @@ def study_names(store: Store, wanted: str | None) -> dict[int | None, str]:
 def open_store(
     default: str | None = None, *, create: bool = False, read_only: bool = False
 ) -> Store:
-    """The store of the command that runs, to be used in ``with``; ``default`` as in
-    :func:`database_url`.
+    """Open the store of the running command, to be used in ``with``.
+
+    ``default`` is the database as in :func:`database_url`.
     """
     from lowrank.store import Store
 

@@ -1,4 +1,4 @@
-"""Rows on stdout or in a file: a table for people, CSV, JSON or Parquet for programs."""
+"""Write rows to stdout or a file: a table for people; CSV, JSON or Parquet for programs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 
 
 def emit(rows: Iterable[Row], as_json: bool = False, columns: Sequence[str] | None = None) -> None:
-    """Rows to stdout: an aligned table, or one JSON array. ``columns`` also names the columns of no
-    rows.
+    """Print rows as an aligned table or as one JSON array.
+
+    ``columns`` names the columns even if there are no rows.
     """
     rows = list(rows)
     click.echo(json_text(rows) if as_json else table_text(rows, columns))
@@ -47,8 +48,9 @@ def ended(sentence: str) -> None:
 
 
 def json_text(rows: Sequence[Row]) -> str:
-    """One array of objects, an object a line; a number that is not finite is null, with its kind
-    beside it.
+    """Return one JSON array with one object per line.
+
+    A number that is not finite becomes null, with its kind in a key of its own.
     """
     lines = ",\n ".join(
         json.dumps(finite(row), ensure_ascii=False, allow_nan=False, default=str) for row in rows
@@ -57,7 +59,7 @@ def json_text(rows: Sequence[Row]) -> str:
 
 
 def finite(row: Row) -> dict[str, Any]:
-    """A row whose numbers JSON can hold."""
+    """Return a row in which every number can be written as JSON."""
     found: dict[str, Any] = {}
     for name, value in row.items():
         number = isinstance(value, float)
@@ -68,7 +70,7 @@ def finite(row: Row) -> dict[str, Any]:
 
 
 def table_text(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
-    """Columns aligned, numbers to the right, floats to six digits."""
+    """Return rows as aligned columns, with numbers to the right and floats to six digits."""
     names = list(columns or dict.fromkeys(name for row in rows for name in row))
     if not rows:
         return "(no rows)" if not names else "  ".join(names) + "\n(no rows)"
@@ -87,7 +89,7 @@ def table_text(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str
 
 
 def csv_text(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> str:
-    """CSV with a header; what is missing is empty, floats are exact."""
+    """Return CSV with a header; missing values are empty, floats are exact."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)

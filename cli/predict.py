@@ -44,14 +44,14 @@ FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Keep every N-th checkpoint of a run, the last one among them.",
+    help="Keep every N-th checkpoint of a run, counted back from its last.",
 )
 @click.option(
     "--permutations",
     type=click.IntRange(min=0),
     default=199,
     show_default=True,
-    help="Of the test of what geometry adds to the loss.",
+    help="Permutations in the test of what geometry adds to the loss.",
 )
 @json_option
 @database_option

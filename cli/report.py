@@ -27,7 +27,7 @@ FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @database_option
 @standard_options
 def report(file: Path, out: Path | None, against: str | None) -> None:
-    """Write the report of a study: index.html, and every table and figure as files beside it.
+    """Write the report of a study: index.html, with every table and figure as a file.
 
     \b
     Examples:

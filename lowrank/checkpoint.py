@@ -1,4 +1,4 @@
-"""Checkpoints on disk: a Hugging Face directory with a manifest, written at once or not at all.
+"""Checkpoints on disk: a Hugging Face directory with a manifest, written atomically.
 
 A folder holds ``config.json``, ``model.safetensors``, the tokenizer and ``manifest.json`` with the
 size and SHA-256 of every file. It is written under a temporary name, flushed to the disk and
@@ -30,13 +30,16 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
-PRUNED = "pruned.json"  # beside the manifest where the weights were deleted on purpose
+PRUNED = "pruned.json"  # next to the manifest if the weights were deleted on purpose
 FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a checkpoint is, for people and for a store that lost its row."""
+    """Description of a checkpoint, for people and for restoring a lost row of the store.
+
+    ``step`` counts optimizer updates.
+    """
 
     step: int
     kind: str  # initial | training | final | imported
@@ -45,7 +48,7 @@ class Manifest:
     settings: dict[str, Any] = field(default_factory=dict)
     run_config_hash: str = ""
     validation_loss: float | None = (
-        None  # nats a token; JSON holds "nan" or "inf" where it is not finite
+        None  # nats per token; JSON holds "nan" or "inf" if it is not finite
     )
     validation_tokens: int = 0
     evaluation_set_sha256: str = ""
@@ -64,7 +67,7 @@ class Manifest:
 
     @property
     def bytes(self) -> int:
-        """Size of all files but the manifest."""
+        """Size of all files except the manifest, in bytes."""
         return sum(int(entry["bytes"]) for entry in self.files.values())
 
 
@@ -86,9 +89,9 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         with atomic_folder(folder) as temporary:
             fill(temporary)
     except OSError as error:
-        mend = "free the disk or mend the permissions, then call the same command again"
+        fix = "free the disk or fix the permissions, then call the same command again"
         raise DiskError(
-            f"{folder}: cannot be written ({error.strerror or error}); {mend}"
+            f"{folder}: cannot be written ({error.strerror or error}); {fix}"
         ) from error
 
 
@@ -99,11 +102,10 @@ def save(
     tokenizer: Any = None,
     state: dict[str, torch.Tensor] | None = None,
 ) -> Manifest:
-    """Write ``model`` (or its gathered ``state``) as a checkpoint; a complete folder with the same
-    weights is kept.
+    """Write ``model``, or its gathered ``state``, as a checkpoint; return the complete manifest.
 
-    Raises :class:`CheckpointError` where the disk refuses, or where the folder already holds other
-    weights.
+    A complete folder is kept, and its manifest is returned. Raises :class:`CheckpointError` if the
+    disk cannot be written or the manifest of an existing folder is damaged.
     """
     complete = manifest
 
@@ -126,10 +128,9 @@ def save(
 
 
 def write_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
-    """A safetensors file of ``state``, without a copy of it in memory; the same tensors give the
-    same bytes.
+    """Write ``state`` as a safetensors file without copying it in memory.
 
-    Raises OSError where the disk refuses.
+    The same tensors yield the same bytes. Raises OSError if the disk cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -140,7 +141,7 @@ def write_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
     path.touch()
     mode = (
         path.stat().st_mode
-    )  # as the user's mask has it; the library's own file is for the user alone
+    )  # as the user's umask sets it; safetensors makes files that only the user can read
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
@@ -149,7 +150,7 @@ def write_weights(path: Path, state: dict[str, torch.Tensor]) -> None:
 
 
 def dumps(manifest: Manifest) -> str:
-    """Strict JSON of a manifest."""
+    """Return the manifest as strict JSON."""
     body = asdict(manifest)
     loss = manifest.validation_loss
     body["validation_loss"] = loss if loss is None or math.isfinite(loss) else str(loss)
@@ -157,8 +158,9 @@ def dumps(manifest: Manifest) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint folder; raises :class:`CheckpointError` where it is missing or
-    damaged.
+    """Return the manifest of a checkpoint folder.
+
+    Raises :class:`CheckpointError` if it is missing, damaged or of a newer format.
     """
     path = folder / MANIFEST
     try:
@@ -180,7 +182,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: Path, expected_sha256: str | None = None) -> Manifest:
-    """Compare every file with the manifest, and the weights with the database's hash if given."""
+    """Compare every file with the manifest, and the weights with ``expected_sha256`` if given.
+
+    Returns the manifest; raises :class:`CheckpointError` for the first file that differs.
+    """
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
         path = folder / Path(name).name  # a manifest never leads outside its folder
@@ -206,8 +211,10 @@ def verify(folder: Path, expected_sha256: str | None = None) -> Manifest:
 def load(
     folder: Path, expected_sha256: str | None = None, dtype: torch.dtype | None = None
 ) -> Loaded:
-    """A verified checkpoint as a model in evaluation mode on the CPU, in its stored precision
-    unless ``dtype`` is given.
+    """Load a checkpoint after verifying it.
+
+    The model is in evaluation mode on the CPU, in its stored precision unless ``dtype`` is given.
+    Raises :class:`CheckpointError` if the checkpoint is missing or damaged.
     """
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -1,14 +1,14 @@
-"""What a run will hold and compute, before it is run.
+"""Estimate what a run will hold in memory and compute, without running it.
 
-No formula of any architecture is in here. The run's own model, loss and optimizer make an update on
-tensors that have shapes but no data (PyTorch's fake tensors); every storage is counted from the
-operation that makes it to the moment it is freed, and every matrix product as it comes by. So a
-method from outside is told as truthfully as a built-in one, and a billion parameters take a few
-seconds and no memory to speak of.
+This module contains no formula of any architecture. The run's own model, loss and optimizer make
+one update on tensors that have shapes but no data (PyTorch's fake tensors). Every storage is
+counted from the operation that allocates it until it is freed, and every matrix product as it is
+dispatched. A third-party method is therefore estimated as faithfully as a built-in one, and a model
+with a billion parameters takes a few seconds and almost no memory.
 
-Counts and bytes of weights, gradients and optimizer state are exact. What PyTorch does not see is
-added to the peak of a CPU as a measured share (:data:`SLACK`): freed memory that the C library
-keeps, scratch memory inside kernels.
+Parameter counts and the bytes of weights, gradients and optimizer state are exact. Memory that
+PyTorch does not see is added to the peak of a CPU process as a measured fraction (:data:`SLACK`):
+freed memory that the C library keeps, and scratch memory inside kernels.
 """
 
 from __future__ import annotations
@@ -67,17 +67,16 @@ measures the result.
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """One run in one process: bytes, and floating-point operations (two a multiplication with its
-    addition).
+class RunEstimate:
+    """What one run in one process needs: bytes, and floating-point operations.
 
-    ``weight_bytes`` holds parameters and persistent buffers; ``checkpoint_bytes`` is the file of
-    them. ``activation_bytes`` is what one forward pass leaves to its backward pass. ``peak_bytes``
-    is the largest sum of all that is alive at once, while the run trains or evaluates (saving
-    copies nothing); on a CPU with what the process holds beyond. ``flops_per_token`` counts the
-    matrix products of forward and backward pass as they are carried out: attention over the whole
-    square, what gradient checkpointing computes again included, the optimizer's own products
-    excluded.
+    A multiplication with its addition counts as two operations. ``weight_bytes`` covers parameters
+    and persistent buffers, ``checkpoint_bytes`` the file that stores them. ``activation_bytes`` is
+    what one forward pass saves for its backward pass. ``peak_bytes`` is the largest sum of
+    everything that is alive at once while the run trains or evaluates (saving copies nothing); on a
+    CPU it includes the process's overhead. ``flops_per_token`` counts the matrix products of the
+    forward and backward pass as they are executed: attention over the whole square, recomputation
+    by gradient checkpointing included, the optimizer's own products excluded.
     """
 
     parameters_total: int
@@ -91,26 +90,27 @@ class Estimate:
     checkpoint_bytes: int
 
     def row(self) -> dict[str, int]:
-        """The figures by name."""
+        """Return the figures by name."""
         return asdict(self)
 
 
 def estimate(
     config: RunConfig, vocabulary_size: int | None = None, device: Device | None = None
-) -> Estimate:
-    """Estimate the run ``config``; ``vocabulary_size`` is that of :func:`expected_vocabulary`
-    unless given.
+) -> RunEstimate:
+    """Estimate parameters, memory and floating-point operations of the run ``config``.
 
-    ``device`` says whose peak is meant: the resident memory of a process on a ``cpu``, or the
-    allocator's on ``cuda``; None: what a run here would use. Raises :class:`LowrankError` where the
-    vocabulary is not known, or where the optimizer looks at values and its method does not count
-    its state.
+    ``vocabulary_size`` is the number of embedding rows; None uses :func:`expected_vocabulary`.
+    ``device`` chooses whose peak is estimated: the resident memory of a process on a ``cpu``, or
+    the allocator's on ``cuda``; None is the device that a run would use here.
+
+    Raises :class:`LowrankError` if the vocabulary is not known, or if the optimizer reads tensor
+    values and its method does not define ``optimizer_state_bytes``.
     """
     passes, micro = split_batch(config.training, processes=1)
     layerwise.check(config.training, passes, processes=1)
     passes = min(
         passes, 2
-    )  # from the second on, the gradients are there while activations are made
+    )  # from the second pass on, gradients are alive while activations are allocated
     meta, method = meta_model(
         config, expected_vocabulary(config) if vocabulary_size is None else vocabulary_size
     )
@@ -130,7 +130,7 @@ def estimate(
     peak = (
         max(update.resident, evaluation.resident) if on_cpu else max(update.peak, evaluation.peak)
     )
-    return Estimate(
+    return RunEstimate(
         parameters_total=counts["parameters_total"],
         parameters_trainable=counts["parameters_trainable"],
         weight_bytes=counts["parameter_bytes"],
@@ -144,13 +144,15 @@ def estimate(
 
 
 def default_device() -> Device:
-    """The device that a run would use on this machine."""
+    """Return the device that a run would use on this machine."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def expected_vocabulary(config: RunConfig) -> int:
-    """Rows of the embedding as far as the study file tells; a tokenizer trained on a small corpus
-    may end with fewer.
+    """Return the number of embedding rows, as far as the study file determines it.
+
+    A tokenizer trained on a small corpus may end up with fewer tokens. Raises :class:`UsageError`
+    if the size is known only after loading a tokenizer.
     """
     data = config.data
     if data.vocabulary_size is not None:
@@ -165,7 +167,7 @@ def expected_vocabulary(config: RunConfig) -> int:
 
 
 def meta_model(config: RunConfig, vocabulary_size: int) -> tuple[PreTrainedModel, Method]:
-    """The run's model, as the training loop prepares it, and its method; shapes without storage."""
+    """Return the run's model, prepared as for training, and its method; tensors have no storage."""
     with torch.device("meta"):
         model, method = models.construct(config, vocabulary_size, SPECIAL)
     models.prepare(model, config.training)
@@ -173,11 +175,10 @@ def meta_model(config: RunConfig, vocabulary_size: int) -> tuple[PreTrainedModel
 
 
 def without_data(model: PreTrainedModel) -> PreTrainedModel:
-    """``model`` with its tensors replaced, in place, by fake ones on the CPU; to be called under a
-    ``FakeTensorMode``.
+    """Replace the tensors of ``model``, in place, by fake ones on the CPU; return the model.
 
-    Meta tensors would do for the bytes of the weights, but neither autocast nor the fused attention
-    takes them.
+    Call this under a ``FakeTensorMode``. Meta tensors would do for counting the bytes of the
+    weights, but neither autocast nor fused attention accepts them.
     """
     for module in model.modules():
         for name, p in list(module.named_parameters(recurse=False)):
@@ -196,26 +197,28 @@ def without_data(model: PreTrainedModel) -> PreTrainedModel:
 def without_mask(
     _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Drop the mask that Transformers makes because it sees that it is traced; a run has none, its
-    attention is causal.
+    """Drop the attention mask that Transformers makes when it detects tracing.
+
+    A run has no mask: its attention is causal.
     """
     return args, {**kwargs, "attention_mask": None}
 
 
 def planned_state(method: Method, optimizer: Optimizer) -> tuple[int, bool]:
-    """(bytes of the optimizer's state after a step, whether its steps can be traced); makes a step
-    where they can.
+    """Return the bytes of the optimizer's state after a step, and whether its steps can be traced.
+
+    Makes one step if they can.
     """
-    told = method.optimizer_state_bytes(optimizer)
-    if told is not None:
-        return told, False
+    declared = method.optimizer_state_bytes(optimizer)
+    if declared is not None:
+        return declared, False
     for p in chain.from_iterable(group["params"] for group in optimizer.param_groups):
         p.grad = torch.empty_like(p)
     try:
         optimizer.step()
     except DataDependentOutputException as error:
         raise LowrankError(
-            f"the optimizer of method '{method.name}' looks at values, so that its state cannot be told by tracing a step; "
+            f"the optimizer of method '{method.name}' reads tensor values, so that tracing a step cannot count its state; "
             "let the method define optimizer_state_bytes"
         ) from error
     optimizer.zero_grad(set_to_none=True)
@@ -225,8 +228,10 @@ def planned_state(method: Method, optimizer: Optimizer) -> tuple[int, bool]:
 def trace_update(
     model: PreTrainedModel, optimizer: Optimizer | None, config: RunConfig, passes: int, micro: int
 ) -> tuple[Trace, int]:
-    """Trace ``passes`` forward and backward passes of ``micro`` rows and a step, if one is given;
-    also the activations' bytes.
+    """Trace ``passes`` forward and backward passes of ``micro`` rows, then a step of ``optimizer``.
+
+    With ``optimizer`` None the step is left out. Returns the trace and the bytes of the activations
+    of one forward pass.
     """
     ids = torch.zeros(micro, config.data.max_length, dtype=torch.int64)
     activations, per_layer = 0, config.training.per_layer_updates
@@ -275,20 +280,18 @@ def trace_evaluation(model: PreTrainedModel, config: RunConfig) -> Trace:
 
 
 def autocast(config: RunConfig) -> AbstractContextManager[Any]:
-    """The precision of a forward pass."""
+    """Return the context manager for the precision of a forward pass."""
     return torch.autocast(
         "cpu", torch.bfloat16, enabled=config.training.precision == "bfloat16_autocast"
     )
 
 
 class Trace(TorchDispatchMode):
-    """Counts what happens inside: ``live`` and ``peak`` bytes of storages made here, ``flops`` of
-    matrix products.
+    """Count the memory and the floating-point operations of what runs inside this context.
 
-    ``resident`` is the peak as a process on a CPU sees it: small blocks are kept with their slack
-    once they have been there.
-
-    ``held`` are tensors from before; views of them are not counted as made here.
+    ``live`` and ``peak`` are bytes of storages allocated inside it, ``flops`` those of its matrix
+    products. ``resident`` is the peak as a CPU process sees it: freed small blocks stay resident,
+    with their slack. ``held`` are tensors from before; views of them are not counted as new.
     """
 
     def __init__(self, held: Iterable[Tensor]) -> None:
@@ -306,7 +309,7 @@ class Trace(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run one operation and count what it makes."""
+        """Run one operation and count what it allocates and computes."""
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
@@ -354,8 +357,9 @@ FORMULAS: Mapping[
 
 
 def file_bytes(state: Mapping[str, Tensor]) -> int:
-    """Size of a safetensors file of ``state``: eight bytes, a JSON header padded to a multiple of
-    eight, the data.
+    """Return the size of a safetensors file of ``state``.
+
+    The file holds eight bytes, a JSON header padded to a multiple of eight, and the data.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     order, end = list(STORED), 0

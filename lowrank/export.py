@@ -1,5 +1,6 @@
-"""A checkpoint as a plain Hugging Face LLaMA directory that loads without lowrank, where a dense
-equivalent exists.
+"""Export a checkpoint as a plain Hugging Face LLaMA directory that loads without lowrank.
+
+This needs a dense equivalent, which methods with a non-linearity between their factors lack.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ KEPT = (checkpoint.MANIFEST, checkpoint.WEIGHTS, "config.json")
 
 
 def dense_state(loaded: Loaded) -> dict[str, Tensor] | None:
-    """The weights of the equivalent plain LLaMA, or None where there is none (a non-linearity
-    between the factors).
+    """Return the weights of the equivalent plain LLaMA by name.
+
+    Returns None if there is no such model, because a non-linearity stands between the factors.
     """
     dense = loaded.method.dense(loaded.model)
     if dense is None:
@@ -37,7 +39,7 @@ def dense_state(loaded: Loaded) -> dict[str, Tensor] | None:
 
 
 def dense_model(loaded: Loaded) -> LlamaForCausalLM | None:
-    """The equivalent plain LLaMA in evaluation mode, or None where there is none."""
+    """Return the equivalent plain LLaMA in evaluation mode, or None if there is none."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     state = dense_state(loaded)
@@ -58,10 +60,11 @@ def dense_model(loaded: Loaded) -> LlamaForCausalLM | None:
 def export(
     source: Path, target: Path, native: bool = False, expected_sha256: str | None = None
 ) -> None:
-    """Write the checkpoint ``source`` to the new folder ``target``, as plain LLaMA or (``native``)
-    as it is.
+    """Write the checkpoint ``source`` to the new folder ``target`` as a plain LLaMA.
 
-    Raises :class:`CheckpointError` where no dense equivalent exists or ``source`` is damaged.
+    With ``native`` it is copied in lowrank's own architecture. ``expected_sha256`` is the hash of
+    the weights that the database holds. Raises :class:`UsageError` if ``target`` exists, and
+    :class:`CheckpointError` if ``source`` is damaged or has no dense equivalent.
     """
     if target.exists():
         raise UsageError(f"{target}: exists already; name a folder that does not")

@@ -1,8 +1,8 @@
-"""Checkpoints from elsewhere: Hugging Face LLaMA directories as runs of kind imported, measured and
-evaluated like our own.
+"""Import Hugging Face LLaMA directories as runs of kind ``imported``.
 
-Nothing of a foreign folder is executed or unpickled: weights are read from safetensors, everything
-else is JSON, and only files that lie in the folder itself are read.
+An imported checkpoint is measured and evaluated like one that lowrank trained. Nothing in the
+foreign folder is executed or unpickled: weights are read from safetensors, everything else is JSON,
+and only files inside the folder are read.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ GROUPED = (
 
 @dataclass(frozen=True)
 class Origin:
-    """What a foreign checkpoint is to be in the study: the ``name`` tells its run from others of
-    the method and scale.
+    """How a foreign checkpoint is filed in the study.
+
+    ``name`` distinguishes its run from other runs of the same method and scale; ``step`` counts
+    optimizer updates.
     """
 
     method: str
@@ -54,11 +56,13 @@ class Origin:
 def import_checkpoint(
     store: Store, study: records.Study, root: Path, source: Path, origin: Origin
 ) -> records.Checkpoint:
-    """Copy ``source`` into the study's folder and add its run and its row.
+    """Copy the checkpoint ``source`` into the study's folder and store its run and checkpoint rows.
 
-    Importing the same weights again changes nothing; checkpoints of one run at several steps make
-    one run. Raises :class:`CheckpointError` for a folder that is no LLaMA in safetensors,
-    :class:`UsageError` for an origin it cannot have.
+    Importing the same weights again changes nothing. Checkpoints imported under one name at several
+    steps belong to one run.
+
+    Returns the stored checkpoint row. Raises :class:`CheckpointError` if ``source`` does not hold a
+    LLaMA in safetensors, and :class:`UsageError` if ``origin`` contradicts the architecture.
     """
     from lowrank.methods.base import create
 
@@ -132,7 +136,7 @@ def import_checkpoint(
 
 
 def read_config(source: Path) -> dict[str, Any]:
-    """``config.json`` of a LLaMA; raises :class:`CheckpointError` for anything else."""
+    """Return the ``config.json`` of a LLaMA; raise :class:`CheckpointError` for any other model."""
     try:
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         kind = config.get("model_type")
@@ -146,14 +150,15 @@ def read_config(source: Path) -> dict[str, Any]:
         )
     lacking = [name for name in SHAPE if not isinstance(config.get(name), int)]
     if lacking:
-        raise CheckpointError(f"{source}: config.json does not say {', '.join(lacking)}")
+        raise CheckpointError(f"{source}: config.json lacks {', '.join(lacking)}")
     found: dict[str, Any] = config
     return found
 
 
 def _settings(config: dict[str, Any], source: Path, origin: Origin) -> dict[str, Any]:
-    """The method's settings as the architecture tells them; a method that the architecture is not
-    of is refused.
+    """Return the method's settings as ``config`` records them.
+
+    Raises :class:`UsageError` if the method does not have this architecture.
     """
     from lowrank import methods
 
@@ -162,7 +167,7 @@ def _settings(config: dict[str, Any], source: Path, origin: Origin) -> dict[str,
     if made_as is None and method.custom_architecture:
         plain = [name for name in methods.names() if not methods.get(name).custom_architecture]
         raise UsageError(
-            f"{source}: a plain LLaMA is no {method.title} model; --method can be {', '.join(plain)}"
+            f"{source}: a plain LLaMA is not a {method.title} model; give --method {' or '.join(plain)}"
         )
     if made_as is not None and made_as != origin.method:
         raise UsageError(
@@ -177,13 +182,13 @@ def _settings(config: dict[str, Any], source: Path, origin: Origin) -> dict[str,
     )
     if method.Settings.model_fields.keys() & {"rank"} and not given:
         raise UsageError(
-            f"{method.title} has a rank: say which one trained the checkpoint (--rank)"
+            f"{method.title} has a rank: give the one that trained the checkpoint with --rank"
         )
     return validate(method.Settings, given, str(source), "settings").model_dump(mode="json")
 
 
 def read_state(source: Path) -> dict[str, Tensor]:
-    """The tensors of ``model.safetensors`` or of its shards."""
+    """Return the tensors of ``model.safetensors``, or of its shards, by name."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -216,7 +221,7 @@ def read_state(source: Path) -> dict[str, Tensor]:
 
 
 def read_model(source: Path) -> PreTrainedModel:
-    """The model with its weights in their own precision, the head untied."""
+    """Return the model with its weights in their stored precision and the output head untied."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     import lowrank.models  # noqa: F401  (registers the architecture)
@@ -235,9 +240,7 @@ def read_model(source: Path) -> PreTrainedModel:
         model.load_state_dict(state)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise CheckpointError(
-            f"{source}: the weights are not those that config.json describes ({first})"
-        ) from error
+        raise CheckpointError(f"{source}: the weights do not fit config.json ({first})") from error
     dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
     model.config.dtype = dtype
     model.to(dtype).eval()  # type: ignore[arg-type]
@@ -245,7 +248,7 @@ def read_model(source: Path) -> PreTrainedModel:
 
 
 def _tokenizer(source: Path) -> tuple[Any, str]:
-    """The tokenizer in the folder and its hash; none where there is none."""
+    """Return the tokenizer in the folder and its hash, or ``(None, "")`` if there is none."""
     from lowrank.data.tokenizer import canonical_hash
 
     if not (source / "tokenizer.json").is_file():
@@ -264,7 +267,7 @@ def _tokenizer(source: Path) -> tuple[Any, str]:
 
 
 def _require_same(folder: Path, saved: Manifest, weights: dict[str, Tensor]) -> None:
-    """A folder that was there before holds the same weights, or the import is refused."""
+    """Raise :class:`CheckpointError` if ``folder`` already existed with different weights."""
     import hashlib
 
     from safetensors.torch import save
@@ -275,5 +278,5 @@ def _require_same(folder: Path, saved: Manifest, weights: dict[str, Tensor]) -> 
     )
     if hashlib.sha256(body).hexdigest() != saved.weights_sha256:
         raise CheckpointError(
-            f"{folder}: holds other weights already; give another --name or --step"
+            f"{folder}: already holds other weights; give another --name or --step"
         )

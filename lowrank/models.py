@@ -1,4 +1,4 @@
-"""LLaMA models of any method as Hugging Face classes, built from a seed by named generators.
+"""LLaMA models of any method as Hugging Face classes, initialised by named generators from a seed.
 
 Importing this module registers ``lowrank_llama``, so that ``AutoModelForCausalLM.from_pretrained``
 loads every checkpoint. Methods of the optimizer family have plain ``llama`` checkpoints.
@@ -31,7 +31,7 @@ from lowrank.settings import Training
 
 
 class LowRankLlamaConfig(LlamaConfig):
-    """A LLaMA configuration that carries the method and its settings."""
+    """A LLaMA configuration that records the method and its settings."""
 
     model_type = "lowrank_llama"
     method: str = ""
@@ -39,7 +39,9 @@ class LowRankLlamaConfig(LlamaConfig):
 
 
 class _Initialisation:
-    """Keys missing from a checkpoint are drawn by the modules' own ``reset_parameters``."""
+    """A mix-in that draws parameters missing from a checkpoint with the module's
+    ``reset_parameters``.
+    """
 
     def _init_weights(self, module: nn.Module) -> None:
         if reset := own_reset(module):
@@ -49,7 +51,7 @@ class _Initialisation:
 
 
 class LowRankLlamaModel(_Initialisation, LlamaModel):
-    """A LLaMA body whose target layers are those of a method."""
+    """A LLaMA body whose target layers are replaced by those of a method."""
 
     config_class = LowRankLlamaConfig
 
@@ -60,7 +62,7 @@ class LowRankLlamaModel(_Initialisation, LlamaModel):
 
 
 class LowRankLlamaForCausalLM(_Initialisation, LlamaForCausalLM):
-    """The causal language model over :class:`LowRankLlamaModel`."""
+    """A causal language model with a :class:`LowRankLlamaModel` as its body."""
 
     config_class = LowRankLlamaConfig
 
@@ -77,8 +79,9 @@ AutoModelForCausalLM.register(LowRankLlamaConfig, LowRankLlamaForCausalLM)
 
 
 def own_reset(module: nn.Module) -> Callable[..., None] | None:
-    """The ``reset_parameters(draw=None)`` of a method's module, which draws its own parameters;
-    None for any other module.
+    """Return ``reset_parameters(draw=None)`` of a module that draws its own parameters.
+
+    Returns None for any other module.
     """
     return (
         getattr(module, "reset_parameters", None)
@@ -88,8 +91,10 @@ def own_reset(module: nn.Module) -> Callable[..., None] | None:
 
 
 def named_draws(seed: int) -> Draw:
-    """Generators keyed by (seed, name): what two models share by name starts equal, whatever else
-    they have.
+    """Return a function from a parameter's name to a generator keyed by (``seed``, name).
+
+    Parameters that two models share by name therefore start with equal values, whatever else the
+    models contain.
     """
 
     return lambda name: generator(f"{seed}/{name}")
@@ -98,8 +103,9 @@ def named_draws(seed: int) -> Draw:
 def llama_config(
     shape: ModelShape, vocabulary_size: int, max_length: int, special: dict[str, int | None]
 ) -> dict[str, Any]:
-    """Keyword arguments of a LLaMA configuration with an untied head; ``special`` holds bos, eos
-    and pad ids.
+    """Return the keyword arguments of a LLaMA configuration with an untied output head.
+
+    ``special`` maps ``bos_token_id``, ``eos_token_id`` and ``pad_token_id`` to token ids.
     """
     return {
         "vocab_size": vocabulary_size,
@@ -121,7 +127,7 @@ def llama_config(
 def build(
     config: RunConfig, vocabulary_size: int, special: dict[str, int | None]
 ) -> tuple[PreTrainedModel, Method]:
-    """The model of a run at step 0 (float32, CPU) and its method."""
+    """Return the model of a run at step 0, in float32 on the CPU, and its method."""
     model, method = construct(config, vocabulary_size, special)
     initialise(model, named_draws(config.init_seed), config.shape.initializer_range)
     return model, method
@@ -130,8 +136,9 @@ def build(
 def construct(
     config: RunConfig, vocabulary_size: int, special: dict[str, int | None]
 ) -> tuple[PreTrainedModel, Method]:
-    """The model of a run and its method, the weights still to be drawn; on the meta device for its
-    shapes alone.
+    """Return the model of a run before its weights are drawn, and its method.
+
+    Call this under the meta device for the shapes alone.
     """
     method = create(config.method, config.settings)
     arguments = llama_config(config.shape, vocabulary_size, config.data.max_length, special)
@@ -151,9 +158,7 @@ def construct(
 
 
 def prepare(model: PreTrainedModel, training: Training) -> None:
-    """Weights in bfloat16 and activations computed again in the backward pass, where ``training``
-    asks for them.
-    """
+    """Apply the precision and the gradient checkpointing of ``training`` to ``model``, in place."""
     if training.precision == "pure_bfloat16":
         model.bfloat16()
     if training.gradient_checkpointing:
@@ -167,8 +172,10 @@ def prepare(model: PreTrainedModel, training: Training) -> None:
 
 @torch.no_grad()
 def initialise(model: nn.Module, draw: Draw, std: float) -> None:
-    """Draw every parameter from the generator of its own name: matrices N(0, std²), norm gains 1,
-    biases 0.
+    """Draw every parameter from the generator of its own name.
+
+    Matrices are drawn from N(0, ``std``²), norm gains are 1 and biases 0; modules of a method draw
+    their own parameters.
     """
     for path, module in model.named_modules():
         if reset := own_reset(module):
@@ -182,16 +189,16 @@ def initialise(model: nn.Module, draw: Draw, std: float) -> None:
 
 
 def normal(shape: torch.Size, std: float, generator: torch.Generator) -> Tensor:
-    """N(0, std²) entries of ``shape`` from ``generator``, in float32 on the CPU."""
+    """Return entries of N(0, ``std``²) in ``shape``, in float32 on the CPU."""
     return torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
 
 
 @torch.no_grad()
 def init_hash(model: nn.Module, method: Method) -> str:
-    """SHA-256 of the effective weights: dense target layers where they exist, every other parameter
-    as it is.
+    """Return the SHA-256 of the effective weights: dense target layers and every other parameter.
 
-    Two runs share their initialisation exactly when their hashes at step 0 agree.
+    Two runs share their initialisation exactly when these hashes agree at step 0. Target layers
+    without a dense equivalent enter as their own parameters.
     """
     dense = method.dense(model)
     digest = hashlib.sha256()

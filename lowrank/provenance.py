@@ -1,4 +1,7 @@
-"""Code and machine behind a value: stored beside every result, outside its protocol."""
+"""Record the code and the machine behind a value.
+
+Provenance is stored with every result, but it is no part of the protocol.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,9 @@ LIBRARIES = (
 
 
 def current() -> Provenance:
-    """The provenance of what this process computes now (the thread count may change
-    between calls).
+    """Return the provenance of what this process computes now.
+
+    The result is not cached, because the number of threads may change between calls.
     """
     import torch
 
@@ -45,7 +49,7 @@ def current() -> Provenance:
 
 @cache
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that can move a number, and of Python."""
+    """Return the versions of Python and of the libraries that can change a number."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -57,8 +61,9 @@ def library_versions() -> dict[str, str]:
 
 @cache
 def git_commit() -> str:
-    """Commit of the checkout that this code runs from, with ``+`` for uncommitted changes; empty
-    for an installed package.
+    """Return the commit of the checkout that this code runs from.
+
+    A ``+`` is appended if there are uncommitted changes; an installed package has an empty commit.
     """
     here = Path(__file__).resolve().parent
     if not (here.parent / "pyproject.toml").is_file():
@@ -81,7 +86,7 @@ def git_commit() -> str:
 
 @cache
 def device_name() -> str:
-    """The accelerator's name, or the processor's."""
+    """Return the name of the accelerator, or of the processor if there is none."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,9 +1,8 @@
-"""One registry for methods and metric lenses: a file in a package is an entry, its stem is the
-name.
+"""Find methods, metric families (lenses) and data sources: each is one file in a package.
 
-There is no central list. A module whose name starts with an underscore, or ``base``, is support
-code. Outsiders add entries with a Python entry point in the registry's group; a clash of names is
-an error, never a shadowing.
+The file's stem is the registered name; there is no central list. Modules named ``base`` or starting
+with an underscore are support code. Third parties register classes with a Python entry point in the
+registry's group. A name that is registered twice is an error; nothing is shadowed.
 """
 
 from __future__ import annotations
@@ -23,8 +22,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Registry(Generic[T]):
-    """Lazy lookup of ``attribute`` in the modules of ``package``; listing names imports none of
-    them.
+    """A lazy lookup of ``attribute`` in the modules of ``package``.
+
+    Listing names imports none of the modules. ``what`` names the kind of entry in error messages,
+    and ``base`` is the dotted path of the class that every entry must subclass.
     """
 
     what: str
@@ -33,7 +34,10 @@ class Registry(Generic[T]):
     base: str
 
     def names(self) -> list[str]:
-        """All registered names, sorted."""
+        """Return all registered names, sorted.
+
+        Raises :class:`LowrankError` if an entry point has the name of a built-in entry.
+        """
         own, foreign = self._own(), self._foreign()
         clash = own & foreign.keys()
         if clash:
@@ -43,7 +47,11 @@ class Registry(Generic[T]):
         return sorted(own | foreign.keys())
 
     def get(self, name: str) -> type[T]:
-        """The class registered as ``name``; an unknown name raises with the nearest known one."""
+        """Return the class registered as ``name``.
+
+        Raises :class:`UnknownNameError` with the nearest known name if there is none, and
+        :class:`LowrankError` if the class does not subclass the registry's base.
+        """
         if name not in self.names():
             raise UnknownNameError(self.what, name, self.names())
         foreign = self._foreign()
@@ -76,7 +84,8 @@ class Registry(Generic[T]):
 
 @cache
 def _entry_points(group: str, path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """The entry points of a group; finding them reads the metadata of every package on ``path``, 10
-    ms or more.
+    """Return the entry points of ``group``.
+
+    Finding them reads the metadata of every package on ``path`` (10 ms or more), hence the cache.
     """
     return {point.name: point for point in entry_points(group=group)}

@@ -1,4 +1,4 @@
-"""Learning-rate factors as pure functions of the update, so that a resumed run needs no scheduler
+"""Learning-rate factors as pure functions of the update, so that resuming needs no scheduler
 state.
 """
 
@@ -8,11 +8,11 @@ import math
 
 
 def cosine(step: float, total: int, warmup: int, min_ratio: float) -> float:
-    """Linear warm-up from 0, then a half cosine from 1 to ``min_ratio`` at ``total``, constant
-    after.
+    """Return the learning-rate factor of linear warm-up followed by cosine decay.
 
-    Update k = 1, 2, … uses ``cosine(k)``; the published runs used k - 1, so that their first update
-    did nothing.
+    The factor rises from 0 to 1 over ``warmup`` updates, falls along a half cosine to ``min_ratio``
+    at update ``total``, and stays there. Update k = 1, 2, … uses ``cosine(k)``; the published runs
+    used k - 1, so that their first update did nothing.
     """
     if step < warmup:
         return step / warmup
@@ -25,10 +25,10 @@ def cosine(step: float, total: int, warmup: int, min_ratio: float) -> float:
 def cosine_restarts(
     step: float, total: int, warmup: int, restart_every: int, restart_warmup: int, min_ratio: float
 ) -> float:
-    """ReLoRA's schedule: the cosine, with a linear ramp from 0 that ends on it after every restart
-    (ICLR 2024, section 3).
+    """Return the factor of ReLoRA's schedule: a cosine with a warm-up after every restart.
 
-    During the first warm-up nothing restarts. A ramp starts at every multiple of ``restart_every``.
+    Restarts happen at the multiples of ``restart_every`` after the first warm-up. Each is followed
+    by a linear ramp of ``restart_warmup`` updates, from 0 up to the cosine (ICLR 2024, section 3).
     """
     if step < warmup:
         return step / warmup
@@ -50,11 +50,11 @@ def cosine_restarts_published(
     restart_warmup: int,
     min_ratio: float,
 ) -> float:
-    """The restarts of arXiv:2605.13652's launcher: each ramp rises to the cosine of a later time,
-    then jumps up onto it.
+    """Return the restart factor of arXiv:2605.13652's launcher.
 
-    The ramp of restart k ends at the cosine of progress k·restart_every/(total-warmup), ahead by
-    the first warm-up.
+    Each ramp rises to the cosine of a later update and the factor then jumps up to the current one:
+    the ramp of restart k ends at the cosine of progress k·restart_every/(total-warmup), which is
+    ahead by the first warm-up.
     """
     if step < warmup:
         return step / warmup

@@ -1,8 +1,9 @@
-"""Validated settings: the base class of every section of a study file and of every method and lens,
-and the section ``training``, which methods read.
+"""Base class of validated settings, and the section ``training`` of a study file.
 
-A field marked ``weightless`` cannot change a bit of the trained weights and stays out of a run's
-hash; one marked ``younger`` enters it unless it has its default.
+Every section of a study file and the settings of every method and metric family subclass
+:class:`Config`. A field marked ``weightless`` cannot change a bit of the trained weights and is
+excluded from a run's hash; a field marked ``younger`` is included only where it differs from its
+default.
 """
 
 from __future__ import annotations
@@ -28,32 +29,35 @@ YOUNGER: dict[str, Any] = {"younger": True}
 
 
 def weightless(default: Any, **constraints: Any) -> Any:
-    """A field that changes what is recorded, never the weights."""
+    """Declare a field that changes what is recorded, never the trained weights."""
     return Field(default, json_schema_extra=WEIGHTLESS, **constraints)
 
 
 def younger(default: Any, **constraints: Any) -> Any:
-    """A field that came after runs had been stored: at its default it stays out of the hash, so
-    that those keep theirs.
+    """Declare a field that was added after runs had been stored.
+
+    At its default the field is excluded from the hash, so that stored runs keep their hashes.
     """
     return Field(default, json_schema_extra=YOUNGER, **constraints)
 
 
 class Config(BaseModel):
-    """Base of every section: frozen, strict types, no unknown keys."""
+    """Base class of every section: frozen, with strict types, and without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Training(Config):
-    """One recipe. Update k = 1, 2, … consumes ``batch_size`` rows and uses learning rate ·
+    """The training recipe of a run.
+
+    Update k = 1, 2, … consumes ``batch_size`` rows and uses the learning rate ``learning_rate`` ·
     factor(k).
     """
 
     steps: PositiveInt = 300
-    batch_size: PositiveInt = 8  # rows an update, over all processes
+    batch_size: PositiveInt = 8  # rows per update, over all processes
     micro_batch_size: PositiveInt | None = (
-        None  # rows a forward pass; None: as many as the processes share evenly
+        None  # rows per forward pass; None: as many as divide evenly among the processes
     )
     learning_rate: PositiveFloat
     untargeted_learning_rate: PositiveFloat | None = (
@@ -71,7 +75,7 @@ class Training(Config):
     gradient_checkpointing: bool = weightless(False)
     per_layer_updates: bool = weightless(
         False
-    )  # each parameter moves within the backward pass, its gradient is freed at once
+    )  # each parameter is updated within the backward pass and its gradient is freed at once
     state_bits: Literal[32, 8] = younger(
         32
     )  # of the optimizer's moments; 32: the precision of the weights, 8: quantised in blocks
@@ -79,7 +83,7 @@ class Training(Config):
         "tokens"  # published: mean of the micro-batch means
     )
     schedule_lag: NonNegativeInt = 0  # published: 1, update k uses factor(k - 1)
-    extra_updates: NonNegativeInt = 0  # published: 1, one update more than asked for
+    extra_updates: NonNegativeInt = 0  # published: 1, one update more than requested
     validation_average: Literal["tokens", "published"] = weightless(
         "tokens"
     )  # published: batch means, n/(n+1) of the truth
@@ -91,7 +95,7 @@ class Training(Config):
 
     @property
     def warmup(self) -> int:
-        """Updates of linear warm-up."""
+        """Number of updates of linear warm-up."""
         return (
             round(self.warmup_fraction * self.steps)
             if self.warmup_steps is None
@@ -100,10 +104,12 @@ class Training(Config):
 
     @property
     def updates(self) -> int:
-        """Updates that the run makes."""
+        """Number of optimizer updates that the run makes."""
         return self.steps + self.extra_updates
 
     def checkpoint_steps(self) -> list[int]:
-        """Steps whose weights are kept: 0, every ``checkpoint_every`` and the last."""
+        """Return the steps at which weights are saved: 0, every ``checkpoint_every``, and the
+        last.
+        """
         every = self.checkpoint_every or max(1, self.steps // 10)
         return sorted({0, *range(every, self.updates + 1, every), self.updates})

@@ -1,4 +1,4 @@
-"""YAML as people mean it: safe, 1e-3 is a number, a key given twice is an error."""
+"""Parse YAML safely and strictly: 1e-3 is a number, and a duplicate key is an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLOAT = re.compile(
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-3 as a number and refuses a key given twice."""
+    """A safe YAML loader that reads 1e-3 as a number and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -37,7 +37,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+01234567
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text; ``where`` names it in errors."""
+    """Return the value of a YAML text; ``where`` names the text in error messages.
+
+    Raises :class:`ConfigError` with the line if the text is not valid YAML or repeats a key.
+    """
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:

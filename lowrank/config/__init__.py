@@ -1,8 +1,8 @@
-"""Study files: strict, layered, hashed.
+"""Load study files: strict, layered and hashed.
 
-Defaults < preset < study file < ``--set``. Every layer is checked on its own, so that an error
-names the file and the key that the user wrote; the resolved configuration of a run and its hash are
-stored with the run.
+Layers are applied in the order defaults, preset, study file, ``--set``; the later one wins. Every
+layer is validated on its own, so that an error names the file and the key that the user wrote. The
+resolved configuration of a run and its hash are stored with the run.
 """
 
 from lowrank.config.loading import load_study, parse_study, read_yaml

@@ -1,5 +1,6 @@
-"""Reading a study file: YAML in, a checked :class:`Study` out, or one sentence that names file, key
-and mend.
+"""Read a study file: YAML in, a validated :class:`Study` out.
+
+An invalid file raises one sentence that names the file, the key and the fix.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ C = TypeVar("C", bound=Config)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
+    """Return the mapping in a YAML file; raise :class:`ConfigError` if it holds anything else."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -35,7 +36,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def validate(model: type[C], value: Any, where: str, prefix: str = "") -> C:
-    """``value`` as a ``model``, or one sentence with ``where``, the dotted key and a suggestion."""
+    """Return ``value`` validated as a ``model``.
+
+    Raises :class:`ConfigError`: one sentence with ``where``, the dotted key below ``prefix`` and a
+    suggestion.
+    """
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -45,7 +50,10 @@ def validate(model: type[C], value: Any, where: str, prefix: str = "") -> C:
 def validate_partial(
     model: type[Config], overrides: Mapping[str, Any], where: str, prefix: str
 ) -> None:
-    """Check the keys and types that ``overrides`` gives, not that it is complete."""
+    """Validate the keys and types in ``overrides``, without requiring that all keys are given.
+
+    Raises :class:`ConfigError`, as :func:`validate` does.
+    """
     for key, value in overrides.items():
         dotted = f"{prefix}.{key}" if prefix else str(key)
         if key not in model.model_fields:
@@ -64,7 +72,9 @@ def validate_partial(
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """The first problem of a validation as a clause: which key, what is wrong, what was meant."""
+    """Return the first problem of a validation as a clause: which key, what is wrong, what was
+    meant.
+    """
     problems = error.errors()
     # A misspelt key leaves the right one missing: the misspelling is what the user can see.
     first = next(
@@ -80,15 +90,18 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
-    """The study in the file ``path`` with ``key.sub=value`` overrides applied; nothing is resolved
-    yet.
+    """Return the study in the file ``path``, with ``key.sub=value`` overrides applied.
+
+    Presets are not resolved yet; see :func:`lowrank.config.resolve_runs`. Raises
+    :class:`ConfigError`.
     """
     return parse_study(read_yaml(Path(path)), str(path), overrides)
 
 
 def parse_study(raw: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> Study:
-    """The study that the mapping ``raw`` describes, as a file would; ``where``
-    names it in errors.
+    """Return the study that the mapping ``raw`` describes, as :func:`load_study` does for a file.
+
+    ``where`` names the mapping in error messages.
     """
     for override in overrides:
         _apply(raw, override)
@@ -101,7 +114,7 @@ def parse_study(raw: dict[str, Any], where: str, overrides: Sequence[str] = ()) 
 
 
 def check_sections(study: Study, where: str) -> None:
-    """Check the override sections of a study against the sections that they override."""
+    """Validate the override sections of a study against the sections that they override."""
     validate_partial(Data, study.data, where, "data")
     validate_partial(Training, study.training, where, "training")
     check_seeds(study.seeds, where, "seeds")
@@ -118,7 +131,10 @@ def check_sections(study: Study, where: str) -> None:
 
 
 def check_seeds(seeds: Sequence[int] | None, where: str, key: str) -> None:
-    """A list of seeds holds at least one, and none twice; None stands for the study's."""
+    """Raise :class:`ConfigError` unless ``seeds`` holds at least one seed and no duplicates.
+
+    None is accepted; it stands for the seeds of the study.
+    """
     if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
         raise ConfigError(
             f"{where}: '{key}' must name at least one seed, each of them once (given: {list(seeds)})"
@@ -137,7 +153,7 @@ def _message(problem: Any) -> str:
 
 
 def _fields_at(model: Any, loc: Sequence[str]) -> list[str]:
-    """Field names of the section that ``loc`` leads to, for suggestions."""
+    """Return the field names of the section at the path ``loc``, for suggestions."""
     for part in loc:
         if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
             model = _inner(model.model_fields[part].annotation)
@@ -147,7 +163,7 @@ def _fields_at(model: Any, loc: Sequence[str]) -> list[str]:
 
 
 def _inner(annotation: Any) -> Any:
-    """The section class inside dict[str, X], tuple[X, …] or X | None."""
+    """Return the section class inside ``dict[str, X]``, ``tuple[X, …]`` or ``X | None``."""
     arguments = [
         a
         for a in getattr(annotation, "__args__", ())
@@ -157,20 +173,20 @@ def _inner(annotation: Any) -> Any:
 
 
 def _named(value: Any, section: str, where: str) -> dict[str, Any]:
-    """``[a, b]`` or ``{a: {...}, b: null}`` as a mapping from name to entry."""
+    """Return ``[a, b]`` or ``{a: {...}, b: null}`` as a mapping from name to entry."""
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         if len(set(value)) != len(value):
             raise ConfigError(f"{where}: the list '{section}' names an entry twice")
         value = {name: {} for name in value}
     if not isinstance(value, dict) or not value:
         raise ConfigError(
-            f"{where}: '{section}' must be a list of names or a mapping from names to entries, and not empty"
+            f"{where}: '{section}' must be a list of names or a mapping from names to entries that is not empty"
         )
     return {str(name): {} if entry is None else entry for name, entry in value.items()}
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
-    """Set ``a.b=value`` in a raw study."""
+    """Apply an override ``a.b=value`` to a raw study, in place."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override}: expected key.sub=value")

@@ -1,4 +1,4 @@
-"""From a study to its runs: presets and overrides laid over one another, resolved and hashed."""
+"""Resolve a study into its runs: presets and overrides are merged, validated and hashed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lowrank.settings import WEIGHTLESS, YOUNGER, Config, Training
 
 
 class RunConfig(Config):
-    """Everything that one training run does; stored with it as JSON."""
+    """The complete configuration of one training run; stored with the run as JSON."""
 
     method: str
     variant: str = ""
@@ -28,7 +28,9 @@ class RunConfig(Config):
     training: Training
 
     def fingerprint(self) -> str:
-        """SHA-256 over what can change a bit of the weights on one machine, and nothing else."""
+        """Return the SHA-256 of what can change a bit of the weights on one machine, and nothing
+        else.
+        """
         body = {
             "method": self.method,
             "init_seed": self.init_seed,
@@ -42,20 +44,21 @@ class RunConfig(Config):
 
     @property
     def label(self) -> str:
-        """A readable name: method, variant, scale and seed."""
+        """Human-readable name: method, variant, scale and seed."""
         return "-".join(
             part for part in (self.method, self.variant, self.scale, f"s{self.seed}") if part
         )
 
     @property
     def folder(self) -> str:
-        """Name of the run's folder: the label and enough of the hash to tell recipes apart."""
+        """Name of the run's folder: the label and enough of the hash to distinguish recipes."""
         return f"{self.label}-{self.fingerprint()[:8]}"
 
 
 def weight_fields(section: Config) -> dict[str, Any]:
-    """The fields of a section that can change the weights; derived defaults are resolved, so that
-    spelling is no difference.
+    """Return the fields of ``section`` that can change the weights, as JSON values.
+
+    Derived defaults are resolved, so that two ways of writing the same recipe have the same hash.
     """
     fields = type(section).model_fields
     kept = {name for name, info in fields.items() if info.json_schema_extra != WEIGHTLESS}
@@ -75,12 +78,15 @@ def weight_fields(section: Config) -> dict[str, Any]:
 
 
 def known_scales() -> list[str]:
-    """Names of the built-in scales."""
+    """Return the names of the built-in scales, sorted."""
     return sorted(presets.load("scales"))
 
 
 def scale_shape(study: Study, scale: str) -> ModelShape:
-    """The shape of a scale: the study's own or a built-in one."""
+    """Return the model shape of a scale: the one in the study, or else the built-in one.
+
+    Raises :class:`UnknownNameError` if neither exists.
+    """
     own = study.scales[scale].shape if scale in study.scales else None
     if own is not None:
         return own
@@ -91,13 +97,16 @@ def scale_shape(study: Study, scale: str) -> ModelShape:
 
 
 def scale_seeds(study: Study, scale: str) -> tuple[int, ...]:
-    """The seeds that a scale is trained with: its own or the study's."""
+    """Return the seeds with which a scale is trained: those of the scale, or else of the study."""
     own = study.scales[scale].seeds
     return study.seeds if own is None else own
 
 
 def resolve_runs(study: Study, where: str = "study") -> list[RunConfig]:
-    """All runs of a study in a fixed order: scale, method, variant, seed."""
+    """Return all runs of a study in a fixed order: by scale, method, variant and seed.
+
+    Raises :class:`ConfigError` if a recipe is incomplete, or if two runs have the same recipe.
+    """
     runs = [
         resolve_run(study, method, entry, label, variant, scale, seed, where)
         for scale in study.scales
@@ -125,7 +134,10 @@ def resolve_run(
     seed: int,
     where: str,
 ) -> RunConfig:
-    """One run: the preset's layers, then the study's, the later winning."""
+    """Return the configuration of one run, merged from the preset's layers and then the study's.
+
+    Raises :class:`ConfigError` if the merged recipe is incomplete or invalid.
+    """
     cls = methods.get(method)
     shape = scale_shape(study, scale)
     own = entry.scales.get(scale, Overrides())
@@ -173,7 +185,7 @@ def resolve_run(
 
 
 def recipe_layers(preset: str, method: str, scale: str) -> Iterable[Mapping[str, Any]]:
-    """The layers of a preset's recipe for a method at a scale."""
+    """Yield the layers of a preset's recipe for a method at a scale, the general ones first."""
     recipe = presets.load("recipes")[preset]
     own = recipe["methods"].get(method, {})
     yield recipe["common"]
@@ -183,7 +195,7 @@ def recipe_layers(preset: str, method: str, scale: str) -> Iterable[Mapping[str,
 
 
 def merge(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Later layers win, key by key."""
+    """Return the union of mappings; where keys collide, the later layer wins."""
     merged: dict[str, Any] = {}
     for layer in layers:
         merged.update(layer)
@@ -191,7 +203,7 @@ def merge(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def check_rank(settings: Config, shape: ModelShape, method: str, scale: str, where: str) -> None:
-    """A rank larger than a layer's smaller side is an error before anything is trained."""
+    """Raise :class:`ConfigError` if the rank exceeds the smaller side of a layer."""
     rank, smallest = (
         getattr(settings, "rank", None),
         min(shape.hidden_size, shape.intermediate_size),

@@ -1,7 +1,7 @@
 """The sections of a study file as frozen models; unknown keys and wrong types are errors.
 
-A field marked ``weightless`` cannot change a bit of the trained weights and stays out of a run's
-hash; one marked ``younger`` enters it unless it has its default.
+A field marked ``weightless`` cannot change a bit of the trained weights and is excluded from a
+run's hash; a field marked ``younger`` is included only where it differs from its default.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ModelShape(Config):
 
 
 class Data(Config):
-    """Where the text comes from and how it becomes rows of ``max_length`` tokens."""
+    """Where the text comes from, and how it becomes rows of ``max_length`` tokens."""
 
     source: str = "embedded"  # embedded | c4 | huggingface | text | jsonl | parquet | arrow
     path: str | None = (
@@ -89,7 +89,7 @@ class Data(Config):
     validation_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.02
     validation_tokens: PositiveInt = weightless(
         10_000_000
-    )  # of the validation split, scored at every checkpoint
+    )  # of the validation split, evaluated at every checkpoint
     evaluation_examples: PositiveInt = weightless(
         1000
     )  # rows of the fixed set that the metrics use
@@ -100,8 +100,9 @@ class Data(Config):
 
 
 class Overrides(Config):
-    """What an entry of a study changes of the recipe; checked against the recipe's own sections on
-    loading.
+    """What an entry of a study changes in the recipe.
+
+    On loading, the keys are validated against the sections of the recipe.
     """
 
     training: dict[str, Any] = {}
@@ -109,9 +110,10 @@ class Overrides(Config):
 
 
 class MethodEntry(Overrides):
-    """One method of a study. Where it has ``variants``, each of them is a recipe under its label,
-    such as the points of a learning-rate sweep, and the entry is what they share; ``label: {}`` is
-    the entry itself.
+    """One method of a study.
+
+    Each of its ``variants`` is a recipe under a label, for example the points of a learning-rate
+    sweep; the entry itself holds what they share, and ``label: {}`` is the entry unchanged.
     """
 
     scales: dict[str, Overrides] = {}
@@ -119,7 +121,7 @@ class MethodEntry(Overrides):
 
 
 class ScaleEntry(Config):
-    """One scale of a study; ``shape`` defines a scale that lowrank does not know."""
+    """One scale of a study; ``shape`` defines a scale that is not built in."""
 
     training: dict[str, Any] = {}
     shape: ModelShape | None = None
@@ -127,7 +129,7 @@ class ScaleEntry(Config):
 
 
 class MetricEntry(Config):
-    """One lens under one protocol: a preset's settings with overrides."""
+    """One metric family (lens) under one protocol: the settings of a preset, with overrides."""
 
     lens: str
     preset: str | None = None  # None: the study's
@@ -142,12 +144,12 @@ class Downstream(Config):
     suites: Names = ("embedded",)  # embedded | published
     tasks: Names = ()  # of the suites; empty: all
     limit: PositiveInt | None = None  # leading items of each task; None: all
-    batch_size: PositiveInt = 32  # rows a forward pass; recorded, since scores move with it
-    bootstrap: PositiveInt = 1000  # for the harness's metrics that are no means
+    batch_size: PositiveInt = 32  # rows per forward pass; recorded, since scores depend on it
+    bootstrap: PositiveInt = 1000  # for those of the harness's metrics that are not means
     every: PositiveInt | None = (
         1  # every n-th checkpoint of a run, counted back from its last; None: the last alone
     )
-    initial: bool = False  # the weights of step 0, too
+    initial: bool = False  # whether to evaluate step 0, too
     items: Literal["all", "final", "none"] | None = (
         None  # checkpoints whose single items are stored; None: the suite's
     )
@@ -155,12 +157,13 @@ class Downstream(Config):
 
 
 class Slurm(Config):
-    """What jobs of ``--launcher slurm`` ask for. A training run gets all of it, measuring and
-    evaluating one node and GPU a job.
+    """The resources that jobs of ``--launcher slurm`` request.
+
+    A training run gets all of them; measuring and evaluating jobs get one node and one GPU each.
     """
 
     cluster: Literal["slurm", "local"] = (
-        "slurm"  # local: processes of this machine in place of jobs, to try it
+        "slurm"  # local: processes on this machine instead of jobs, for testing
     )
     partition: str | None = None
     account: str | None = None
@@ -170,25 +173,24 @@ class Slurm(Config):
     cpus_per_task: PositiveInt = 8
     memory_gb: PositiveInt | None = None
     timeout_minutes: PositiveInt = 1440
-    resubmit: NonNegativeInt = (
-        3  # times that jobs which ended without their work done are submitted again
-    )
+    resubmit: NonNegativeInt = 3  # times that jobs which ended with work left are submitted again
     accelerate: Names = ()  # further arguments of accelerate launch
     additional: dict[str, Any] = {}  # further parameters of sbatch, such as constraint: a100
 
 
 class Keep(Config):
-    """Which checkpoints' weights stay on the disk once nothing that the study asks for needs them;
-    see ``lowrank doctor --fix``.
+    """Which checkpoints keep their weights on disk once no missing result needs them.
+
+    ``lowrank doctor --fix`` deletes the other weights.
     """
 
     checkpoints: Literal["all", "final"] = "all"
-    every: PositiveInt = 1  # of all: every k-th of a run, counted back from its last
-    weights_only: bool = False  # resume points of runs that have failed or were cancelled go, too
+    every: PositiveInt = 1  # with all: every k-th checkpoint of a run, counted back from its last
+    weights_only: bool = False  # also delete resume points of failed and cancelled runs
 
 
 class Study(Config):
-    """A study file."""
+    """The contents of a study file."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     description: str = ""

@@ -1,4 +1,4 @@
-"""What a model is given: rows of tokens with labels, and fixed sets of such rows."""
+"""The input of a model: rows of tokens with labels, and fixed sets of such rows."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ Tokens = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Batch:
-    """``input_ids`` and ``labels``, both (rows, max_length) int64; a label is its own input, or
-    -100 on padding.
+class TokenBatch:
+    """Rows of tokens with their labels.
 
-    The labels are not shifted: Hugging Face models and :mod:`lowrank.loss` predict ``labels[:,
-    1:]``.
+    ``input_ids`` and ``labels`` are both (rows, max_length) int64. A label equals its own input, or
+    is -100 on padding. Labels are not shifted: Hugging Face models and :mod:`lowrank.loss` predict
+    ``labels[:, 1:]``.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
 
     @classmethod
-    def of(cls, tokens: Tokens, scored: npt.NDArray[np.bool_] | None) -> Batch:
-        """A batch of (rows, max_length) ``tokens``; ``scored`` of the same shape is False on
-        padding, None: no padding.
+    def of(cls, tokens: Tokens, scored: npt.NDArray[np.bool_] | None) -> TokenBatch:
+        """Return the batch of ``tokens`` (rows, max_length).
+
+        ``scored`` has the same shape and is False on padding; None means that there is no padding.
         """
         import torch
 
@@ -47,7 +48,7 @@ class Batch:
 
     @property
     def scored(self) -> int:
-        """Targets after the shift: the tokens that the loss is averaged over."""
+        """Number of targets after the shift: the tokens that the loss is averaged over."""
         return int((self.labels[:, 1:] != UNSCORED).sum())
 
     def __len__(self) -> int:
@@ -56,10 +57,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A fixed set of rows of one held-out split; ``record`` is what the store keeps of it.
+    """A fixed set of rows of one held-out split; ``record`` is its row in the store.
 
-    The rows stay in memory as 32-bit integers, (rows, max_length) each; ``labels`` are -100 on
-    padding.
+    ``tokens`` and ``labels`` are (rows, max_length) and stay in memory as 32-bit integers; labels
+    are -100 on padding, and None if there is no padding.
     """
 
     record: records.EvaluationSet
@@ -69,20 +70,20 @@ class EvaluationSet:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def batches(self, size: int) -> Iterator[Batch]:
-        """Batches of ``size`` rows in a fixed order; the last one may be shorter."""
+    def batches(self, size: int) -> Iterator[TokenBatch]:
+        """Yield batches of ``size`` rows in a fixed order; the last one may be shorter."""
         if size < 1:
             raise ValueError(f"a batch needs at least one row, got {size}")
         for first in range(0, len(self.tokens), size):
             tokens = self.tokens[first : first + size].astype(np.int64)
-            yield Batch.of(
+            yield TokenBatch.of(
                 tokens,
                 None if self.labels is None else self.labels[first : first + size] != UNSCORED,
             )
 
 
 def rows_hash(tokens: npt.NDArray[np.int32], labels: npt.NDArray[np.int32] | None) -> str:
-    """SHA-256 over the shape and the little-endian 32-bit words of tokens and labels."""
+    """Return the SHA-256 over the shape and the little-endian 32-bit words of tokens and labels."""
     digest = hashlib.sha256(repr(tokens.shape).encode())
     for array in (tokens, tokens if labels is None else labels):
         digest.update(np.ascontiguousarray(array, dtype="<i4").data)

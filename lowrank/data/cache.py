@@ -1,8 +1,8 @@
-"""Files that can be made again: a folder where a file is complete under its name, or absent.
+"""A folder of files that can be rebuilt: each file is complete under its name, or absent.
 
-Several processes may build the same thing at once (the ranks of a run, the workers of a study): a
-lock lets one of them work and the others wait; whoever is killed leaves temporary files at worst,
-which nobody reads.
+Several processes may build the same file at once (the ranks of a run, the workers of a study): a
+lock lets one of them work while the others wait. A killed process leaves at most temporary files,
+which are never read.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 Json = dict[str, Any]
-CHECK = "content_sha256"  # in every JSON file of a cache, over the rest of it
+CHECK = "content_sha256"  # key of the hash over the other keys, in every JSON file of a cache
 content_key = content_hash  # its name before lowrank.hashing
 
 
 def cache_folder(given: Path | None = None) -> Path:
-    """``given``, else ``$LOWRANK_CACHE``, else ``lowrank`` in the user's cache folder."""
+    """Return ``given``, or else ``$LOWRANK_CACHE``, or else ``lowrank`` in the user's cache
+    folder.
+    """
     if given is not None:
         return Path(given)
     if own := os.environ.get("LOWRANK_CACHE"):
@@ -58,13 +60,15 @@ def write_bytes(path: Path, body: bytes) -> None:
 
 
 def write_json(path: Path, value: Json) -> None:
-    """Write a small JSON file atomically, with a hash of itself."""
+    """Write a small JSON file atomically, together with a hash of its contents."""
     write_bytes(path, json.dumps(value | {CHECK: content_hash(value)}, sort_keys=True).encode())
 
 
 def read_json(path: Path) -> Json | None:
-    """The object in ``path``, or None where there is none, or one of an older release, without a
-    hash of itself.
+    """Return the object in ``path``.
+
+    Returns None if there is no such file, or if it has no hash of its contents (an older release).
+    Raises :class:`DataError` if the file is damaged.
     """
     try:
         value: Json = json.loads(path.read_bytes())
@@ -81,12 +85,15 @@ def read_json(path: Path) -> Json | None:
 
 
 def hashes(paths: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of files by name."""
+    """Return the SHA-256 of each file by name; raise OSError if one cannot be read."""
     return {path.name: file_sha256(path) for path in paths}
 
 
 def require(folder: Path, expected: dict[str, str]) -> None:
-    """Raise unless the files of a cached folder are those of ``expected`` (:func:`hashes`)."""
+    """Raise :class:`DataError` unless the files of a cached folder have the hashes in ``expected``.
+
+    ``expected`` is what :func:`hashes` returned.
+    """
     for name, sha256 in expected.items():
         try:
             intact = hashes([folder / name])[name] == sha256
@@ -99,7 +106,7 @@ def require(folder: Path, expected: dict[str, str]) -> None:
 
 
 def write_array(path: Path, array: np.ndarray) -> str:
-    """Write one ``.npy`` file atomically; returns the SHA-256 of the array's bytes."""
+    """Write one ``.npy`` file atomically; return the SHA-256 of the array's bytes."""
     import numpy as np
 
     write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
@@ -107,7 +114,7 @@ def write_array(path: Path, array: np.ndarray) -> str:
 
 
 def array_hash(array: np.ndarray) -> str:
-    """SHA-256 of an array's bytes."""
+    """Return the SHA-256 of an array's bytes."""
     import numpy as np
 
     return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8).data).hexdigest()
@@ -115,7 +122,7 @@ def array_hash(array: np.ndarray) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of ``folder``; the operating system releases it when a process dies."""
+    """Hold the lock of ``folder``; the operating system releases it if the process dies."""
     from filelock import FileLock
 
     try:

@@ -1,5 +1,5 @@
-"""A corpus as a run sees it: rows of tokens at any position, fixed evaluation sets, and a
-fingerprint of it all.
+"""A corpus as a run reads it: rows of tokens by position, fixed evaluation sets, and a
+fingerprint.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from lowrank.config.schema import Data
 from lowrank.data import sources
 from lowrank.data import tokenizer as tokenizers
-from lowrank.data.batch import UNSCORED, Batch, EvaluationSet, rows_hash
+from lowrank.data.batch import UNSCORED, EvaluationSet, TokenBatch, rows_hash
 from lowrank.data.cache import Json, cache_folder, read_json, write_json
 from lowrank.data.rows import LAYOUTS, Rows
 from lowrank.data.shards import Feed
@@ -32,12 +32,15 @@ ENTROPY_TOKENS = 10_000_000
 
 
 def open_data(config: Data, data_seed: int, *, cache: Path | None = None) -> Dataset:
-    """The data set of ``config`` in the order of ``data_seed``; reads, splits and tokenises what is
-    not cached yet.
+    """Open the data set that ``config`` describes, with its training rows in the order of
+    ``data_seed``.
+
+    What is not cached in ``cache`` yet is read, split and tokenised.
 
     Raises:
-        DataError: the text cannot be read, is empty, or does not fill one row; the tokenizer cannot
-        be loaded. UnknownNameError: there is no such source.
+        DataError: the text cannot be read, is empty, or does not fill one row; or the tokenizer
+            cannot be loaded.
+        UnknownNameError: there is no such source.
     """
     folder = cache_folder(cache)
     dataset = Dataset(config, data_seed, sources.get(config.source)(config, folder), folder)
@@ -46,10 +49,10 @@ def open_data(config: Data, data_seed: int, *, cache: Path | None = None) -> Dat
 
 
 class Dataset:
-    """Rows of one corpus; see :func:`open_data`.
+    """Rows of tokens of one corpus; open it with :func:`open_data`.
 
-    Everything is a pure function of the configuration, the text and the seed: any process can ask
-    for any position.
+    Everything is a pure function of the configuration, the text and the seed, so that any process
+    can read any position.
     """
 
     def __init__(self, config: Data, data_seed: int, source: Source, cache: Path) -> None:
@@ -69,24 +72,23 @@ class Dataset:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The Hugging Face tokenizer, for checkpoints."""
+        """The Hugging Face tokenizer, which checkpoints include."""
         return self.vocabulary.tokenizer
 
     def require(self, rows: int) -> None:
-        """Raise :class:`DataError` unless the training split holds at least ``rows`` rows (one
-        batch, say).
-        """
+        """Raise :class:`DataError` unless the training split holds at least ``rows`` rows."""
         self._split("train", self.data_seed).require(rows)
 
-    def rows(self, first: int, count: int) -> Batch:
-        """Training rows ``first`` … ``first + count - 1`` of the run's order; positions go on from
-        epoch to epoch.
+    def rows(self, first: int, count: int) -> TokenBatch:
+        """Return training rows ``first`` … ``first + count - 1`` in the run's order.
+
+        Positions continue from epoch to epoch.
         """
         rows = self._split("train", self.data_seed)
-        return Batch.of(*rows.layout.take(rows.numbers(first, count)))
+        return TokenBatch.of(*rows.layout.take(rows.numbers(first, count)))
 
     def scored_tokens(self, first: int, count: int) -> int:
-        """Targets in :meth:`rows`, without building them."""
+        """Return the number of targets in :meth:`rows`, without building them."""
         rows = self._split("train", self.data_seed)
         return int(rows.layout.scored(rows.numbers(first, count)).sum())
 
@@ -99,15 +101,18 @@ class Dataset:
         examples: int | None = None,
         seed: int = 0,
     ) -> EvaluationSet:
-        """The first rows of ``split`` in the order of ``seed``: ``examples`` rows, or as many as
-        score ``tokens`` targets.
+        """Return the first rows of ``split`` in the order of ``seed``.
 
-        A split that is smaller is taken whole; the record says how much it was. Sets that differ in
-        size alone share their first rows.
+        Give either ``examples``, a number of rows, or ``tokens``, the number of targets that the
+        rows score at least. A smaller split is used completely; the record states the actual size.
+        Sets that differ only in size share their first rows.
+
+        Raises :class:`DataError` if the split does not fill one row, ValueError if both sizes are
+        given.
         """
         if (tokens is None) == (examples is None):
             raise ValueError("an evaluation set is given by tokens or by examples, not by both")
-        from lowrank.store import records  # SQLAlchemy comes with it
+        from lowrank.store import records  # imports SQLAlchemy
 
         rows = self._split(split, seed)
         numbers = (
@@ -138,8 +143,9 @@ class Dataset:
         return EvaluationSet(record, ids, labels)
 
     def describe(self) -> list[dict[str, object]]:
-        """One row a split: documents, tokens, rows and characters per token; of a stream, as far as
-        it has been read.
+        """Return one row per split: documents, tokens, rows and characters per token.
+
+        Of a streamed source, the figures cover what has been read so far.
         """
         found = []
         for split in SPLITS:
@@ -163,8 +169,9 @@ class Dataset:
         return found
 
     def token_counts(self, split: str) -> np.ndarray:
-        """How often every token occurs in the split, (vocabulary_size,) int64; of a stream in its
-        first tokens.
+        """Return how often each token occurs in the split, (vocabulary_size,) int64.
+
+        Of a streamed source, only the first ``ENTROPY_TOKENS`` tokens are counted.
         """
         rows = self._split(
             split, self.data_seed if split == "train" else self.config.evaluation_seed
@@ -190,7 +197,7 @@ class Dataset:
         }
 
     def _survey(self) -> Survey:
-        """One pass over the text, remembered as long as the source's stamp stays."""
+        """Survey the text in one pass; the result is cached until the source's stamp changes."""
         fraction = self.config.validation_fraction
         key = content_hash(
             {
@@ -214,7 +221,7 @@ class Dataset:
     def _documents(
         self, split: str, seed: int | None, start: Position
     ) -> Iterator[tuple[str, Position]]:
-        """The documents of a split that are not empty, with the position after each."""
+        """Yield the non-empty documents of a split, each with the position after it."""
         own = split == "validation" and self.source.own_validation
         for document, position in self.source.read("validation" if own else "train", seed, start):
             if document and (own or self.bounds.split(document) == split):
@@ -223,11 +230,11 @@ class Dataset:
     def _vocabulary(self) -> tokenizers.Vocabulary:
         name = self.config.tokenizer or self.source.tokenizer
         if name is not None:
-            return tokenizers.given(name, self.cache)
+            return tokenizers.load_tokenizer(name, self.cache)
         texts = (document for document, _ in self._documents("train", None, (0, 0)))
         size = self.config.vocabulary_size or tokenizers.DEFAULT_VOCABULARY
         sampled = tokenizers.sample(texts, self.survey.characters if self.survey else None)
-        return tokenizers.trained(sampled, self._description(), size, self.cache)
+        return tokenizers.train_tokenizer(sampled, self._description(), size, self.cache)
 
     def _vocabulary_size(self) -> int:
         if self.config.tokenizer is None and self.source.tokenizer is None:
@@ -251,8 +258,10 @@ class Dataset:
         return self._rows[split, seed]
 
     def _store(self, split: str, seed: int) -> TokenStore:
-        """The tokens of a split; a stream has one store for every order, since its documents are
-        shuffled on the way.
+        """Return the token store of a split.
+
+        A streamed source has one store per seed, since its documents are shuffled before they are
+        stored.
         """
         shuffle = (
             {"seed": seed, "buffer": self.config.shuffle_buffer} if self.source.streamed else {}
@@ -281,7 +290,7 @@ class Dataset:
 
 
 def _scoring(rows: Rows, tokens: int) -> np.ndarray:
-    """The first rows that together score at least ``tokens`` targets, or all rows."""
+    """Return the first rows that together score at least ``tokens`` targets, or all rows."""
     count = max(1, tokens // max(1, rows.layout.max_length - 1))
     while True:
         numbers = rows.numbers(0, count, wrap=False)
@@ -292,8 +301,9 @@ def _scoring(rows: Rows, tokens: int) -> np.ndarray:
 
 
 def unigram_entropy(dataset: Dataset, split: str = "train") -> float:
-    """Entropy of the split's token frequencies in nats a token: what a model without context can
-    reach at best.
+    """Return the entropy of the split's token frequencies, in nats per token.
+
+    No model without context can have a lower loss.
     """
     counts = dataset.token_counts(split)
     p = counts[counts > 0] / counts.sum()

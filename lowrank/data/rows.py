@@ -1,6 +1,4 @@
-"""Rows of ``max_length`` tokens over the documents of a split: how they are laid out and in which
-order they come.
-"""
+"""Rows of ``max_length`` tokens over the documents of a split: their layout and their order."""
 
 from __future__ import annotations
 
@@ -19,7 +17,9 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Layout(ABC):
-    """Rows by number, 0 <= number < ``available``."""
+    """Base class of layouts: how row ``number`` (0 <= number < ``available``) is read from the
+    store.
+    """
 
     def __init__(self, store: TokenStore, max_length: int, eos: int, pad: int) -> None:
         self.store, self.max_length, self.eos, self.pad = store, max_length, eos, pad
@@ -27,28 +27,31 @@ class Layout(ABC):
     @property
     @abstractmethod
     def available(self) -> int:
-        """Rows on disk."""
+        """Number of rows on disk."""
 
     @abstractmethod
     def ensure(self, rows: int | None, *, ahead: bool = False) -> None:
-        """Tokenise until ``rows`` are on disk or the text has ended (None: to the end), and a
-        little ``ahead`` of it.
+        """Tokenise until ``rows`` rows are on disk or the text has ended; None tokenises all of it.
+
+        With ``ahead``, the next shard is prepared in the background.
         """
 
     @abstractmethod
     def take(self, rows: Array) -> tuple[Array, Mask | None]:
-        """Tokens (n, max_length) of ``rows`` (n,), and what of them is not padding (None: all of
-        it).
+        """Return the tokens (n, max_length) of ``rows`` (n,), and a mask that is False on padding.
+
+        The mask is None if there is no padding.
         """
 
     @abstractmethod
     def scored(self, rows: Array) -> Array:
-        """Targets after the shift in each of ``rows``, (n,)."""
+        """Return the number of targets after the shift in each of ``rows``, (n,)."""
 
 
 class Packed(Layout):
-    """Documents joined, each with its end token, and cut every ``max_length`` tokens; the last
-    piece is dropped.
+    """Documents joined, each with its end token, and cut every ``max_length`` tokens.
+
+    The incomplete last row is dropped.
     """
 
     @property
@@ -66,8 +69,10 @@ class Packed(Layout):
 
 
 class Padded(Layout):
-    """One document a row, as published: cut after ``max_length - 1`` tokens and its end token,
-    padded to the full length.
+    """One document per row, as in the published runs.
+
+    A longer document is cut after ``max_length - 1`` tokens and its end token, a shorter one is
+    padded.
     """
 
     @property
@@ -94,22 +99,21 @@ LAYOUTS: dict[str, type[Layout]] = {"packed": Packed, "padded": Padded}
 
 
 class Rows:
-    """The rows of a split in the order of ``seed``: position 0, 1, 2, … for ever, epoch after
-    epoch.
+    """The rows of a split in the order of ``seed``, at positions 0, 1, 2, … without end.
 
-    In every epoch each row comes once. Rows of a corpus that lies on disk are permuted anew in
-    every epoch; a stream, whose documents were shuffled on the way, is taken as it came and
-    permuted from the second epoch on.
+    Every epoch contains each row once. Rows of a corpus on disk are permuted anew in every epoch. A
+    streamed source shuffles its documents while reading; its rows keep that order in the first
+    epoch and are permuted from the second on.
     """
 
-    _KEPT = 2  # permutations: a batch may straddle two epochs
+    _KEPT = 2  # permutations: a batch may span two epochs
 
     def __init__(self, layout: Layout, seed: int, streamed: bool, label: str) -> None:
         self.layout, self.seed, self.streamed, self.label = layout, seed, streamed, label
         self._orders: OrderedDict[int, Array] = OrderedDict()
 
     def require(self, rows: int) -> None:
-        """Raise unless there are at least ``rows`` different rows."""
+        """Raise :class:`DataError` unless there are at least ``rows`` different rows."""
         self.layout.ensure(rows if self.streamed else None)
         if self.layout.available < rows:
             have, length = self.layout.available, self.layout.max_length
@@ -119,8 +123,9 @@ class Rows:
             )
 
     def numbers(self, first: int, count: int, *, wrap: bool = True) -> Array:
-        """The rows at positions ``first`` … ``first + count - 1``; without ``wrap`` only those of
-        the first epoch.
+        """Return the rows at positions ``first`` … ``first + count - 1``.
+
+        Without ``wrap``, only those of the first epoch are returned.
         """
         if first < 0 or count < 0:
             raise ValueError(f"positions start at 0, got first={first}, count={count}")

@@ -1,6 +1,4 @@
-"""How documents become shards of tokens: the index on disk, and the generator that continues after
-it.
-"""
+"""Build shards of tokens from documents: the index on disk, and the generator that continues it."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ CHUNK_CHARACTERS = 4_000_000
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard: its size and the SHA-256 of its tokens and of its document ends."""
+    """The size of one shard, and the SHA-256 of its tokens and of its document ends."""
 
     tokens: int
     documents: int
@@ -34,24 +32,24 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """What is on disk and where the source stands after it."""
+    """What a token store holds on disk, and the source's position after it."""
 
     shards: tuple[Shard, ...] = ()
     complete: bool = False
     position: Position = START
-    shuffled: int = 0  # documents that have left the shuffle buffer since it was full
+    shuffled: int = 0  # documents that have left the full shuffle buffer
     held: int = 0  # documents in the shuffle buffer
-    characters: int = 0  # of all documents read, those in the buffer included
+    characters: int = 0  # of all documents read, including those in the buffer
     encoded: int = 0  # tokens of the same documents
-    held_sha256: str = ""  # of the tokens in the shuffle buffer and of their ends, joined
+    held_sha256: str = ""  # hashes of the buffer's tokens and document ends, concatenated
 
     def write(self, path: Path) -> None:
-        """Write atomically."""
+        """Write the index atomically to ``path``."""
         cache.write_json(path, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> Index:
-        """From disk; nothing there yet is an empty index."""
+        """Return the index stored at ``path``; an empty one if there is none."""
         body = cache.read_json(path) or {}
         body["shards"] = tuple(Shard(**shard) for shard in body.get("shards", ()))
         body["position"] = tuple(body.get("position", START))
@@ -60,8 +58,10 @@ class Index:
 
 @dataclass(frozen=True)
 class Feed:
-    """Where the tokens of a split come from: ``read(position)``, ``encode(documents)`` and the
-    shuffle, if any.
+    """Where the tokens of a split come from.
+
+    ``read(position)`` yields documents, ``encode(documents)`` returns their tokens, and ``buffer``
+    documents are shuffled under ``seed``.
     """
 
     read: Callable[[Position], Iterator[tuple[str, Position]]]
@@ -73,22 +73,26 @@ class Feed:
 
     @property
     def dtype(self) -> npt.DTypeLike:
-        """Of tokens on disk."""
+        """Data type of tokens on disk."""
         return np.uint16 if self.vocabulary_size <= 1 << 16 else np.uint32
 
 
 @dataclass(frozen=True)
-class Made:
-    """The documents of one new shard, and the index after it, still without the shards."""
+class NewShard:
+    """The documents of one new shard, with the index and the shuffle buffer after it.
+
+    The index does not list the shards yet.
+    """
 
     documents: list[Array]
     after: Index
     held: list[Array]
 
 
-def make(feed: Feed, index: Index, held: list[Array]) -> Iterator[Made | None]:
-    """Shards after ``index``, whose shuffle buffer held ``held``; None after every chunk that did
-    not fill one.
+def make_shards(feed: Feed, index: Index, held: list[Array]) -> Iterator[NewShard | None]:
+    """Yield the shards that follow ``index``; ``held`` is the shuffle buffer at that point.
+
+    Yields None after every chunk of documents that did not fill a shard.
     """
     reservoir = order.Reservoir(feed.buffer, order.key("buffer", feed.seed), held, index.shuffled)
     position, characters, encoded = index.position, index.characters, index.encoded
@@ -106,10 +110,10 @@ def make(feed: Feed, index: Index, held: list[Array]) -> Iterator[Made | None]:
         after = Index(
             (), False, position, reservoir.count, len(reservoir.held), characters, encoded
         )
-        yield Made(ready, after, list(reservoir.held))
+        yield NewShard(ready, after, list(reservoir.held))
         ready = []
     ready += reservoir.drain()
-    yield Made(ready, Index((), True, position, characters=characters, encoded=encoded), [])
+    yield NewShard(ready, Index((), True, position, characters=characters, encoded=encoded), [])
 
 
 def _checked(feed: Feed, arrays: list[Array]) -> list[Array]:
@@ -122,7 +126,7 @@ def _checked(feed: Feed, arrays: list[Array]) -> list[Array]:
 
 
 def _chunk(source: Iterator[tuple[str, Position]]) -> list[tuple[str, Position]]:
-    """The next documents: as many as are worth encoding together."""
+    """Return the next documents: as many as are worth encoding together."""
     chunk, characters = [], 0
     for document, position in islice(source, CHUNK_DOCUMENTS):
         chunk.append((document, position))

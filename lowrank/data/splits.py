@@ -1,7 +1,7 @@
-"""Training, validation and selection documents, told apart by a hash of their content.
+"""Assign documents to the splits train, validation and selection by a hash of their content.
 
-Equal documents always share a split. ``selection`` is a second held-out split, for choosing
-learning rates and the like; what is reported comes from ``validation``.
+Equal documents always share a split. ``selection`` is a second held-out split for choosing learning
+rates and other settings; reported numbers come from ``validation``.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ SPLITS = ("train", "validation", "selection")
 
 
 def content_word(document: str) -> int:
-    """The first 64 bits of the document's SHA-256."""
+    """Return the first 64 bits of the document's SHA-256."""
     return int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big")
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Content words below ``validation`` are validation, those below ``selection`` selection, the
-    others training.
+    """Thresholds on content words.
+
+    Words below ``validation`` are validation, those below ``selection`` selection, the others
+    train.
     """
 
     validation: int
     selection: int
 
     def split(self, document: str) -> str:
-        """The split of a document."""
+        """Return the split of a document."""
         word = content_word(document)
         return (
             "validation"
@@ -46,7 +48,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over a corpus tells; ``sha256`` covers every document in order."""
+    """The result of one pass over a corpus; ``sha256`` covers every document in order."""
 
     documents: int
     characters: int
@@ -54,26 +56,28 @@ class Survey:
     bounds: Bounds
 
     def json(self) -> Json:
-        """As plain values."""
+        """Return the survey as plain values."""
         return asdict(self)
 
     @classmethod
     def of(cls, body: Json) -> Survey:
-        """From :meth:`json`."""
+        """Return the survey that :meth:`json` described."""
         return cls(body["documents"], body["characters"], body["sha256"], Bounds(**body["bounds"]))
 
 
 def stream_bounds(fraction: float, own_validation: bool) -> Bounds:
-    """Bounds for text whose size is not known; text with a validation part of its own gives up
-    selection only.
+    """Return the bounds for text of unknown size.
+
+    Text that comes with a validation part needs only a selection split.
     """
     step = round(fraction * 2**64)
     return Bounds(0, step) if own_validation else Bounds(step, 2 * step)
 
 
 def survey(documents: Iterable[str], fraction: float) -> Survey:
-    """Count and hash a corpus; both held-out splits get ``fraction`` of the distinct documents and
-    at least one.
+    """Count and hash a corpus, and choose its bounds.
+
+    Both held-out splits get ``fraction`` of the distinct documents, and at least one.
     """
     digest, words, characters = hashlib.sha256(), array("Q"), 0
     for document in documents:

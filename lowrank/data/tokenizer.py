@@ -1,5 +1,6 @@
-"""Tokenizers: trained on a corpus, or given by name or folder; kept as a folder in the cache, known
-by their hash.
+"""Tokenizers, trained on a corpus or loaded by name or folder.
+
+They are cached as folders and identified by a hash of their content.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 DEFAULT_VOCABULARY = 4096
 SMALLEST_VOCABULARY = 256 + len(SPECIAL)  # every byte and the special tokens
-TRAINING_CHARACTERS = 32_000_000  # of text that a tokenizer is trained on, at most
+TRAINING_CHARACTERS = 32_000_000  # maximum length of the text that a tokenizer is trained on
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer on disk and what the rest needs of it without loading ``transformers``."""
+    """A tokenizer on disk, with the facts that are needed without loading ``transformers``."""
 
     folder: Path
     hash: str
@@ -64,19 +65,20 @@ class Vocabulary:
 
     @property
     def eos(self) -> int:
-        """The token that ends every document."""
+        """Id of the token that ends every document."""
         return int(self.special["eos_token_id"] or 0)
 
     @property
     def pad(self) -> int:
-        """The token that fills padded rows; padding is known by length, so sharing the id of
-        another token does no harm.
+        """Id of the token that fills padded rows.
+
+        Padding is recognised by the row's length, so the id may be that of another token.
         """
         pad = self.special["pad_token_id"]
         return self.eos if pad is None else pad
 
     def encode(self, documents: list[str]) -> list[npt.NDArray[np.int64]]:
-        """The tokens of every document, each ended by one end-of-sequence token."""
+        """Return the tokens of every document, each ending with one end-of-sequence token."""
         ids = [
             np.asarray(found.ids, dtype=np.int64)
             for found in self._backend.encode_batch_fast(documents)
@@ -87,9 +89,13 @@ class Vocabulary:
         ]
 
 
-def trained(texts: Iterable[str], corpus: Json, vocabulary_size: int, cache: Path) -> Vocabulary:
-    """A byte-level BPE trained on ``texts``, which ``corpus`` (JSON) determines;
-    cached under both.
+def train_tokenizer(
+    texts: Iterable[str], corpus: Json, vocabulary_size: int, cache: Path
+) -> Vocabulary:
+    """Return a byte-level BPE trained on ``texts``, cached by ``corpus`` and the vocabulary size.
+
+    ``corpus`` is a JSON description that determines the texts. Raises :class:`DataError` if
+    ``vocabulary_size`` is smaller than the number of bytes and special tokens.
     """
     if vocabulary_size < SMALLEST_VOCABULARY:
         raise DataError(
@@ -102,11 +108,15 @@ def trained(texts: Iterable[str], corpus: Json, vocabulary_size: int, cache: Pat
         "characters": TRAINING_CHARACTERS,
     }
     folder = cache / "tokenizers" / content_hash(recipe)[:16]
-    return _kept(folder) or _keep(folder, lambda: _train(texts, vocabulary_size))
+    return _cached(folder) or _make_cached(folder, lambda: _train(texts, vocabulary_size))
 
 
-def given(name: str, cache: Path) -> Vocabulary:
-    """The tokenizer of a local folder or of a name on the Hugging Face hub."""
+def load_tokenizer(name: str, cache: Path) -> Vocabulary:
+    """Return the tokenizer in a local folder, or of that name on the Hugging Face hub.
+
+    Raises :class:`DataError` if it cannot be loaded, has no fast version, or has no end-of-sequence
+    token.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
         stats = [
@@ -115,13 +125,15 @@ def given(name: str, cache: Path) -> Vocabulary:
             if p.is_file()
         ]
         folder = cache / "tokenizers" / content_hash([str(path.resolve()), stats])[:16]
-        return _kept(folder) or _keep(folder, lambda: _load(name, path, local=True))
+        return _cached(folder) or _make_cached(folder, lambda: _load(name, path, local=True))
     folder = cache / "tokenizers" / content_hash(name)[:16]
-    return _kept(folder) or _keep(folder, lambda: _load(name, name, local=False))
+    return _cached(folder) or _make_cached(folder, lambda: _load(name, name, local=False))
 
 
 def canonical_hash(tokenizer_json: str) -> str:
-    """SHA-256 of a ``tokenizer.json`` apart from white space, key order, padding and truncation."""
+    """Return the SHA-256 of a ``tokenizer.json``, ignoring white space, key order, padding and
+    truncation.
+    """
     body = json.loads(tokenizer_json)
     body.pop("padding", None)
     body.pop("truncation", None)
@@ -153,14 +165,14 @@ def _load(name: str, place: str | Path, local: bool) -> Any:
 
     try:
         found = AutoTokenizer.from_pretrained(place, local_files_only=local or not reachable())
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError and others alike
-        mend = (
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and others
+        fix = (
             "it must hold a tokenizer.json"
             if local
             else "connect, download it beforehand into HF_HOME, or give a folder"
         )
         raise DataError(
-            f"the tokenizer '{name}' of data.tokenizer cannot be loaded; {mend}"
+            f"the tokenizer '{name}' of data.tokenizer cannot be loaded; {fix}"
         ) from error
     if getattr(found, "backend_tokenizer", None) is None:
         raise DataError(
@@ -168,12 +180,12 @@ def _load(name: str, place: str | Path, local: bool) -> Any:
         )
     if found.eos_token_id is None:
         raise DataError(
-            f"the tokenizer '{name}' has no end-of-sequence token, which parts documents; give another data.tokenizer"
+            f"the tokenizer '{name}' has no end-of-sequence token to separate documents; give another data.tokenizer"
         )
     return found
 
 
-def _kept(folder: Path) -> Vocabulary | None:
+def _cached(folder: Path) -> Vocabulary | None:
     note = read_json(folder / "lowrank.json")
     if note is None:
         return None
@@ -181,12 +193,13 @@ def _kept(folder: Path) -> Vocabulary | None:
     return Vocabulary(folder, note["hash"], note["size"], note["special"])
 
 
-def _keep(folder: Path, make: Any) -> Vocabulary:
-    """Make and save a tokenizer unless another process was faster; the note is written last and
-    marks it complete.
+def _make_cached(folder: Path, make: Any) -> Vocabulary:
+    """Make and save a tokenizer, unless another process did so first.
+
+    The note ``lowrank.json`` is written last and marks the folder as complete.
     """
     with locked(folder):
-        if found := _kept(folder):
+        if found := _cached(folder):
             return found
         tokenizer = make()
         tokenizer.save_pretrained(folder)
@@ -207,14 +220,16 @@ def _keep(folder: Path, make: Any) -> Vocabulary:
             "files": files,
         }
         write_json(folder / "lowrank.json", note)
-    found = _kept(folder)
+    found = _cached(folder)
     assert found is not None
     return found
 
 
 def sample(documents: Iterable[str], characters: int | None) -> Iterator[str]:
-    """At most ``TRAINING_CHARACTERS`` of the documents: spread evenly where the total is known,
-    else the first ones.
+    """Yield at most ``TRAINING_CHARACTERS`` of the documents.
+
+    They are spread evenly if the total number of ``characters`` is known, else they are the first
+    ones.
     """
     share = 1.0 if characters is None else min(1.0, TRAINING_CHARACTERS / max(1, characters))
     taken = 0

@@ -1,8 +1,7 @@
-"""The tokens of one split on disk: numbered shards of whole documents, made once and mapped into
-memory.
+"""The tokens of one split on disk: numbered shards of whole documents, mapped into memory.
 
-Shards are made in order and only as far as somebody reads; beside the last one stands what is
-needed to go on after it. A killed process loses at most the shard that it was making.
+Shards are made once, in order, and only as far as they are read. Next to the last one stands what
+is needed to continue after it. A killed process loses at most the shard that it was making.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lowrank.data import cache
-from lowrank.data.shards import Array, Feed, Index, Made, Shard, make
+from lowrank.data.shards import Array, Feed, Index, NewShard, Shard, make_shards
 from lowrank.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -26,31 +25,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _View:
-    """An index with its running sums; replaced as a whole, so that another thread never sees half
-    of it.
+    """An index with its running sums.
+
+    It is replaced as one object, so that another thread never sees a partial update.
     """
 
     index: Index
 
     @cached_property
     def tokens(self) -> Array:
-        """Global position of every shard's first token, and the total: (shards + 1,)."""
+        """Global position of every shard's first token, and the total, (shards + 1,)."""
         return np.cumsum([0, *(shard.tokens for shard in self.index.shards)], dtype=np.int64)
 
     @cached_property
     def documents(self) -> Array:
-        """Number of every shard's first document, and the total: (shards + 1,)."""
+        """Number of every shard's first document, and the total, (shards + 1,)."""
         return np.cumsum([0, *(shard.documents for shard in self.index.shards)], dtype=np.int64)
 
 
 class TokenStore:
-    """Random access to the tokens of one split; safe beside other threads and processes."""
+    """Random access to the tokens of one split, safe with concurrent threads and processes."""
 
     def __init__(self, folder: Path, feed: Feed) -> None:
         self.folder, self.feed = folder, feed
         self._lock = threading.Lock()
         self._ahead: threading.Thread | None = None
-        self._maker: tuple[Iterator[Made | None], Index] | None = None
+        self._maker: tuple[Iterator[NewShard | None], Index] | None = None
         self._mapped: dict[str, npt.NDArray] = {}
         self._view = _View(Index.read(self._index_path))
 
@@ -60,26 +60,26 @@ class TokenStore:
 
     @property
     def index(self) -> Index:
-        """What is on disk, as far as this process knows."""
+        """The index on disk, as far as this process knows."""
         return self._view.index
 
     @property
     def tokens(self) -> int:
-        """Tokens on disk."""
+        """Number of tokens on disk."""
         return int(self._view.tokens[-1])
 
     @property
     def documents(self) -> int:
-        """Documents on disk."""
+        """Number of documents on disk."""
         return int(self._view.documents[-1])
 
     def ensure(
         self, tokens: int | None = None, documents: int | None = None, *, ahead: bool = False
     ) -> None:
-        """Make shards until so many tokens or documents are on disk, or the source has ended; None
-        asks for all.
+        """Make shards until so many tokens or documents are on disk, or the source has ended.
 
-        With ``ahead``, the next shard is made in the background before somebody needs it.
+        With neither given, all shards are made. With ``ahead``, the next shard is made in the
+        background before it is needed.
         """
         everything = tokens is None and documents is None
 
@@ -105,7 +105,7 @@ class TokenStore:
                 self._ahead.start()
 
     def gather(self, positions: Array) -> Array:
-        """The tokens at global ``positions`` (any shape), which must be on disk."""
+        """Return the tokens at global ``positions`` (any shape), which must be on disk."""
         starts = self._view.tokens
         return self._pick(
             np.searchsorted(starts, positions, side="right") - 1,
@@ -115,8 +115,9 @@ class TokenStore:
         )
 
     def spans(self, documents: Array) -> tuple[Array, Array]:
-        """(global position of the first token, number of tokens) of each of ``documents``, (n,)
-        each.
+        """Return the global position of the first token and the number of tokens of each document.
+
+        ``documents`` and both results are (n,).
         """
         view = self._view
         shard = np.searchsorted(view.documents, documents, side="right") - 1
@@ -132,7 +133,9 @@ class TokenStore:
     def _pick(
         shard: Array, positions: Array, bases: Array, read: Callable[[int], npt.NDArray]
     ) -> Array:
-        """``read(shard)[position - base of the shard]`` for every position, shard by shard."""
+        """Return ``read(shard)[position - base of the shard]`` for every position, shard by
+        shard.
+        """
         picked = np.empty(shard.shape, dtype=np.int64)
         numbers = np.unique(shard)
         for number in numbers:
@@ -149,7 +152,7 @@ class TokenStore:
         return self._map(f"{number:05d}.ends.npy", shard.documents, shard.ends_sha256)
 
     def _map(self, name: str, size: int, sha256: str) -> npt.NDArray:
-        """One file, mapped into memory and checked the first time."""
+        """Return one file mapped into memory; its hash is checked the first time."""
         if name not in self._mapped:
             try:
                 array = np.asarray(np.load(self.folder / name, mmap_mode="r", allow_pickle=False))
@@ -165,7 +168,10 @@ class TokenStore:
         return self._mapped[name]
 
     def _extend_ahead(self, shards: int) -> None:
-        """In the background; what fails here fails again, and is said, when the shard is needed."""
+        """Make shards in the background.
+
+        An error here occurs again, and is then raised, when the shard is needed.
+        """
         main = threading.main_thread()
         try:
             self._extend(
@@ -178,7 +184,7 @@ class TokenStore:
             return
 
     def _extend(self, enough: Callable[[], bool], quiet: bool = False) -> None:
-        """Make shards until there are enough; one thread of one process at a time."""
+        """Make shards until there are enough; one thread of one process does so at a time."""
         from lowrank.progress import progress_bar
 
         with self._lock, cache.locked(self.folder):
@@ -196,7 +202,7 @@ class TokenStore:
             ) as bar:
                 while not enough():
                     if self._maker is None or self._maker[1] != self.index:
-                        self._maker = make(self.feed, self.index, self._held()), self.index
+                        self._maker = make_shards(self.feed, self.index, self._held()), self.index
                     if made := next(self._maker[0]):
                         before = self.tokens
                         self._view = _View(self._write(made))
@@ -206,8 +212,8 @@ class TokenStore:
                 new, total = self.tokens - begun, self.tokens
                 log.info("%s: %d tokens more, %d in %s", label, new, total, self.folder)
 
-    def _write(self, made: Made) -> Index:
-        """One shard and, after it, the index that makes it part of the store."""
+    def _write(self, made: NewShard) -> Index:
+        """Write one shard and then the index that makes it part of the store; return the index."""
         number, shards = len(self.index.shards), self.index.shards
         if made.documents:
             tokens, ends = self._put(f"{number:05d}", made.documents)
@@ -221,7 +227,7 @@ class TokenStore:
         return index
 
     def _put(self, stem: str, documents: list[Array]) -> tuple[tuple[int, int], tuple[str, str]]:
-        """Write documents; (tokens, documents) and the two hashes."""
+        """Write documents; return (tokens, documents) and the two hashes."""
         tokens = np.concatenate(documents).astype(self.feed.dtype)
         ends = np.cumsum([len(document) for document in documents], dtype=np.int64)
         paths = [self.folder / f"{stem}.{kind}.npy" for kind in ("tokens", "ends")]
@@ -231,7 +237,7 @@ class TokenStore:
         )
 
     def _held(self) -> list[Array]:
-        """The shuffle buffer as it stood after the last shard."""
+        """Return the shuffle buffer as it was after the last shard."""
         if not self.index.held:
             return []
         stem = self.folder / f"{len(self.index.shards) - 1:05d}.held"

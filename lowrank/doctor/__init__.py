@@ -1,7 +1,6 @@
-"""Finding what is wrong with environment, store and files of studies, saying what to do about it,
-and mending it.
+"""Diagnose the environment, the store and the files of studies, and fix what can be fixed.
 
-Nothing here raises for what it finds: each thing found is a :class:`Finding`.
+A problem that is found is never raised: each becomes a :class:`Finding`.
 """
 
 from lowrank.doctor.examine import environment, examine

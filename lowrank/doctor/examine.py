@@ -1,4 +1,4 @@
-"""The examination: environment, database, and each study's rows beside its files."""
+"""Examine the environment, the database, and each study's rows against its files."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from lowrank.store import Store, health, records
 from lowrank.store.claims import Claims
 from lowrank.store.owner import describe
 
-TOLD = ("torch", "transformers", "accelerate", "sqlalchemy", "lm-eval", "psycopg", "submitit")
-ROOM = 2**30  # bytes of free disk below which a study is warned
+REPORTED = ("torch", "transformers", "accelerate", "sqlalchemy", "lm-eval", "psycopg", "submitit")
+ROOM = 2**30  # bytes of free disk below which a study has a problem
 
 
 def environment() -> Iterator[Finding]:
-    """Versions, required and found, and what the machine has."""
+    """Yield findings on versions, required and installed, and on the machine's resources."""
     import torch
 
     from lowrank import __version__
 
     system = f"Python {platform.python_version()}, {platform.platform(terse=True)}"
     yield Finding("fact", "environment", f"lowrank {__version__}, {system}")
-    found = {name: _version(name) for name in TOLD}
+    found = {name: _version(name) for name in REPORTED}
     yield Finding(
         "fact",
         "environment",
@@ -69,8 +69,10 @@ def _version(name: str) -> str | None:
 def examine(
     store: Store, config: Study | None = None, root: Path | None = None
 ) -> Iterator[Finding]:
-    """The store and the studies in it; with ``config`` only that study, under ``root``, and its
-    retention.
+    """Yield findings on the store and the studies in it.
+
+    With ``config``, only that study is examined, under ``root``, together with its section
+    ``keep``.
     """
     yield Finding(
         "fact", "store", f"{store.url_masked}, {readable(health.size(store))}, schema up to date"
@@ -84,7 +86,9 @@ def examine(
         )
     yield from _claims(store)
     for protocol in health.unused_protocols(store):
-        what = f"protocol {protocol.id} '{protocol.name}' of lens '{protocol.lens}': no value stands under it"
+        what = (
+            f"protocol {protocol.id} '{protocol.name}' of lens '{protocol.lens}': no value uses it"
+        )
         yield Finding(
             "note", "store", what, "delete its row", partial(_drop_protocol, store, protocol)
         )
@@ -95,7 +99,7 @@ def examine(
 
 def _claims(store: Store) -> Iterator[Finding]:
     for unit in health.dead_claims(store):
-        what = f"'{unit.unit_key}' is claimed by {describe(unit.owner)}, which is gone or silent"
+        what = f"'{unit.unit_key}' is claimed by {describe(unit.owner)}, which has died or does not respond"
         yield Finding(
             "note",
             "claims",
@@ -125,16 +129,14 @@ def _study(store: Store, row: records.Study, config: Study | None, root: Path) -
         level,
         area,
         f"{root}: {readable(free)} free on its disk",
-        "make room" if free < ROOM else "",
+        "free some space" if free < ROOM else "",
     )
     runs = store.find(records.Run, study_id=row.id)
     held = Claims(store, "train").taken()
     for run in runs:
         if run.status == "running" and f"train/{row.name}/{run.config_hash}" not in held:
-            what = (
-                f"run {run.id} ({run.method} {run.scale} s{run.seed}) was begun and nobody is at it"
-            )
-            yield Finding("note", area, what, "lowrank study run FILE goes on with it")
+            what = f"run {run.id} ({run.method} {run.scale} s{run.seed}) was started, but no process is working on it"
+            yield Finding("note", area, what, "lowrank study run FILE resumes it")
         if run.status == "failed":
             diverged = run.failed_step is not None
             advice = (
@@ -152,7 +154,7 @@ def _study(store: Store, row: records.Study, config: Study | None, root: Path) -
 def _cause(root: Path) -> str:
     """What to do about a failure, with the log of its study where there is one."""
     log = logs.path(root)
-    return f"mend the cause (see {log})" if log.is_file() else "mend the cause"
+    return f"fix the cause (see {log})" if log.is_file() else "fix the cause"
 
 
 def _drop_protocol(store: Store, protocol: records.Protocol) -> str:

@@ -1,4 +1,4 @@
-"""A study's folder beside its rows."""
+"""Compare a study's folder with the rows in the store."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from lowrank.errors import CheckpointError
 from lowrank.store import Store, records
 
 RESTORE = "restore the folder from a copy; its numbers stay valid"
-SETTLED = 600.0  # seconds after which nobody writes into a temporary folder any more
+ABANDONED = 600.0  # seconds after which no process writes into a temporary folder any more
 
 
 def examine(
     store: Store, area: str, root: Path, runs: list[records.Run], held: set[str]
 ) -> Iterator[Finding]:
-    """Rows without files, files without rows, half-written folders, left-over resume points, disk
-    use by run.
+    """Yield findings on the files of one study.
+
+    These are rows without files, files without rows, half-written folders, left-over resume points,
+    and the disk use of each run. ``held`` are the keys of claims that live processes hold.
     """
     saved = store.find(records.Checkpoint, run_id=[run.id for run in runs]) if runs else []
     yield from _rows(area, root, saved)
     yield from _orphans(store, area, root, runs, saved)
     for path in sorted(root.rglob("*.tmp")):
-        if time.time() - path.stat().st_mtime > SETTLED:
-            what = f"{path.relative_to(root)} was never finished ({readable(_size(path))})"
+        if time.time() - path.stat().st_mtime > ABANDONED:
+            what = f"{path.relative_to(root)} was never completed ({readable(_size(path))})"
             yield Finding("note", area, what, "delete it", partial(_delete, path))
     folders = {path.parents[1] for path in (root / row.path for row in saved)}
     by_folder = {(root / row.path).parents[1]: row.run_id for row in saved}
@@ -48,7 +50,7 @@ def _rows(area: str, root: Path, saved: list[records.Checkpoint]) -> Iterator[Fi
     for row in saved:
         folder = (root / row.path).resolve()
         if not folder.is_relative_to(root):
-            what = f"checkpoint {row.id}: its path '{row.path}' leads out of the study's folder"
+            what = f"checkpoint {row.id}: its path '{row.path}' leads outside the study's folder"
             yield Finding(
                 "problem", area, what, "the database has been tampered with: restore a backup"
             )
@@ -63,19 +65,19 @@ def _rows(area: str, root: Path, saved: list[records.Checkpoint]) -> Iterator[Fi
             what = f"checkpoint {row.id}: {row.path} lacks {', '.join(lacking)}"
             yield Finding("problem", area, what, RESTORE)
         elif manifest.weights_sha256 != row.sha256:
-            what = f"checkpoint {row.id}: {row.path} is of other weights than its row"
+            what = f"checkpoint {row.id}: {row.path} holds other weights than its row"
             yield Finding(
                 "problem",
                 area,
                 what,
-                "restore the folder from a copy (lowrank checkpoint verify looks at every byte)",
+                "restore the folder from a copy (lowrank checkpoint verify reads every byte)",
             )
 
 
 def _orphans(
     store: Store, area: str, root: Path, runs: list[records.Run], saved: list[records.Checkpoint]
 ) -> Iterator[Finding]:
-    """Complete checkpoint folders without a row."""
+    """Yield findings on complete checkpoint folders without a row."""
     by_hash = {run.config_hash: run for run in runs}
     known, kept = {row.path for row in saved}, {(row.run_id, row.step) for row in saved}
     for path in sorted(root.glob(f"runs/*/checkpoints/step_*/{checkpoint.MANIFEST}")):
@@ -96,10 +98,12 @@ def _orphans(
         run = by_hash.get(manifest.run_config_hash)
         if run is None:
             advice = "move it away, or import it: lowrank checkpoint import"
-            yield Finding("note", area, f"{name} is of no run of this study", advice)
+            yield Finding("note", area, f"{name} belongs to no run of this study", advice)
         elif (run.id, manifest.step) in kept:
             what = f"{name}: the row of its run's step {manifest.step} names another folder"
-            yield Finding("problem", area, what, "look which is right: lowrank checkpoint verify")
+            yield Finding(
+                "problem", area, what, "find out which is right: lowrank checkpoint verify"
+            )
         else:
             adopt = partial(_adopt, store, name, manifest, run)
             yield Finding(

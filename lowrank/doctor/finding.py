@@ -1,4 +1,4 @@
-"""What the doctor finds."""
+"""What the doctor reports."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing: ``level`` is fact, note (it can stay) or problem; ``mend`` does what ``advice``
-    says and tells what it did.
+    """One fact or problem.
+
+    ``level`` is ``fact``, ``note`` (it can stay) or ``problem``. ``fix`` does what ``advice`` says
+    and returns a sentence on what it did; None if a person has to act.
     """
 
     level: str
     area: str
     what: str
     advice: str = ""
-    mend: Callable[[], str] | None = field(default=None, compare=False)
+    fix: Callable[[], str] | None = field(default=None, compare=False)
 
     def row(self) -> dict[str, Any]:
-        """The finding for people."""
-        fixable = "--fix" if self.mend else ""
+        """Return the finding as a row for the command line."""
+        fixable = "--fix" if self.fix else ""
         return {
             "level": self.level,
             "area": self.area,
@@ -32,7 +34,7 @@ class Finding:
 
 
 def readable(size: float) -> str:
-    """A number of bytes for people."""
+    """Return a number of bytes as text for people, such as ``1.5 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

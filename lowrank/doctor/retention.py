@@ -1,5 +1,6 @@
-"""Which weights may go: the study's section ``keep``, never against a number that
-is still missing.
+"""Decide which weights may be deleted according to the study's section ``keep``.
+
+Weights that a missing result needs are never among them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ ENDED = ("done", "failed", "cancelled")
 def retention(
     store: Store, area: str, config: Study, root: Path, runs: list[records.Run]
 ) -> Iterator[Finding]:
-    """Weights and resume points that the study's ``keep`` lets go and that nothing
-    missing needs.
+    """Yield findings on weights and resume points that ``keep`` allows to delete.
+
+    Those that a missing result needs are reported as kept.
     """
     keep = config.keep
     trained = [run for run in runs if run.kind == "trained"]
@@ -32,36 +34,38 @@ def retention(
         yield from _resume_points(
             area, root, [run for run in trained if run.status in ("failed", "cancelled")]
         )
-    doomed = [
+    deletable = [
         row
         for run in trained
         for row in superfluous(keep, store.find(records.Checkpoint, run_id=run.id))
     ]
-    doomed = [
+    deletable = [
         row
-        for row in doomed
+        for row in deletable
         if _inside(root, row) and (root / row.path / checkpoint.WEIGHTS).is_file()
     ]
-    if not doomed:
+    if not deletable:
         return
     if any(
         run.status not in ENDED for run in trained
-    ):  # a run to come may be compared with any checkpoint of the others
+    ):  # a run that is still to end may be compared with any checkpoint of the others
         yield Finding(
-            "note", area, f"keep: {len(doomed)} checkpoints may go when all runs have ended"
+            "note",
+            area,
+            f"keep: {len(deletable)} checkpoints may be deleted once all runs have ended",
         )
         return
     needed = needed_checkpoints(store, config, root)
-    for row in doomed:
+    for row in deletable:
         if row.id in needed:
             yield Finding(
                 "note",
                 area,
-                f"keep: {row.path} stays, a number that is missing needs it",
+                f"keep: {row.path} stays, because a missing result needs it",
                 "lowrank study run FILE",
             )
         else:
-            what = f"keep: the weights of {row.path} may go ({readable(row.bytes)})"
+            what = f"keep: the weights of {row.path} may be deleted ({readable(row.bytes)})"
             yield Finding(
                 "note",
                 area,
@@ -72,15 +76,18 @@ def retention(
 
 
 def superfluous(keep: Keep, saved: list[records.Checkpoint]) -> list[records.Checkpoint]:
-    """The checkpoints of one run that ``keep`` does not ask for; the last one always stays."""
+    """Return the checkpoints of one run that ``keep`` does not ask for; the last one always
+    stays.
+    """
     newest_first = sorted(saved, key=lambda row: row.step, reverse=True)
     every = len(newest_first) + 1 if keep.checkpoints == "final" else keep.every
     return [row for index, row in enumerate(newest_first) if index % every]
 
 
 def needed_checkpoints(store: Store, config: Study, root: Path) -> set[int | None]:
-    """Checkpoints behind every number that the study asks for and does not have, failed and blocked
-    ones included.
+    """Return the ids of the checkpoints behind every result that the study asks for but lacks.
+
+    Failed and blocked results are included.
     """
     from lowrank.evaluate.plan import plan as evaluate_plan
     from lowrank.measure import plan as measure_plan
@@ -94,11 +101,11 @@ def needed_checkpoints(store: Store, config: Study, root: Path) -> set[int | Non
 
 
 def _prune(store: Store, config: Study, root: Path, row: records.Checkpoint) -> str:
-    """Delete the weights; manifest and a note stay, so that the folder is not taken for a damaged
-    one.
+    """Delete the weights, and leave the manifest and a note, so that the folder does not look
+    damaged.
     """
     if row.id in needed_checkpoints(store, config, root):
-        return f"{row.path} is needed now and stays"
+        return f"{row.path} is needed again and stays"
     folder = root / row.path
     note = {
         "deleted": checkpoint.WEIGHTS,
@@ -120,7 +127,11 @@ def _resume_points(area: str, root: Path, runs: list[records.Run]) -> Iterator[F
         for resume in root.glob(f"runs/*-{run.config_hash[:8]}/resume"):
             what = f"keep: {resume.relative_to(root)} of a run that is {run.status}"
             yield Finding(
-                "note", area, what, "delete it; the run would begin anew", partial(_forget, resume)
+                "note",
+                area,
+                what,
+                "delete it; the run would start from step 0",
+                partial(_forget, resume),
             )
 
 

@@ -1,4 +1,4 @@
-"""Facts as data: model scales, training recipes and the published values."""
+"""Facts as data: model scales, training recipes and published values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lowrank.strict_yaml import parse_yaml
 
 @cache
 def load(name: str) -> dict[str, Any]:
-    """The preset file ``name`` (``scales`` or ``recipes``) as nested mappings."""
+    """Return the preset file ``name`` (``scales`` or ``recipes``) as nested mappings."""
     text = files(__package__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     value: dict[str, Any] = parse_yaml(text, f"presets/{name}.yaml")
     return value

@@ -1,6 +1,4 @@
-"""Reports: tables and figures from stored rows; nothing is computed here that a row
-does not hold.
-"""
+"""Reports: tables and figures made only from stored rows; no metric is computed here."""
 
 from lowrank.report.writing import write
 

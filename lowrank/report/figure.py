@@ -1,4 +1,4 @@
-"""What a section shows: figures of panels, tables, notes, and what is missing."""
+"""The contents of a report section: figures made of panels, tables, notes, and what is missing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ COLUMNS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """Panels under one title; ``protocol`` and ``query`` are printed beneath, ``table`` holds the
-    numbers.
+    """Panels under one title.
+
+    ``protocol`` and ``query`` are printed beneath them; ``table`` holds the numbers.
     """
 
     name: str
@@ -31,32 +32,32 @@ class Figure:
     query: str = ""
     table: Table | None = None
     notes: Sequence[str] = ()
-    folded: bool = False  # shown on request: another protocol of the figure before
-    columns: int = 0  # panels side by side where the page is wide; 0: as many as look well
+    folded: bool = False  # collapsed on the page: another protocol of the figure before it
+    columns: int = 0  # panels side by side on a wide page; 0: chosen by their number
     rows: Sequence[
         int
     ] = ()  # how many panels each group has, where every group begins a row of its own
 
     @property
     def across(self) -> int:
-        """Panels side by side on a wide page."""
+        """Number of panels side by side on a wide page."""
         if self.columns:
             return min(self.columns, COLUMNS)
         return 2 if len(self.panels) == 4 else min(COLUMNS, max(1, len(self.panels)))
 
     @cached_property
     def scenes(self) -> list[Scene]:
-        """The panels, drawn."""
+        """The panels as drawings."""
         return [panel.scene() for panel in self.panels]
 
     @property
     def groups(self) -> list[list[Scene]]:
-        """The scenes in their groups; all in one where ``rows`` says nothing."""
+        """The drawings in their groups; a single group if ``rows`` is empty."""
         scenes = iter(self.scenes)
         return [list(islice(scenes, count)) for count in self.rows or (len(self.scenes),)]
 
     def sheet(self) -> Scene:
-        """All panels, title and legend on one canvas, for files."""
+        """Return title, legend and all panels on one canvas, for image files."""
         sheet = stack(self.groups, self.across, 14.0, 56.0 if self.legend else 34.0, self.title)
         sheet.add(Label(x=2, y=14, text=self.title, size=15, color="ink", bold=True))
         x = 4.0
@@ -70,13 +71,13 @@ class Figure:
 
 
 def key_items(style: Style, x: float, y: float) -> list[Shape | Mark]:
-    """A legend's sample of a style: a piece of line with the marker on it, 26 pixels wide."""
+    """Return the legend sample of a style: a line with its marker, 26 pixels wide."""
     line = Shape(points=((x, y), (x + 26, y)), stroke=style.color, width=1.8, dash=style.dash)
     return [line, Mark(x=x + 13, y=y, shape=style.marker, color=style.color, size=7.5)]
 
 
 def key_svg(style: Style) -> str:
-    """The sample of a style as a small SVG for the page."""
+    """Return the legend sample of a style as a small SVG for the page."""
     sample = Scene(28, 14, style.label)
     sample.add(*key_items(style, 1, 7))
     return sample.svg()
@@ -84,7 +85,7 @@ def key_svg(style: Style) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """A paragraph; ``warning`` sets it apart."""
+    """A paragraph; ``warning`` highlights it."""
 
     text: str
     warning: bool = False
@@ -92,7 +93,7 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class Missing:
-    """Why there is nothing to show, and the command that would change that."""
+    """The reason why there is nothing to show, and the command that would change this."""
 
     reason: str
     command: str
@@ -112,10 +113,10 @@ class Section:
 
     @property
     def missing(self) -> list[Missing]:
-        """What would fill the section."""
+        """The missing parts of the section."""
         return [b for b in self.blocks if isinstance(b, Missing)]
 
     @property
     def empty(self) -> bool:
-        """Whether nothing but notes and missing things stands here."""
+        """Whether the section contains only notes and missing parts."""
         return not any(isinstance(b, Figure | Table) for b in self.blocks)

@@ -1,8 +1,8 @@
-"""One look for each method in every figure of every report.
+"""Give every method the same colour, marker and dash in every figure of every report.
 
-The order is a fact of the data: methods of the literature in the order in which it lists them, then
-the others as they first appeared in the store. A seventh method takes the eighth slot's neighbour
-without moving the six.
+Methods from the literature come first, in the order in which it lists them; other methods follow in
+the order in which they first appeared in the store. Adding a method therefore never changes the
+look of the methods before it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from lowrank.report.plot.charts import Style
 
 @dataclass(frozen=True)
 class Identities:
-    """Styles by (method, variant); a variant of a method shares colour and marker and takes another
-    dash.
+    """Styles by (method, variant).
+
+    The variants of a method share its colour and marker and differ in the dash.
     """
 
     methods: tuple[str, ...]
     variants: tuple[str, ...] = ("",)
 
     def style(self, method: str, variant: str = "") -> Style:
-        """The style of a method's series."""
+        """Return the style of the series of a method and variant."""
         place = self.methods.index(method) if method in self.methods else len(self.methods)
         around, slot = divmod(place, theme.SLOTS)
         dash = (self.variants.index(variant) if variant in self.variants else 0) + around
@@ -37,20 +38,18 @@ class Identities:
         )
 
     def rank(self, method: str) -> int:
-        """Place of a method in tables and legends."""
+        """Return the position of a method in tables and legends."""
         return self.methods.index(method) if method in self.methods else len(self.methods)
 
 
 def series_key(method: str, variant: str = "") -> str:
-    """The name of a series: the method and, where the study has several recipes of
-    it, the variant.
-    """
+    """Return the name of a series: the method, followed by the variant if there is one."""
     return f"{method} · {variant}" if variant else method
 
 
 def assign(published: Iterable[str], stored: Iterable[str], variants: Iterable[str]) -> Identities:
-    """Identities from the methods of the literature and those of the store, each in its order of
-    appearance.
+    """Return the identities of published methods, followed by the stored ones, in their given
+    order.
     """
     methods = tuple(dict.fromkeys((*published, *stored)))
     return Identities(methods, tuple(dict.fromkeys(("", *sorted(variants)))))

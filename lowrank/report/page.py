@@ -1,4 +1,4 @@
-"""The page: sections into one HTML file that needs nothing else."""
+"""Render sections into one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def html(
     sections: Sequence[Section],
     footer: str,
 ) -> str:
-    """The report as one HTML document; every text is escaped, only drawings, style and script are
-    not.
+    """Return the report as one HTML document.
+
+    All texts are escaped; only drawings, style sheet and script are inserted as they are.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=False, lstrip_blocks=True
@@ -53,12 +54,12 @@ def html(
 
 
 def resource(name: str) -> str:
-    """A file beside this one."""
+    """Return the text of a file next to this module."""
     return files("lowrank.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def stylesheet() -> str:
-    """The themes' variables, then the page's own rules."""
+    """Return the CSS variables of the themes, followed by the rules of the page."""
     light, dark = theme.css_variables(theme.LIGHT), theme.css_variables(theme.DARK)
     return (
         f":root{{--font:{theme.FONT};{light}color-scheme:light}}"
@@ -69,33 +70,33 @@ def stylesheet() -> str:
 
 
 def svg(scene: Scene) -> Markup:
-    """A panel as inline SVG; the scene escapes its texts."""
+    """Return a panel as inline SVG; the scene escapes its texts."""
     return Markup(scene.svg())
 
 
 def sample(style: Style) -> Markup:
-    """A legend's sample."""
+    """Return the legend sample of a style."""
     return Markup(key_svg(style))
 
 
 def kind(block: Any) -> str:
-    """The class of a block, for the template."""
+    """Return the class name of a block, for the template."""
     return type(block).__name__
 
 
 def marked(table: Table) -> int:
-    """Index of the column whose cells get their method's mark, -1 for none."""
+    """Return the index of the column whose cells show their method's marker, or -1 for none."""
     columns = [str(c) for c in table.frame.columns]
     return columns.index(table.method_column) if table.method_column in columns else -1
 
 
 def figures(sections: Sequence[Section]) -> list[Figure]:
-    """All figures of the report."""
+    """Return all figures of the report."""
     return [block for section in sections for block in section.blocks if isinstance(block, Figure)]
 
 
 def tables(sections: Sequence[Section]) -> list[Table]:
-    """All tables, those under figures among them."""
+    """Return all tables of the report, including those under figures."""
     found = []
     for section in sections:
         for block in section.blocks:

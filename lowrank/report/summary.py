@@ -1,4 +1,4 @@
-"""Numbers over seeds: means and spreads as figures and tables show them."""
+"""Summarise values over seeds: means and spreads, as figures and tables show them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Spread:
 
 
 def spread(values: Sequence[float] | pd.Series[float]) -> Spread:
-    """The spread of finite values; without any, nan and n = 0."""
+    """Return the spread of the finite ``values``; without any, nan and n = 0."""
     kept = np.asarray(values, dtype=float)
     kept = kept[np.isfinite(kept)]
     if not kept.size:
@@ -42,8 +42,9 @@ def spread(values: Sequence[float] | pd.Series[float]) -> Spread:
 
 
 def spreads(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
-    """:class:`Spread` for each group of rows, as columns; rows whose ``value`` is not finite do not
-    count.
+    """Return the columns of :class:`Spread` for each group of rows.
+
+    Rows whose ``value`` is not finite are ignored.
     """
     rows = frame[np.isfinite(frame[value].to_numpy(dtype=float))]
     grouped = rows.assign(**{value: rows[value].astype(float)}).groupby(list(by), sort=True)[value]
@@ -54,10 +55,10 @@ def spreads(frame: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
 
 
 def over_seeds(frame: pd.DataFrame, style: Style, x: str, y: str, error: str = "") -> Series | None:
-    """One series of a frame's rows: the mean over seeds at each ``x`` with the band of lowest to
-    highest.
+    """Return one series: the mean over seeds at each ``x``, with a band from lowest to highest.
 
     With a single seed and an ``error`` column, the band is one standard error on both sides.
+    Returns None if there is no finite value.
     """
     found = spreads(frame, [x], y)
     if found.empty:
@@ -86,11 +87,11 @@ def over_seeds(frame: pd.DataFrame, style: Style, x: str, y: str, error: str = "
 
 
 def quantile(total: float, variances: ArrayLike, freedoms: ArrayLike, level: float = 0.95) -> float:
-    """Student's t quantile of a sum ``total`` of variances, of which ``variances`` are estimated
-    with few degrees of freedom.
+    """Return Student's t quantile for a sum of variances, some of which are estimated.
 
-    Welch and Satterthwaite's effective degrees of freedom; what else is in ``total``, or has no
-    degree, counts as known.
+    ``total`` is the sum, ``variances`` are its estimated parts and ``freedoms`` their degrees of
+    freedom. The effective degrees of freedom are Welch and Satterthwaite's; parts of the total
+    without an estimate, or without a degree of freedom, count as known.
     """
     few, own = np.asarray(variances, dtype=float), np.asarray(freedoms, dtype=float)
     kept = (few > 0) & (own > 0)
@@ -100,8 +101,9 @@ def quantile(total: float, variances: ArrayLike, freedoms: ArrayLike, level: flo
 
 
 def welch(first: ArrayLike, second: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
-    """(difference of means second - first, low, high) by Welch's t; nan ends where a side has fewer
-    than two values.
+    """Return (difference of means second - first, low, high) of Welch's t interval.
+
+    The ends are nan if a side has fewer than two values.
     """
     a, b = (np.asarray(v, dtype=float) for v in (first, second))
     difference = float(b.mean() - a.mean())

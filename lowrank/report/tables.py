@@ -1,4 +1,4 @@
-"""One table, three forms: HTML for the page, Markdown and CSV for elsewhere."""
+"""One table in three forms: HTML for the page, Markdown and CSV for files."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ UNCERTAINTIES = {
     "standard_error",
     "items_error",
     "seeds_error",
-}  # columns read to two digits
+}  # columns shown with two digits
 SETTINGS = {
     "base_learning_rate",
     "effective_learning_rate",
     "learning_rate",
-}  # columns of what somebody wrote: no zeros behind
+}  # columns of values that a user wrote: no trailing zeros
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows to show. ``frame`` holds plain values (full precision goes to CSV); ``digits`` are for
-    reading.
+    """Rows to show.
+
+    ``frame`` holds plain values, which go to CSV in full precision; ``digits`` significant digits
+    are shown to people.
     """
 
     name: str
@@ -45,11 +47,11 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Headings for people."""
+        """Column headings for people."""
         return list(self.headings) or [str(c).replace("_", " ") for c in self.frame.columns]
 
     def cells(self) -> list[list[str]]:
-        """The values as text."""
+        """Return the values as text."""
         rows = self.frame.itertuples(index=False, name=None)
         return [
             [
@@ -64,14 +66,14 @@ class Table:
         return trim(shown) if column in SETTINGS and "×" not in shown else shown
 
     def numeric(self) -> list[bool]:
-        """Whether a column holds numbers and is set flush right."""
+        """Return for each column whether it holds numbers and is aligned right."""
         return [
             all(is_number(v) or is_absent(v) for v in self.frame.iloc[:, i])
             for i in range(self.frame.shape[1])
         ]
 
     def csv(self) -> str:
-        """Comma-separated values at full precision under the frame's own column names."""
+        """Return comma-separated values in full precision, under the column names of the frame."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.frame.columns)
@@ -81,7 +83,7 @@ class Table:
         return out.getvalue()
 
     def markdown(self) -> str:
-        """A pipe table with the title above and the note below."""
+        """Return a pipe table with the title above and the note below."""
         rule = ["---:" if flag else "---" for flag in self.numeric()]
         lines = [
             f"# {self.title}",
@@ -98,7 +100,7 @@ class Table:
 
 
 def row_text(cells: Sequence[str], *, escape: bool = True) -> str:
-    """One line of a pipe table."""
+    """Return one line of a pipe table."""
     kept = (
         [re.sub(r"([|\\])", r"\\\1", c).replace("\n", " ") for c in cells]
         if escape
@@ -108,19 +110,20 @@ def row_text(cells: Sequence[str], *, escape: bool = True) -> str:
 
 
 def is_number(value: Any) -> bool:
-    """Whether ``value`` is set as a number."""
+    """Return whether ``value`` is formatted as a number."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_absent(value: Any) -> bool:
-    """Whether ``value`` stands for nothing (None or pandas' missing value; a float
-    nan is a value).
+    """Return whether ``value`` is missing: None or pandas' missing value.
+
+    A float nan is a value.
     """
     return value is None or value is pd.NA or value is pd.NaT
 
 
 def text(value: Any, digits: int) -> str:
-    """A cell for people."""
+    """Return a cell as text for people."""
     if is_absent(value):
         return "–"
     if isinstance(value, bool):
@@ -138,7 +141,7 @@ def text(value: Any, digits: int) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A CSV cell: absent is empty, numbers keep every digit."""
+    """Return a CSV cell: empty for a missing value, all digits for a number."""
     if is_absent(value):
         return ""
     return repr(float(value)) if isinstance(value, float) else value

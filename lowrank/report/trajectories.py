@@ -1,6 +1,4 @@
-"""Figures of metrics over training: one panel for each metric and scale, one figure for each
-protocol.
-"""
+"""Figures of metrics over training: one panel per metric and scale, one figure per protocol."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lowrank.report.figure import Figure
-from lowrank.report.plot.charts import XY, Estimate, Forest, Series
+from lowrank.report.plot.charts import XY, Forest, Interval, Series
 from lowrank.report.source import Source
 from lowrank.report.summary import over_seeds, spreads
 from lowrank.report.tables import Table
@@ -39,22 +37,23 @@ def trajectory_figures(
     title: str,
     caption: str = "",
 ) -> list[Figure]:
-    """The figures of ``quantities`` among aggregate ``rows``: the main protocol open, the others
-    folded.
+    """Return the figures of ``quantities`` from aggregate ``rows``, one per protocol.
+
+    The figure of the main protocol is open; the others are folded.
     """
     rows = rows[rows["metric"].isin([q.metric for q in quantities])]
     figures: list[Figure] = []
     shown: set[str] = set()
-    for place, (way, part) in enumerate(source.ways(rows, "metric")):
+    for place, (protocol, part) in enumerate(source.ways(rows, "metric")):
         panels = [p for q in quantities for p in quantity_panels(source, part, q)]
         if not panels:
             continue
         drawn = set(finite(part)["series"])
-        suffix = "" if place == 0 else f"-{slug(way)}"
+        suffix = "" if place == 0 else f"-{slug(protocol)}"
         figures.append(
             Figure(
                 name=name + suffix,
-                title=title if place == 0 else f"{title} ({way})",
+                title=title if place == 0 else f"{title} ({protocol})",
                 panels=panels,
                 caption=caption,
                 legend=source.styles(drawn),
@@ -63,7 +62,7 @@ def trajectory_figures(
                 table=trajectory_table(source, part, name + suffix, title),
                 notes=notes(part),
                 folded=bool(figures)
-                and drawn <= shown,  # one that shows a method for the first time stands open
+                and drawn <= shown,  # a figure that shows a method for the first time is open
                 columns=len(source.scales)
                 if 1 < len(source.scales) <= 3 and len(panels) > len(source.scales)
                 else 0,
@@ -74,8 +73,9 @@ def trajectory_figures(
 
 
 def quantity_panels(source: Source, rows: pd.DataFrame, quantity: Quantity) -> list[XY | Forest]:
-    """One panel for each scale that has finite values: curves over the steps, or rows where there
-    is but one step.
+    """Return one panel for each scale that has finite values.
+
+    A panel shows curves over the steps, or one row per method if there is only one step.
     """
     panels: list[XY | Forest] = []
     for scale in source.scales:
@@ -99,8 +99,9 @@ def quantity_panels(source: Source, rows: pd.DataFrame, quantity: Quantity) -> l
 
 
 def at_one_step(source: Source, rows: pd.DataFrame, title: str, quantity: Quantity) -> Forest:
-    """A row for each method with the mean over seeds and their range, or the stored standard error
-    of one seed.
+    """Return a panel with one row per method: the mean over seeds and their range.
+
+    With a single seed, the range is the stored standard error.
     """
     lines = []
     for style in source.styles(rows["series"]):
@@ -111,7 +112,7 @@ def at_one_step(source: Source, rows: pd.DataFrame, title: str, quantity: Quanti
             lines.append(
                 (
                     style.label,
-                    [Estimate(style, found.y[0], found.low[0], found.high[0], found.tips[0])],
+                    [Interval(style, found.y[0], found.low[0], found.high[0], found.tips[0])],
                 )
             )
     log = quantity.log and bool((rows["value"] > 0).all())
@@ -124,7 +125,7 @@ def at_one_step(source: Source, rows: pd.DataFrame, title: str, quantity: Quanti
 def seed_series(
     source: Source, rows: pd.DataFrame, x: str, y: str, error: str = ""
 ) -> list[Series]:
-    """Mean over seeds of each method's rows, in the order of identities."""
+    """Return the mean over seeds of each method's rows, in the order of identities."""
     found = (
         over_seeds(rows[rows["series"] == style.key], style, x, y, error)
         for style in source.styles(rows["series"])
@@ -133,7 +134,7 @@ def seed_series(
 
 
 def trajectory_table(source: Source, rows: pd.DataFrame, name: str, title: str) -> Table:
-    """Mean and spread over seeds, long: metric, scale, method, step."""
+    """Return mean and spread over seeds in long form: metric, scale, method, step."""
     order = {style.key: place for place, style in enumerate(source.styles())}
     by = ["metric", "scale", "series", "step"]
     found = spreads(rows, by, "value").merge(
@@ -142,7 +143,7 @@ def trajectory_table(source: Source, rows: pd.DataFrame, name: str, title: str) 
         how="left",
         suffixes=("", "_of_error"),
     )
-    # the stored standard error is that of one value, not of a mean over seeds
+    # the stored standard error belongs to one value, not to a mean over seeds
     found["error"] = found["mean_of_error"].where((found["n"] == 1) & (found["n_of_error"] == 1))
     found["place"] = [
         (m, source.scales.index(s), order.get(a, 99), t)
@@ -172,12 +173,12 @@ def trajectory_table(source: Source, rows: pd.DataFrame, name: str, title: str) 
 
 
 def notes(rows: pd.DataFrame) -> list[str]:
-    """Reasons and remarks that came with the values, who they are about, and how many values are
-    not finite.
+    """Return the remarks stored with the values, whom they concern, and the number of non-finite
+    values.
 
-    A reason why there is no value is told of those who have none at all, if there are such: of
-    pairs, the other one has. Remarks that differ in their numbers alone are told once, with the
-    range of the numbers.
+    The reason for a missing value is reported for the series that have no value at all, if there
+    are any: the other series of a pair has values from other pairs. Remarks that differ only in
+    their numbers are merged, with the range of the numbers.
     """
     found: list[str] = []
     with_value = rows[rows["value_kind"] != "absent"]
@@ -201,7 +202,7 @@ def notes(rows: pd.DataFrame) -> list[str]:
 
 
 def merged(texts: Sequence[str]) -> str:
-    """Texts that differ in numbers alone as one, ``low to high`` in the place of numbers that
+    """Return texts that differ only in numbers as one, with ``low to high`` for numbers that
     differ.
     """
     numbers = [
@@ -215,12 +216,12 @@ def merged(texts: Sequence[str]) -> str:
 
 
 def finite(rows: pd.DataFrame, column: str = "value") -> pd.DataFrame:
-    """Rows whose ``column`` is a finite number."""
+    """Return the rows whose ``column`` is a finite number."""
     return rows[np.isfinite(rows[column].astype(float))]
 
 
 def pick(values: Sequence[int], count: int) -> list[int]:
-    """``count`` of the sorted distinct values, evenly spread, both ends among them."""
+    """Return ``count`` of the distinct values, sorted and evenly spread, including both ends."""
     ordered = sorted(set(values))
     if len(ordered) <= count:
         return ordered
@@ -228,16 +229,16 @@ def pick(values: Sequence[int], count: int) -> list[int]:
 
 
 def slug(text: str) -> str:
-    """``text`` as part of a file name."""
+    """Return ``text`` as part of a file name."""
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()
 
 
 def words(metric: str) -> str:
-    """A metric's name for people."""
+    """Return a metric's name for people."""
     text = re.sub("_dw$", " ΔW", re.sub("_w$", " W", metric)).replace("_", " ")
     return re.sub(r"\b(pca|cka|ccbh|imbh|l2)\b", lambda found: found[0].upper(), text)
 
 
 def by_metric(rows: pd.DataFrame) -> Mapping[str, pd.DataFrame]:
-    """Rows of each metric, sorted by name."""
+    """Return the rows of each metric, sorted by the metric's name."""
     return {str(metric): part for metric, part in rows.groupby("metric", sort=True)}

@@ -1,4 +1,4 @@
-"""From a study in a store to a folder with the report, which appears all at once or not at all."""
+"""Write the report of a study into a folder, atomically."""
 
 from __future__ import annotations
 
@@ -61,14 +61,15 @@ def write(
     against: tuple[Store, str] | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write the report of a study into the folder ``out``; the path of its index.html.
+    """Write the report of a study into the folder ``out``; return the path of its ``index.html``.
 
-    ``out`` then holds index.html (self-contained), tables/ (CSV and Markdown of every table) and
-    figures/ (SVG and PNG of every figure). It replaces a report that stands there, in one step; a
-    folder with anything else in it is refused. ``against`` adds a comparison with another study,
-    given by its store and name.
+    ``out`` then holds ``index.html`` (self-contained), ``tables/`` (CSV and Markdown of every
+    table) and ``figures/`` (SVG and PNG of every figure). It replaces an existing report in one
+    step; a folder with any other content is refused. ``against`` adds a comparison with another
+    study, given by its store and name.
 
-    Raises UsageError for a study that the store does not have.
+    Raises UsageError for a study that the store does not have, and LowrankError if ``out`` cannot
+    be written.
     """
     out = Path(out).absolute()
     check_target(out)
@@ -79,16 +80,16 @@ def write(
         with atomic_folder(out, replace=True) as folder:
             fill(folder, source, sections, progress)
     except OSError as error:
-        mend = "free the disk, mend the permissions, or name another folder: lowrank report FILE --out DIR"
+        fix = "free the disk, fix the permissions, or name another folder: lowrank report FILE --out DIR"
         raise LowrankError(
-            f"the report cannot be written to {out} ({error.strerror or error}); {mend}"
+            f"the report cannot be written to {out} ({error.strerror or error}); {fix}"
         ) from error
     log.info("the report of '%s' is written: %d sections", study_name, len(sections))
     return out / "index.html"
 
 
 def build(source: Source, other: Source | None, progress: bool) -> list[Section]:
-    """All chapters, and last what would fill the empty ones."""
+    """Return all chapters, followed by a section on what would fill the empty ones."""
     found = []
     for chapter in progress_bar(
         CHAPTERS, desc="report", unit="chapter", disable=None if progress else True
@@ -102,7 +103,7 @@ def build(source: Source, other: Source | None, progress: bool) -> list[Section]
 
 
 def remaining(source: Source, sections: list[Section]) -> Section:
-    """What is missing, with the commands that would change it."""
+    """Return the section that lists what is missing, with the commands that would change this."""
     section = Section(
         name="missing",
         title="What would fill the empty sections",
@@ -124,7 +125,7 @@ def remaining(source: Source, sections: list[Section]) -> Section:
 
 
 def fill(folder: Path, source: Source, sections: list[Section], progress: bool) -> None:
-    """Page, tables and pictures."""
+    """Write page, tables and figures into ``folder``."""
     for name in ("tables", "figures"):
         (folder / name).mkdir()
     tables, figures = page.tables(sections), page.figures(sections)
@@ -153,7 +154,7 @@ def fill(folder: Path, source: Source, sections: list[Section], progress: bool) 
 
 
 def check_target(out: Path) -> None:
-    """Only a folder that is new, empty or a report may be replaced."""
+    """Raise UsageError unless ``out`` is new, empty or a report."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UsageError(f"{out} is not a folder; give another one with --out")
     if out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists():

@@ -21,7 +21,7 @@ def no_database_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, object]]:
-    """The rows of a command that succeeds, by ``--json``."""
+    """Return the rows that a successful command prints with ``--json``."""
     assert main.run([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert isinstance(found, list)
@@ -29,7 +29,7 @@ def rows(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, 
 
 
 def error(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) -> str:
-    """The one sentence of a command that fails with ``status``; nothing is on stdout."""
+    """Return the sentence of a command that fails with ``status`` and prints nothing on stdout."""
     assert main.run(arguments) == status
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -53,7 +53,7 @@ def test_upgrade_check_info_downgrade(empty_url: str, capsys: pytest.CaptureFixt
     assert "lowrank db upgrade" in error(capsys, 1, "db", "check", "--db", empty_url)
 
 
-def test_rows_are_not_lost_without_a_word(
+def test_downgrading_a_store_with_rows_needs_confirmation(
     sqlite_store_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Store.open(sqlite_store_url) as store:
@@ -84,7 +84,7 @@ def test_copy_between_databases(
 
 
 @pytest.mark.parametrize("place", ["--db URL db info", "db --db URL info", "db info --db URL"])
-def test_the_database_may_be_given_anywhere(
+def test_the_database_option_works_on_group_and_command(
     sqlite_store_url: str, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert rows(capsys, *place.replace("URL", sqlite_store_url).split())
@@ -104,14 +104,14 @@ def test_the_option_wins_over_the_environment(
     assert rows(capsys, "db", "info")
 
 
-def test_without_a_database_three_ways_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_without_a_database_names_three_ways_to_give_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     message = error(capsys, 2, "db", "info")
     assert all(way in message for way in ("--db URL", options.VARIABLE, "study file"))
 
 
-def test_a_study_file_brings_its_own_database(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_study_file_implies_a_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     own = f"sqlite:///{tmp_path}/own.db"
     assert options.database_url(own) == own
     with options.open_store(own, create=True) as store:
@@ -155,7 +155,7 @@ def test_usage(arguments: list[str], status: int, capsys: pytest.CaptureFixture[
     assert main.run(arguments) == status
 
 
-def test_help_lists_the_commands_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_installed_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["--help"]) == 0
     shown = capsys.readouterr().out
     present = main.cli.list_commands(click.Context(main.cli))
@@ -167,7 +167,7 @@ def test_help_lists_the_commands_that_are_there(capsys: pytest.CaptureFixture[st
         assert command.help
 
 
-def test_help_is_light_and_the_module_runs() -> None:
+def test_help_imports_no_command_and_the_module_runs() -> None:
     program = (
         "import sys\nsys.argv = ['lowrank', '--help']\nfrom lowrank.cli import main\nmain.run(['--help'])\n"
         "print([m for m in ('torch', 'sqlalchemy', 'pandas', 'transformers') if m in sys.modules])"
@@ -185,7 +185,7 @@ def test_help_is_light_and_the_module_runs() -> None:
     assert {"perplexity", "runs"} <= {row["query"] for row in json.loads(done.stdout)}
 
 
-def test_a_reader_that_leaves_early_is_no_error(sqlite_store_url: str) -> None:
+def test_a_closed_pipe_is_not_an_error(sqlite_store_url: str) -> None:
     command = f'{sys.executable} -m lowrank query --sql "$0" --db {sqlite_store_url} | head -n 1; echo ${{PIPESTATUS[0]}}'
     many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000) SELECT i FROM n"
     done = subprocess.run(["bash", "-c", command, many], capture_output=True, text=True, check=True)

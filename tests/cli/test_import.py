@@ -80,13 +80,13 @@ def foreign(
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_an_imported_checkpoint_computes_the_same(
+def test_an_imported_checkpoint_has_the_same_logits(
     home: Path, lowrank: Callable, tied: bool
 ) -> None:
     foreign(home / "theirs", tied=tied, shards="8KB")
     theirs = LlamaForCausalLM.from_pretrained(home / "theirs", dtype=torch.float32)
     assert len(list((home / "theirs").glob("*.safetensors"))) > 1
-    status, told = lowrank(
+    status, printed = lowrank(
         "checkpoint",
         "import",
         home / "tiny.yaml",
@@ -96,7 +96,7 @@ def test_an_imported_checkpoint_computes_the_same(
         "--step",
         "5",
     )
-    assert status == 0, told
+    assert status == 0, printed
     with Store.open(home / "out" / "lowrank.db") as store:
         (saved,) = store.find(records.Checkpoint)
         row = store.get(records.Run, saved.run_id)
@@ -115,17 +115,15 @@ def test_an_imported_checkpoint_computes_the_same(
         assert torch.equal(ours.model(ids).logits, theirs(ids).logits)
         assert torch.equal(again(ids).logits, theirs(ids).logits)
     if not tied:
-        status, told = lowrank("measure", home / "tiny.yaml", "--lens", "spectra")
-        assert status == 0, told
+        status, printed = lowrank("measure", home / "tiny.yaml", "--lens", "spectra")
+        assert status == 0, printed
         with Store.open(home / "out" / "lowrank.db") as store:
             rows = store.find(records.MetricValue, metric="effective_rank_w", module="k")
             assert {row.layer for row in rows} == {0, 1, -2}  # the rank of eight rows
             assert all(row.value is not None and 1.0 < row.value <= 8.0 for row in rows)
 
 
-def test_importing_twice_is_importing_once_and_other_weights_are_refused(
-    home: Path, lowrank: Callable
-) -> None:
+def test_importing_is_idempotent_and_refuses_other_weights(home: Path, lowrank: Callable) -> None:
     foreign(home / "theirs")
     command = (
         "checkpoint",
@@ -141,14 +139,16 @@ def test_importing_twice_is_importing_once_and_other_weights_are_refused(
     assert lowrank(*command)[0] == 0
     assert lowrank(*command, "--step", "3")[0] == 0
     foreign(home / "theirs", seed=1)
-    status, told = lowrank(*command)
-    assert (status, "holds other weights already" in told) == (1, True), told
+    status, printed = lowrank(*command)
+    assert (status, "already holds other weights" in printed) == (1, True), printed
     with Store.open(home / "out" / "lowrank.db") as store:
         assert store.count(records.Run, kind="imported") == 1
         assert [row.step for row in store.find(records.Checkpoint)] == [0, 3]
 
 
-def test_it_is_measured_beside_our_own(home: Path, lowrank: Callable, tmp_path: Path) -> None:
+def test_imported_checkpoints_are_measured_like_trained_ones(
+    home: Path, lowrank: Callable, tmp_path: Path
+) -> None:
     assert lowrank("study", "run", home / "tiny.yaml", "--only", "train")[0] == 0
     with Store.open(home / "out" / "lowrank.db") as store:
         final = next(row for row in store.find(records.Checkpoint) if row.kind == "final")
@@ -165,8 +165,10 @@ def test_it_is_measured_beside_our_own(home: Path, lowrank: Callable, tmp_path: 
         "--name",
         "copy",
     )
-    status, told = lowrank("checkpoint", "import", home / "tiny.yaml", tmp_path / "plain", *options)
-    assert status == 0, told
+    status, printed = lowrank(
+        "checkpoint", "import", home / "tiny.yaml", tmp_path / "plain", *options
+    )
+    assert status == 0, printed
     lowrank("study", "run", home / "tiny.yaml", "--only", "measure")
     with Store.open(home / "out" / "lowrank.db") as store:
         imported = store.find(records.Run, kind="imported")[0]
@@ -212,7 +214,7 @@ def break_it(folder: Path, how: str) -> None:
     ("how", "words"),
     [
         ("type", "only LLaMA models"),
-        ("shape", "not those that config.json describes"),
+        ("shape", "do not fit config.json"),
         ("json", "config.json cannot be read"),
         ("pickle", "convert it to safetensors"),
         ("truncated", "cannot be read"),
@@ -220,15 +222,15 @@ def break_it(folder: Path, how: str) -> None:
         ("key", "model.norm.weight"),
     ],
 )
-def test_a_broken_folder_is_one_sentence_and_leaves_nothing(
+def test_a_broken_folder_is_an_error_and_leaves_no_rows(
     home: Path, lowrank: Callable, how: str, words: str
 ) -> None:
     foreign(home / "theirs")
     break_it(home / "theirs", how)
-    status, told = lowrank(
+    status, printed = lowrank(
         "checkpoint", "import", home / "tiny.yaml", home / "theirs", "--scale", "pico"
     )
-    assert (status, words in told, "Traceback" in told) == (1, True, False), told
+    assert (status, words in printed, "Traceback" in printed) == (1, True, False), printed
     with Store.open(home / "out" / "lowrank.db") as store:
         assert store.count(records.Run, kind="imported") == 0
     assert not (home / "out" / "runs").exists()
@@ -237,18 +239,18 @@ def test_a_broken_folder_is_one_sentence_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--method", "cola"), "is no CoLA model"),
+        (("--method", "cola"), "is not a CoLA model"),
         (("--method", "galore"), "--rank"),
         (("--name", "../up"), "cannot be part of a folder's name"),
         (("--scale", "../up"), "cannot be part of a folder's name"),
     ],
 )
-def test_what_it_cannot_be_is_refused(
+def test_an_impossible_origin_is_refused(
     home: Path, lowrank: Callable, options: tuple[str, str], words: str
 ) -> None:
     foreign(home / "theirs")
-    status, told = lowrank(
+    status, printed = lowrank(
         "checkpoint", "import", home / "tiny.yaml", home / "theirs", "--scale", "pico", *options
     )
-    assert (status, words in told) == (2, True), told
+    assert (status, words in printed) == (2, True), printed
     assert not (home / "out" / "runs").exists()

@@ -32,7 +32,7 @@ def runs(path: Path, *overrides: str) -> list[RunConfig]:
     return resolve_runs(load_study(path, overrides), str(path))
 
 
-def test_layers_are_laid_in_order(study_file: Path) -> None:
+def test_later_layers_override_earlier_ones(study_file: Path) -> None:
     (run, _) = runs(
         study_file,
         "methods.full_rank.training.learning_rate=0.5",
@@ -57,7 +57,7 @@ def test_exponents_without_a_dot_are_numbers(study_file: Path) -> None:
         ("training.warmup_steps=3", True),
         ("data.max_length=32", True),
         ("training.precision=bfloat16_autocast", True),
-        ("training.warmup_steps=4", False),  # what warmup_fraction 0.1 of 40 says anyway
+        ("training.warmup_steps=4", False),  # equal to warmup_fraction 0.1 of 40
         ("training.checkpoint_every=5", False),
         ("training.log_every=9", False),
         ("training.gradient_checkpointing=true", False),
@@ -78,7 +78,7 @@ def test_the_hash_covers_what_changes_the_weights_and_nothing_else(
     ) is changes
 
 
-def test_a_younger_field_at_its_default_leaves_stored_hashes_alone() -> None:
+def test_a_younger_field_at_its_default_keeps_stored_hashes() -> None:
     assert "state_bits" not in weight_fields(Training(learning_rate=1.0))
     assert weight_fields(Training(learning_rate=1.0, state_bits=8))["state_bits"] == 8
 
@@ -89,7 +89,7 @@ def test_seeds_make_different_runs(study_file: Path) -> None:
     assert (first.init_seed, second.init_seed, first.data_seed, second.data_seed) == (0, 1, 0, 1)
 
 
-def test_a_scale_may_have_seeds_of_its_own(study_file: Path) -> None:
+def test_a_scale_may_override_the_seeds(study_file: Path) -> None:
     found = runs(study_file, "scales={nano: {seeds: [3]}, micro: {}}")
     assert [(run.scale, run.seed) for run in found] == [("nano", 3), ("micro", 0), ("micro", 1)]
 
@@ -126,7 +126,7 @@ def test_a_data_seed_of_the_study_fixes_the_order_for_all_seeds(study_file: Path
         ("methods.galore={settings: {rank: 4096}}", ("rank 4096", "galore", "nano", "at most 64")),
     ],
 )
-def test_bad_input_names_file_key_and_mend(
+def test_bad_input_names_file_key_and_fix(
     study_file: Path, override: str, words: tuple[str, ...]
 ) -> None:
     with pytest.raises(UsageError) as caught:
@@ -148,7 +148,7 @@ def test_bad_input_names_file_key_and_mend(
         ("name: x\nmethods: [full_rank, full_rank]\nscales: [nano]\n", "twice"),
     ],
 )
-def test_broken_files(tmp_path: Path, text: str, words: str) -> None:
+def test_broken_files_are_errors(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=words):
@@ -157,7 +157,7 @@ def test_broken_files(tmp_path: Path, text: str, words: str) -> None:
         load_study(tmp_path / "absent.yaml")
 
 
-def test_variants_are_runs_of_their_own_and_twins_are_refused(study_file: Path) -> None:
+def test_variants_are_separate_runs_and_duplicates_are_errors(study_file: Path) -> None:
     found = runs(
         study_file,
         "methods.full_rank.variants={a: {training: {learning_rate: 0.1}}, b: {training: {learning_rate: 0.2}}}",
@@ -170,12 +170,12 @@ def test_variants_are_runs_of_their_own_and_twins_are_refused(study_file: Path) 
         runs(study_file, "methods.full_rank.variants={a: {}, b: {}}")
 
 
-def test_a_study_may_bring_its_own_scale(study_file: Path) -> None:
+def test_a_study_may_define_a_scale(study_file: Path) -> None:
     shape = "{hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 2, rank: 8}"
     assert runs(study_file, "scales.mine={shape: " + shape + "}")[-1].shape.hidden_size == 32
 
 
-def test_the_published_preset_is_the_studys_recipe(study_file: Path) -> None:
+def test_the_published_preset_has_the_published_recipe(study_file: Path) -> None:
     study = load_study(
         study_file, ["preset=published", "scales=[60m]", "training={}", "data={}", "seeds=[0]"]
     )

@@ -1,6 +1,4 @@
-"""Tiny corpora that are different in every document, and a way to open them in a cache of their
-own.
-"""
+"""Tiny corpora in which every document is different, and a way to open them in a separate cache."""
 
 from __future__ import annotations
 

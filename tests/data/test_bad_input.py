@@ -1,4 +1,4 @@
-"""Every bad corpus is one sentence that names it and the mend, and leaves nothing half-made."""
+"""Every bad corpus is one sentence that names it and the fix, and leaves no partial files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def bad_file(folder, kind):
         return {"path": str(path), "source": "text"}, "blank' is empty"
     if kind == "not-json":
         path.write_text('{"text": "a"}\nhello\n')
-        return {"path": str(path)}, r"line 2 of .*not-json is not JSON .*one object a line"
+        return {"path": str(path)}, r"line 2 of .*not-json is not JSON .*one object per line"
     if kind == "wrong-field":
         write_jsonl(path, ["a"], field="body")
         return {
@@ -89,7 +89,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_corpus_that_cannot_be_read(open_corpus, tmp_path, cache, kind):
+def test_a_corpus_that_cannot_be_read_is_an_error(open_corpus, tmp_path, cache, kind):
     options, message = bad_file(tmp_path, kind)
     with pytest.raises(DataError, match=message) as caught:
         open_corpus(**options)
@@ -98,20 +98,20 @@ def test_a_corpus_that_cannot_be_read(open_corpus, tmp_path, cache, kind):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission(open_corpus, tmp_path):
+def test_a_file_without_permission_is_an_error(open_corpus, tmp_path):
     path = write_jsonl(tmp_path / "secret.jsonl", sentences(9))
     path.chmod(0)
     with pytest.raises(DataError, match=r"cannot read .*secret\.jsonl"):
         open_corpus(path=str(path))
 
 
-def test_an_unknown_source_is_suggested(open_corpus):
+def test_the_nearest_source_is_suggested(open_corpus):
     with pytest.raises(UnknownNameError, match="unknown data source 'json'; did you mean 'jsonl'"):
         open_corpus(source="json")
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_a_corpus_smaller_than_a_batch(open_corpus, layout):
+def test_a_corpus_smaller_than_a_batch_is_an_error(open_corpus, layout):
     dataset = open_corpus(sentences(12), layout=layout, validation_fraction=0.1)
     with pytest.raises(
         DataError,
@@ -121,14 +121,14 @@ def test_a_corpus_smaller_than_a_batch(open_corpus, layout):
     dataset.require(8)
 
 
-def test_a_corpus_smaller_than_a_row(open_corpus):
+def test_a_corpus_smaller_than_a_row_is_an_error(open_corpus):
     with pytest.raises(
         DataError, match=r"holds 0 rows of 4096 tokens, fewer than the 1 needed; .*data\.max_length"
     ):
         open_corpus(sentences(12), max_length=4096)
 
 
-def test_a_held_out_split_smaller_than_a_row(open_corpus):
+def test_a_held_out_split_smaller_than_a_row_is_an_error(open_corpus):
     dataset = open_corpus(sentences(40), max_length=400, validation_fraction=0.01)
     with pytest.raises(
         DataError,
@@ -137,7 +137,7 @@ def test_a_held_out_split_smaller_than_a_row(open_corpus):
         dataset.evaluation_set("v", split="validation", tokens=100)
 
 
-def test_a_cache_that_cannot_be_written(open_corpus, tmp_path):
+def test_a_cache_that_cannot_be_written_is_an_error(open_corpus, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="LOWRANK_CACHE"):
         open_corpus(cache=tmp_path / "file" / "cache")

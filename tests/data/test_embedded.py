@@ -1,4 +1,4 @@
-"""The embedded corpus: prose out of docstrings, the same for the same packages."""
+"""The embedded corpus: prose from docstrings, the same for the same packages."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ GOOGLE = """Build the model from a configuration that was saved before.
 """
 
 
-def test_what_is_kept_of_a_numpy_docstring():
+def test_the_prose_of_a_numpy_docstring():
     assert _prose.Collector().document(NUMPY).split("\n\n") == [
         "Return the mean of an array along an axis, or of all of its elements together.",
         "The mean is the sum of the elements divided by their number; see median and axis for what is more robust, "
@@ -74,14 +74,14 @@ def test_what_is_kept_of_a_numpy_docstring():
     ]
 
 
-def test_what_is_kept_of_a_google_docstring():
+def test_the_prose_of_a_google_docstring():
     assert _prose.Collector().document(GOOGLE).split("\n\n") == [
         "Build the model from a configuration that was saved before.",
         "The weights are not read here, since a configuration does not know where they are.",
     ]
 
 
-def test_a_paragraph_is_taken_once():
+def test_repeated_paragraphs_are_dropped():
     collector = _prose.Collector()
     assert collector.document(NUMPY)
     assert not collector.document(NUMPY)
@@ -101,11 +101,11 @@ def test_a_paragraph_is_taken_once():
         "See https://example.org/page for more on how this is done and why it is as it is.",
     ],
 )
-def test_what_is_not_prose(text):
+def test_text_that_is_not_prose_is_dropped(text):
     assert not _prose.prose(text)
 
 
-def test_docstrings_begin_a_line():
+def test_only_strings_that_begin_a_line_are_docstrings():
     code = 'x = """this string is assigned and not documentation of any kind."""\n\n'
     code += 'def f():\n    r"""Documentation of a function, as long as it must be."""\n'
     assert list(_prose.docstrings(code)) == ["Documentation of a function, as long as it must be."]
@@ -138,14 +138,14 @@ def test_the_corpus_of_one_small_package(tmp_path, monkeypatch):
     assert open_data(config, 1, cache=tmp_path).fingerprint == dataset.fingerprint
 
 
-def test_the_standard_library_is_part_of_it():
+def test_the_corpus_includes_the_standard_library():
     (root,) = embedded._roots(embedded.PACKAGES["python"])
     names = {path.relative_to(root).as_posix() for path in embedded._modules([root])}
     assert "argparse.py" in names
     assert not [name for name in names if name.startswith(("site-packages", "test/"))]
 
 
-def test_builds_of_one_version_have_one_origin(monkeypatch, tmp_path):
+def test_builds_of_the_same_version_have_the_same_origin(monkeypatch, tmp_path):
     origins = []
     for version in ("2.13.0+cpu", "2.13.0+cu128", "2.13.1"):
         monkeypatch.setattr(embedded, "version", lambda name, version=version: version)
@@ -153,13 +153,13 @@ def test_builds_of_one_version_have_one_origin(monkeypatch, tmp_path):
     assert origins[0] == origins[1] != origins[2]
 
 
-def test_no_package_installed(monkeypatch, tmp_path):
+def test_an_environment_without_packages_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(embedded.SOURCE, "packages", {"no-such-distribution": "nothing"})
     with pytest.raises(DataError, match=r"finds none of its packages installed; set data\.source"):
         open_data(Data(), 0, cache=tmp_path)
 
 
-def test_files_come_in_one_order_and_without_tests(tmp_path):
+def test_files_are_sorted_and_exclude_tests(tmp_path):
     for name in ("b/x.py", "a.py", "b/tests/t.py", "c.txt", "_vendor/v.py", "b.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")

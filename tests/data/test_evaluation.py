@@ -1,4 +1,4 @@
-"""Evaluation sets: fixed rows of a held-out split, known by their hash."""
+"""Evaluation sets: fixed rows of a held-out split, identified by their hash."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lowrank.errors import DataError
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("source", ["jsonl", "huggingface"])
-def test_a_set_is_deterministic_and_its_record_is_true(open_corpus, hub_folder, layout, source):
+def test_a_set_is_deterministic_and_matches_its_record(open_corpus, hub_folder, layout, source):
     options = {"source": source, "path": str(hub_folder)} if source == "huggingface" else {}
     found, again = (
         open_corpus(seed=seed, layout=layout, max_length=64, **options).evaluation_set(
@@ -34,7 +34,7 @@ def test_a_set_is_deterministic_and_its_record_is_true(open_corpus, hub_folder, 
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"split": "selection"}, {"examples": 11}])
-def test_other_rows_have_another_hash(open_corpus, change):
+def test_different_rows_have_different_hashes(open_corpus, change):
     dataset = open_corpus()
     base = {"split": "validation", "examples": 10, "seed": 0}
     assert (
@@ -52,7 +52,7 @@ def test_padded_and_packed_sets_differ(open_corpus):
     assert found[0] != found[1]
 
 
-def test_the_name_is_no_part_of_the_hash(open_corpus):
+def test_the_hash_ignores_the_name(open_corpus):
     dataset = open_corpus()
     a, b = (
         asdict(dataset.evaluation_set(name, split="validation", examples=5).record) for name in "ab"
@@ -62,7 +62,7 @@ def test_the_name_is_no_part_of_the_hash(open_corpus):
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_tokens_are_reached_with_as_few_rows_as_possible(open_corpus, layout):
+def test_a_number_of_tokens_takes_as_few_rows_as_possible(open_corpus, layout):
     dataset = open_corpus(layout=layout)
     for tokens in (1, 15, 16, 100, 101):
         found = dataset.evaluation_set("v", split="validation", tokens=tokens)
@@ -75,7 +75,7 @@ def test_tokens_are_reached_with_as_few_rows_as_possible(open_corpus, layout):
         assert sum(scored[:-1]) < tokens
 
 
-def test_a_small_split_is_taken_whole_and_said_so(open_corpus):
+def test_a_small_split_is_used_completely_and_recorded(open_corpus):
     dataset = open_corpus(layout="padded")
     record = dataset.evaluation_set("v", split="validation", tokens=10**9).record
     assert record.examples == 30  # a tenth of 300 documents
@@ -91,7 +91,7 @@ def test_a_larger_set_begins_with_the_smaller_one(open_corpus):
     assert (large.tokens[:5] == small.tokens).all()
 
 
-def test_no_training_row_is_held_out(open_corpus):
+def test_training_rows_and_held_out_rows_are_disjoint(open_corpus):
     dataset = open_corpus(layout="padded", max_length=64)
     trained = {tuple(row) for row in dataset.rows(0, 240).input_ids.tolist()}
     for split in ("validation", "selection"):
@@ -103,7 +103,7 @@ def test_no_training_row_is_held_out(open_corpus):
         assert not held & trained
 
 
-def test_bad_requests(open_corpus):
+def test_bad_requests_are_errors(open_corpus):
     dataset = open_corpus()
     with pytest.raises(
         DataError, match="there is no split 'test'; there are train, validation, selection"

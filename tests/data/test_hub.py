@@ -1,5 +1,5 @@
-"""Sources of the Hugging Face hub without a hub: folders through the same code, copies on the disk,
-and no network.
+"""Sources of the Hugging Face hub without a hub: local folders, cached copies, and lost
+connections.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def refuse(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize("asked", ["by the user", "by the network"])
 @pytest.mark.parametrize("source", ["c4", "huggingface"])
-def test_offline_says_at_once_what_to_do(
+def test_the_error_in_offline_mode_names_the_fix(
     open_corpus, no_network, monkeypatch, cache, source, asked
 ):
     if asked == "by the user":
@@ -54,7 +54,7 @@ def test_offline_says_at_once_what_to_do(
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
-def test_a_copy_on_the_disk_serves_without_network(open_corpus, no_network, hub_folder, tmp_path):
+def test_a_cached_copy_is_read_without_network(open_corpus, no_network, hub_folder, tmp_path):
     """The library's own cache of a downloaded data set, as another run on this machine left it."""
     datasets.load_dataset(str(hub_folder), cache_dir=str(tmp_path / "datasets"))
     (built,) = {path.parent for path in (tmp_path / "datasets").rglob("*.arrow")}
@@ -71,7 +71,7 @@ def test_a_copy_on_the_disk_serves_without_network(open_corpus, no_network, hub_
     assert len(dataset.rows(0, 5)) == 5
 
 
-def test_what_was_resolved_once_needs_no_network_and_does_not_change(
+def test_a_resolved_data_set_needs_no_network_and_does_not_change(
     open_corpus, hub_folder, cache, monkeypatch
 ):
     dataset = open_corpus(source="huggingface", path=str(hub_folder))
@@ -83,7 +83,7 @@ def test_what_was_resolved_once_needs_no_network_and_does_not_change(
     assert (again.rows(0, 20).input_ids == expected).all()
 
 
-def test_a_folder_is_known_by_its_content(open_corpus, hub_folder, tmp_path):
+def test_a_folder_is_identified_by_its_content(open_corpus, hub_folder, tmp_path):
     before = open_corpus(source="huggingface", path=str(hub_folder)).fingerprint
     shutil.copytree(hub_folder, tmp_path / "moved")
     assert open_corpus(source="huggingface", path=str(tmp_path / "moved")).fingerprint == before
@@ -92,10 +92,10 @@ def test_a_folder_is_known_by_its_content(open_corpus, hub_folder, tmp_path):
     assert open_corpus(source="huggingface", path=str(hub_folder)).fingerprint != before
 
 
-def test_the_connection_breaks_while_reading(open_corpus, hub_folder, monkeypatch):
+def test_a_lost_connection_is_reported(open_corpus, hub_folder, monkeypatch):
     dataset = open_corpus(source="huggingface", path=str(hub_folder))
     monkeypatch.setattr("datasets.iterable_dataset.IterableDataset.__iter__", refuse)
-    with pytest.raises(DataError, match="is no readable data set"):
+    with pytest.raises(DataError, match="is not a readable data set"):
         list(dataset.source.read("train", 5))
 
 
@@ -104,15 +104,15 @@ def test_the_connection_breaks_while_reading(open_corpus, hub_folder, monkeypatc
     [
         ({"path": None}, r"needs data\.path: the name of a data set"),
         ({"text_field": "body"}, r"has no text field 'body' \(it has text\); set data\.text_field"),
-        ({"subset": "nope"}, r"hubset' of data\.path is no readable data set .*nope"),
+        ({"subset": "nope"}, r"hubset' of data\.path is not a readable data set .*nope"),
     ],
 )
-def test_bad_names(open_corpus, hub_folder, options, message):
+def test_bad_names_are_errors(open_corpus, hub_folder, options, message):
     with pytest.raises(DataError, match=message):
         open_corpus(**{"source": "huggingface", "path": str(hub_folder), **options})
 
 
-def test_a_data_set_without_a_training_split(open_corpus, hub_folder):
+def test_a_data_set_without_a_training_split_is_an_error(open_corpus, hub_folder):
     for path in hub_folder.glob("train*"):
         path.unlink()
     with pytest.raises(DataError, match="has no split 'train'"):
@@ -127,7 +127,7 @@ def test_a_data_set_without_a_training_split(open_corpus, hub_folder):
         ("RevisionNotFoundError", r"has no revision 'v9'; correct data\.revision"),
     ],
 )
-def test_what_the_hub_refuses(open_corpus, monkeypatch, error, message):
+def test_refusals_of_the_hub_are_reported(open_corpus, monkeypatch, error, message):
     from huggingface_hub import errors
 
     def answer(*_: object, **__: object) -> None:
@@ -151,7 +151,7 @@ def _source(config: Data, cache: Path):
     return sources.get(config.source)(config, cache)
 
 
-def test_c4_through_the_published_protocol(open_corpus, hub_folder, tmp_path, cache, monkeypatch):
+def test_c4_under_the_published_protocol(open_corpus, hub_folder, tmp_path, cache, monkeypatch):
     """The whole way of C4 with a local folder in its place: given tokenizer, fewer rows than
     tokens, its own validation.
     """

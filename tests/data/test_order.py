@@ -1,6 +1,4 @@
-"""Orders by integer arithmetic: checked against the published generator, and for being shuffles at
-all.
-"""
+"""Permutations by integer arithmetic: equal to the published generator, and uniform."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from lowrank.data import order
 from lowrank.data.batch import rows_hash
 
 
-def test_words_are_those_of_splitmix64():
+def test_words_match_splitmix64():
     """The first outputs of the generator for the seed 1234567, as its implementations are commonly
     checked.
     """
@@ -46,7 +44,7 @@ def shuffled(size: int, count: int, seed: int = 7) -> list[int]:
     return [out for item in range(count) for out in reservoir.push(item)] + list(reservoir.drain())
 
 
-def test_a_buffer_mixes_and_loses_nothing():
+def test_a_shuffle_buffer_permutes_its_items():
     out = shuffled(50, 3000)
     assert sorted(out) == list(range(3000))
     assert 0.4 < np.mean(np.diff(out) < 0) < 0.6  # neighbours leave in either order
@@ -56,7 +54,7 @@ def test_a_buffer_mixes_and_loses_nothing():
     assert shuffled(0, 30) == list(range(30))
 
 
-def test_a_buffer_goes_on_from_its_state():
+def test_a_shuffle_buffer_continues_from_its_state():
     whole = shuffled(50, 3000)
     first: order.Reservoir[int] = order.Reservoir(50, 7)
     out = [leaving for item in range(1111) for leaving in first.push(item)]
@@ -65,7 +63,7 @@ def test_a_buffer_goes_on_from_its_state():
     assert out + list(second.drain()) == whole
 
 
-def test_every_token_label_and_the_shape_are_in_the_hash():
+def test_the_hash_covers_tokens_labels_and_shape():
     tokens = np.arange(60, dtype=np.int32).reshape(6, 10)
     labels = tokens.copy()
     found = {rows_hash(tokens, None), rows_hash(tokens.reshape(10, 6), None)}

@@ -1,6 +1,4 @@
-"""Rows are a pure function of configuration, text and seed: any position, any process, epoch after
-epoch.
-"""
+"""Rows are a pure function of configuration, text and seed, at any position and in any process."""
 
 from __future__ import annotations
 
@@ -22,7 +20,9 @@ def rows_in_epoch(dataset) -> int:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("streamed", [False, True])
-def test_any_position_equals_the_sequence(open_corpus, hub_folder, small_shards, layout, streamed):
+def test_random_access_equals_sequential_access(
+    open_corpus, hub_folder, small_shards, layout, streamed
+):
     options = (
         {"source": "huggingface", "path": str(hub_folder), "shuffle_buffer": 50} if streamed else {}
     )
@@ -38,7 +38,7 @@ def test_any_position_equals_the_sequence(open_corpus, hub_folder, small_shards,
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_epoch_holds_every_row_once_in_another_order(open_corpus, small_shards, layout):
+def test_every_epoch_is_a_new_permutation_of_all_rows(open_corpus, small_shards, layout):
     dataset = open_corpus(layout=layout)
     size = rows_in_epoch(dataset)
     epochs = [
@@ -49,7 +49,7 @@ def test_every_epoch_holds_every_row_once_in_another_order(open_corpus, small_sh
     assert len(set(epochs[0])) == size
 
 
-def test_a_stream_repeats_its_rows_in_another_order(open_corpus, hub_folder, small_shards):
+def test_a_stream_repeats_its_rows_in_a_new_order(open_corpus, hub_folder, small_shards):
     dataset = open_corpus(source="huggingface", path=str(hub_folder), shuffle_buffer=40)
     dataset.rows(0, 10_000)
     size = rows_in_epoch(dataset)
@@ -62,7 +62,7 @@ def test_a_stream_repeats_its_rows_in_another_order(open_corpus, hub_folder, sma
 
 
 @pytest.mark.parametrize("source", ["jsonl", "huggingface"])
-def test_the_seed_orders_the_rows(open_corpus, hub_folder, source):
+def test_the_seed_determines_the_order_of_rows(open_corpus, hub_folder, source):
     options = {"source": source, "path": str(hub_folder)} if source == "huggingface" else {}
     a, b, again = (open_corpus(seed=seed, **options) for seed in (0, 1, 0))
     assert torch.equal(a.rows(0, 40).input_ids, again.rows(0, 40).input_ids)
@@ -115,7 +115,7 @@ def test_padded_rows_are_one_document_each(open_corpus, small_shards):
     )
 
 
-def test_rows_are_cheap(open_corpus):
+def test_reading_rows_is_fast(open_corpus):
     dataset = open_corpus(max_length=32)
     dataset.rows(0, 8)
     started = time.process_time()  # others may be using the machine

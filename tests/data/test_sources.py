@@ -87,7 +87,7 @@ def test_folder_glob_and_file(corpus, tmp_path):
         ] == expected
 
 
-def test_reading_goes_on_from_every_position(corpus, tmp_path):
+def test_reading_can_continue_from_every_position(corpus, tmp_path):
     name, _, folder = corpus
     whole = list(source(tmp_path, name, str(folder)).read("train", None))
     for n in (1, 7, 24, 25, 26, 40):
@@ -97,7 +97,7 @@ def test_reading_goes_on_from_every_position(corpus, tmp_path):
         )
 
 
-def test_a_separator_of_ones_own(tmp_path):
+def test_a_custom_separator(tmp_path):
     (tmp_path / "x.txt").write_text("One.\n\nStill one.\n<|endoftext|>\nTwo.\n<|endoftext|>\n")
     found = source(tmp_path, "text", str(tmp_path / "x.txt"), separator="<|endoftext|>").read(
         "train", None
@@ -107,7 +107,7 @@ def test_a_separator_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 64])
 @pytest.mark.parametrize("separator", [None, "\n\n", "<|e|>"])
-def test_blocks_of_a_text_file_do_not_show(tmp_path, monkeypatch, block, separator):
+def test_block_boundaries_do_not_split_documents(tmp_path, monkeypatch, block, separator):
     from lowrank.data.sources import text
 
     body = "\n\n \n\nA b\nc.\n\n\n \nD e.\r\n\r\nF<|e|>g.\n<|e|>\nH\n\t\ni."
@@ -128,13 +128,13 @@ def test_blocks_of_a_text_file_do_not_show(tmp_path, monkeypatch, block, separat
     assert read() == whole
 
 
-def test_another_field(tmp_path, open_corpus):
+def test_a_custom_text_field(tmp_path, open_corpus):
     path = write_jsonl(tmp_path / "x.jsonl", sentences(40), field="content")
     dataset = open_corpus(path=str(path), text_field="content")
     assert dataset.survey.documents == 40
 
 
-def test_documents_without_text_are_left_out(open_corpus):
+def test_documents_without_text_are_skipped(open_corpus):
     assert open_corpus([*sentences(40), "", ""]).survey.documents == 40
 
 

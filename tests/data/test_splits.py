@@ -1,6 +1,4 @@
-"""Splits are told apart by content: disjoint, complete, the same whatever the order, the file or
-the duplicates.
-"""
+"""Splits depend on content: disjoint, complete, and independent of order, file and source."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ def test_splits_are_disjoint_and_complete(open_corpus):
     assert len(found["validation"]) == len(found["selection"]) == 40
 
 
-def test_duplicates_never_straddle_splits(open_corpus):
+def test_duplicates_share_a_split(open_corpus):
     given = sentences(60) * 5
     dataset = open_corpus(given)
     found = [set(documents(dataset, split)) for split in SPLITS]
@@ -32,7 +30,7 @@ def test_duplicates_never_straddle_splits(open_corpus):
     )
 
 
-def test_order_of_documents_does_not_move_them(open_corpus):
+def test_splits_do_not_depend_on_the_order_of_documents(open_corpus):
     given = sentences(200)
     forward, backward = open_corpus(given), open_corpus(given[::-1])
     for split in SPLITS:
@@ -49,7 +47,7 @@ def test_a_handful_of_documents_still_has_three_splits():
         assert {bounds.split(document) for document in given} == set(SPLITS)
 
 
-def test_a_stream_with_its_own_validation_gives_up_selection_only(open_corpus, hub_folder):
+def test_a_stream_with_a_validation_part_needs_only_a_selection_split(open_corpus, hub_folder):
     dataset = open_corpus(source="huggingface", path=str(hub_folder))
     assert sorted(documents(dataset, "validation")) == sorted(sentences(80, seed=9))
     trained, selected = documents(dataset, "train"), documents(dataset, "selection")
@@ -68,7 +66,7 @@ def test_a_stream_without_validation_is_split_by_content(open_corpus, hub_folder
     assert all(found)
 
 
-def test_the_fingerprint_is_of_the_text_not_of_its_place(open_corpus, tmp_path, cache):
+def test_the_fingerprint_covers_the_text_but_not_its_location(open_corpus, tmp_path, cache):
     given = sentences(50)
     places = [write_jsonl(tmp_path / name / "x.jsonl", given) for name in ("a", "b")]
     a, b = (open_corpus(path=str(place)) for place in places)

@@ -1,6 +1,4 @@
-"""The token store: made once by whoever is first, continued after a kill, checked
-when it is read.
-"""
+"""The token store: made once by the first process, continued after a kill, checked when read."""
 
 from __future__ import annotations
 
@@ -41,14 +39,14 @@ def test_the_text_is_tokenised_once(open_corpus, monkeypatch):
     assert not calls
 
 
-def test_all_lengths_and_layouts_share_one_store(open_corpus, cache):
+def test_lengths_and_layouts_share_one_token_store(open_corpus, cache):
     for options in ({}, {"max_length": 8}, {"layout": "padded"}):
         open_corpus(**options).rows(0, 3)
     open_corpus(seed=5).rows(0, 3)
     assert len(stores(cache)) == 1
 
 
-def test_a_stream_has_one_store_for_every_order(open_corpus, hub_folder, cache):
+def test_a_stream_has_one_token_store_per_seed(open_corpus, hub_folder, cache):
     for seed in (0, 1):
         open_corpus(seed=seed, source="huggingface", path=str(hub_folder)).rows(0, 3)
     assert len(stores(cache)) == 2
@@ -65,7 +63,7 @@ def test_a_stream_is_read_only_as_far_as_needed(open_corpus, hub_folder, small_s
 
 
 @pytest.mark.parametrize("buffer", [20, 5000])
-def test_a_stream_goes_on_where_another_process_stopped(
+def test_a_stream_continues_where_another_process_stopped(
     open_corpus, hub_folder, small_shards, tmp_path, buffer
 ):
     options = {"source": "huggingface", "path": str(hub_folder), "shuffle_buffer": buffer}
@@ -79,7 +77,7 @@ def test_a_stream_goes_on_where_another_process_stopped(
     assert not list(one.glob("*held*"))
 
 
-def test_the_buffer_shuffles_documents_and_loses_none(open_corpus, hub_folder, small_shards):
+def test_the_shuffle_buffer_permutes_the_documents(open_corpus, hub_folder, small_shards):
     order = {}
     for buffer in (1, 60):
         dataset = open_corpus(
@@ -98,7 +96,7 @@ def test_the_buffer_shuffles_documents_and_loses_none(open_corpus, hub_folder, s
     assert np.mean(np.array(moved) > 5) > 0.5
 
 
-def test_shards_ahead_are_made_in_the_background(open_corpus, hub_folder, small_shards):
+def test_the_next_shard_is_made_in_the_background(open_corpus, hub_folder, small_shards):
     dataset = open_corpus(source="huggingface", path=str(hub_folder), shuffle_buffer=20)
     store = dataset._split("train", 0).layout.store
     dataset.rows(0, 2)
@@ -122,7 +120,7 @@ def _open(path: str, cache: str, barrier, results) -> None:
     )
 
 
-def test_processes_that_build_at_once_agree(tmp_path):
+def test_concurrent_builds_agree(tmp_path):
     path = write_jsonl(tmp_path / "corpus.jsonl", sentences(300))
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(3), context.Queue()
@@ -151,7 +149,7 @@ open_data(config, 0, cache=Path(sys.argv[2])).rows(0, 1)
 """
 
 
-def test_a_killed_build_goes_on(open_corpus, tmp_path, monkeypatch):
+def test_a_killed_build_is_continued(open_corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "SHARD_TOKENS", 3000)
     monkeypatch.setattr(shards, "CHUNK_DOCUMENTS", 20)
     path = write_jsonl(tmp_path / "corpus.jsonl", sentences(5000))
@@ -201,7 +199,7 @@ def test_a_damaged_index_is_named(open_corpus, cache):
         open_corpus().rows(0, 1)
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(open_corpus, cache, monkeypatch):
+def test_a_full_disk_is_an_error_and_leaves_no_files(open_corpus, cache, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -24,7 +24,7 @@ from lowrank.data import tokenizer
 rng = random.Random(0)
 words = ["".join(rng.choices("abcdefghij", k=rng.randint(2, 9))) for _ in range(3000)]
 texts = [" ".join(rng.choices(words, k=50)) for _ in range(2000)]
-print(tokenizer.trained(texts, {"n": 1}, 1500, Path(sys.argv[1])).hash)
+print(tokenizer.train_tokenizer(texts, {"n": 1}, 1500, Path(sys.argv[1])).hash)
 """
 
 
@@ -58,7 +58,7 @@ def test_a_checkpoint_loads_the_tokenizer(open_corpus, tmp_path):
 @pytest.mark.parametrize(
     "text", ["plain", " two  spaces\n\ttabs ", "</s><pad><unk> as text", "数据 🙂 é", "<s>"]
 )
-def test_text_comes_back_and_special_tokens_in_it_are_text(open_corpus, text):
+def test_decoding_restores_the_text_including_special_tokens(open_corpus, text):
     dataset = open_corpus()
     (ids,) = dataset.vocabulary.encode([text])
     assert ids[-1] == dataset.special["eos_token_id"]
@@ -66,7 +66,7 @@ def test_text_comes_back_and_special_tokens_in_it_are_text(open_corpus, text):
     assert dataset.tokenizer.decode(ids[:-1]) == text
 
 
-def test_the_hash_is_of_the_content(open_corpus):
+def test_the_hash_covers_only_the_content(open_corpus):
     dataset = open_corpus()
     text = (dataset.vocabulary.folder / "tokenizer.json").read_text()
     body = json.loads(text)
@@ -85,7 +85,7 @@ def test_the_hash_is_of_the_content(open_corpus):
     assert tokenizers.canonical_hash(json.dumps(body)) != dataset.tokenizer_hash
 
 
-def test_held_out_text_does_not_train_the_tokenizer(open_corpus, monkeypatch):
+def test_the_tokenizer_is_trained_on_the_training_split(open_corpus, monkeypatch):
     seen = []
     train = tokenizers._train
     monkeypatch.setattr(
@@ -107,7 +107,7 @@ def test_the_sample_of_a_large_corpus_is_bounded(monkeypatch, characters):
         assert given.index(found[-1]) > 60  # spread over the corpus
 
 
-def test_a_given_folder(open_corpus, tmp_path):
+def test_a_tokenizer_in_a_local_folder(open_corpus, tmp_path):
     trained = open_corpus()
     trained.tokenizer.save_pretrained(tmp_path / "own")
     dataset = open_corpus(
@@ -122,7 +122,7 @@ def test_a_given_folder(open_corpus, tmp_path):
     assert (wider.rows(0, 9).input_ids == dataset.rows(0, 9).input_ids).all()
 
 
-def test_an_embedding_too_small_for_the_tokenizer(open_corpus, tmp_path):
+def test_an_embedding_too_small_for_the_tokenizer_is_an_error(open_corpus, tmp_path):
     open_corpus().tokenizer.save_pretrained(tmp_path / "own")
     with pytest.raises(
         DataError, match=r"the tokenizer gives token 29\d, but data\.vocabulary_size is 280"
@@ -168,14 +168,16 @@ def test_a_tokenizer_without_padding_or_end(open_corpus, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "mend"),
+    ("name", "fix"),
     [("empty", "it must hold a tokenizer.json"), ("no/such-tokenizer", "connect, download it")],
 )
-def test_a_tokenizer_that_cannot_be_loaded(open_corpus, tmp_path, monkeypatch, name, mend):
+def test_a_tokenizer_that_cannot_be_loaded_is_an_error(
+    open_corpus, tmp_path, monkeypatch, name, fix
+):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "empty").mkdir()
     with pytest.raises(
-        DataError, match=f"the tokenizer .*{name}' of data.tokenizer cannot be loaded; {mend}"
+        DataError, match=f"the tokenizer .*{name}' of data.tokenizer cannot be loaded; {fix}"
     ):
         open_corpus(tokenizer=str(tmp_path / name) if name == "empty" else name)
 

@@ -1,5 +1,5 @@
-"""The doctor finds each kind of damage, mends what can be mended, and never deletes what a missing
-number needs.
+"""The doctor finds each kind of damage, fixes what can be fixed, and keeps what a missing result
+needs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ metrics: [spectra]
 
 @pytest.fixture(scope="session")
 def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a study that has been run."""
+    """Return a folder with a study that has been run."""
     folder = tmp_path_factory.mktemp("studied")
     rng = random.Random(5)
     words = ["matrix", "rank", "gradient", "weight", "loss", "step", "seed", "token"]
@@ -56,7 +56,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(studied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it to damage."""
+    """Return a copy of the study to damage."""
     shutil.copytree(studied, tmp_path, dirs_exist_ok=True)
     (tmp_path / "tiny.yaml").write_text(
         STUDY.format(root=tmp_path / "out", corpus=tmp_path / "corpus.txt")
@@ -83,17 +83,17 @@ def open_store(home: Path) -> Store:
     return Store.open(home / "out" / "lowrank.db")
 
 
-def test_a_healthy_study_has_facts_only(
+def test_a_healthy_study_yields_only_facts(
     home: Path, doctor: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert doctor() == (0, [], "")
     assert run(["doctor", str(home / "tiny.yaml"), "--json"]) == 0
-    told = " ".join(row["finding"] for row in json.loads(capsys.readouterr().out))
+    printed = " ".join(row["finding"] for row in json.loads(capsys.readouterr().out))
     for word in ("Python", "torch", "schema up to date", "cola-pico-s0", "KiB"):
-        assert word in told
+        assert word in printed
 
 
-def test_what_can_be_mended_is_mended(home: Path, doctor: Callable) -> None:
+def test_fix_repairs_everything_that_can_be_repaired(home: Path, doctor: Callable) -> None:
     with open_store(home) as store:
         saved = next(row for row in store.find(records.Checkpoint) if row.step == 2)
         store.add(records.Protocol(name="nobody", lens="spectra", metric_revision=1))
@@ -110,22 +110,22 @@ def test_what_can_be_mended_is_mended(home: Path, doctor: Callable) -> None:
     half.mkdir()
     os.utime(half, (time.time() - 3600,) * 2)
     fresh = run_folder / "checkpoints" / ".step_00000004.abcd.tmp"
-    fresh.mkdir()  # somebody may be writing it
+    fresh.mkdir()  # another process may still write it
     (run_folder / "resume" / "step_00000004").mkdir(parents=True)
     status, found, _ = doctor()
     assert status == 1
     assert [row["mended_by"] for row in found] == ["--fix"] * 5
     for word in (
-        "no value stands under it",
-        "gone or silent",
-        "was never finished",
+        "no value uses it",
+        "has died or does not respond",
+        "was never completed",
         "has no row",
         "needs no resume point",
     ):
         assert sum(word in row["finding"] for row in found) == 1, word
     assert (
         run(["doctor", str(home / "tiny.yaml"), "--yes"]) == 2
-    )  # answers to questions that nobody asks
+    )  # --yes without --fix answers no question
     assert doctor("--fix", "--yes")[0] == 0
     assert doctor()[:2] == (0, [])
     with open_store(home) as store:
@@ -135,7 +135,9 @@ def test_what_can_be_mended_is_mended(home: Path, doctor: Callable) -> None:
     assert (half.exists(), fresh.exists(), (run_folder / "resume").exists()) == (False, True, False)
 
 
-def test_it_asks_first(home: Path, doctor: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fix_asks_for_confirmation(
+    home: Path, doctor: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with open_store(home) as store:
         store.add(records.Protocol(name="nobody", lens="spectra", metric_revision=1))
     asked: list[str] = []
@@ -170,7 +172,7 @@ def test_rows_without_their_files_are_problems(home: Path, doctor: Callable, dam
     assert problems[0]["advice"]
 
 
-def test_a_damaged_database_is_said_so(
+def test_a_damaged_database_is_reported(
     home: Path, doctor: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = home / "out" / "lowrank.db"
@@ -194,7 +196,7 @@ def weights(home: Path) -> set[tuple[str, int]]:
     }
 
 
-def test_retention_keeps_what_a_missing_number_needs(home: Path, doctor: Callable) -> None:
+def test_retention_keeps_weights_that_a_missing_result_needs(home: Path, doctor: Callable) -> None:
     everything = {(method, step) for method in ("full_rank", "cola") for step in (0, 2, 4)}
     file = home / "tiny.yaml"
     text = file.read_text()
@@ -207,7 +209,7 @@ def test_retention_keeps_what_a_missing_number_needs(home: Path, doctor: Callabl
     doctor("--fix", "--yes")
     assert {entry for entry in everything if entry[1] == 4} < weights(home)
     plan = Plan.of(file)
-    with open_store(home) as store:  # what the lens that was added has to compare is all there
+    with open_store(home) as store:  # all checkpoints that the added lens compares still exist
         needed = {
             (row["method"], row["step"])
             for row in plan_rows(store, plan)
@@ -218,14 +220,14 @@ def test_retention_keeps_what_a_missing_number_needs(home: Path, doctor: Callabl
     file.write_text(text + "\nkeep: {every: 2}\n")
     doctor("--fix", "--yes")
     assert {(method, step) for method in ("full_rank", "cola") for step in (0, 4)} == weights(home)
-    assert doctor()[:2] == (0, [])  # what was deleted on purpose is no damage
+    assert doctor()[:2] == (0, [])  # weights deleted by keep are not damage
     with open_store(home) as store:
         saved = next(row for row in store.find(records.Checkpoint) if row.step == 2)
     with pytest.raises(checkpoint.CheckpointError, match="deleted by the study's section 'keep'"):
         checkpoint.load(home / "out" / saved.path, saved.sha256)
 
 
-def test_retention_waits_for_runs_that_have_not_ended(home: Path, doctor: Callable) -> None:
+def test_retention_waits_until_all_runs_have_ended(home: Path, doctor: Callable) -> None:
     file = home / "tiny.yaml"
     file.write_text(file.read_text() + "\nkeep: {checkpoints: final}\n")
     with open_store(home) as store:
@@ -233,7 +235,7 @@ def test_retention_waits_for_runs_that_have_not_ended(home: Path, doctor: Callab
     before = weights(home)
     _, found, _ = doctor("--fix", "--yes")
     assert weights(home) == before
-    assert any("when all runs have ended" in row["finding"] for row in found)
+    assert any("once all runs have ended" in row["finding"] for row in found)
 
 
 def test_failures_come_with_their_log(home: Path, doctor: Callable) -> None:
@@ -251,7 +253,7 @@ def test_failures_come_with_their_log(home: Path, doctor: Callable) -> None:
         )
     log = home / "out" / "logs" / "lowrank.log"
     assert "study run" in log.read_text()
-    for expected in (f"mend the cause (see {log.resolve()}), then", "mend the cause, then"):
+    for expected in (f"fix the cause (see {log.resolve()}), then", "fix the cause, then"):
         _, rows, _ = doctor()
         advice = [row["advice"] for row in rows if "why" in row["finding"]]
         assert len(advice) == 2

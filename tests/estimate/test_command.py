@@ -77,7 +77,7 @@ def test_all_methods_when_none_is_named(ask: Any) -> None:
     assert {row["vocabulary_size"] for row in rows} == {100}
 
 
-def test_options_change_what_they_say(ask: Any) -> None:
+def test_options_change_the_configuration(ask: Any) -> None:
     base = [
         "--method",
         "full_rank",

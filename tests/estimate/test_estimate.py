@@ -1,6 +1,4 @@
-"""Estimates against what is really held: models, optimizers, saved tensors, files, and the
-published parameter counts.
-"""
+"""Estimates against real models, optimizers, saved tensors and files, and the published counts."""
 
 from __future__ import annotations
 
@@ -104,7 +102,7 @@ def updated(
 @pytest.mark.parametrize("precision", ["float32", "pure_bfloat16"])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("method", methods.names())
-def test_weights_gradients_and_states_are_those_of_a_real_update(
+def test_weights_gradients_and_states_match_a_real_update(
     method: str, shape: str, precision: str, tmp_path: Path
 ) -> None:
     run = config(method, SHAPES[shape], precision=precision)
@@ -140,7 +138,7 @@ def test_states_of_every_projection(method: str, proj_type: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "scale"), PUBLISHED)
-def test_parameter_counts_are_the_published_ones(method: str, scale: str) -> None:
+def test_parameter_counts_match_the_published_ones(method: str, scale: str) -> None:
     model, _ = module.meta_model(config(method, shape_of(scale)), 32_000)
     counts = model_bytes(model)
     assert (counts["parameters_total"], counts["parameters_trainable"]) == PUBLISHED[method, scale]
@@ -148,7 +146,7 @@ def test_parameter_counts_are_the_published_ones(method: str, scale: str) -> Non
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
 @pytest.mark.parametrize("method", methods.names())
-def test_activations_are_the_tensors_that_autograd_saves(method: str, autocast: bool) -> None:
+def test_activations_match_the_tensors_that_autograd_saves(method: str, autocast: bool) -> None:
     """The oracle: unique storages that a real forward pass saves, without weights and buffers; and
     the loss itself.
     """
@@ -173,7 +171,7 @@ def test_activations_are_the_tensors_that_autograd_saves(method: str, autocast: 
     assert estimate(run, 50).activation_bytes == held + nats.nbytes
 
 
-def test_checkpointing_keeps_one_input_a_block_and_computes_again() -> None:
+def test_checkpointing_keeps_one_input_per_block_and_recomputes() -> None:
     shape = SHAPES["even"]
     plain, saving = (
         estimate(config("full_rank", shape, 24, gradient_checkpointing=on), 50)
@@ -213,7 +211,7 @@ FLOPS: dict[
 
 
 @pytest.mark.parametrize("method", FLOPS)
-def test_flops_are_the_products_that_are_carried_out(method: str) -> None:
+def test_flops_count_the_products_that_are_executed(method: str) -> None:
     shape, length, vocabulary = SHAPES["even"], 24, 50
     layers = sum(FLOPS[method](m, n, shape.rank, 1 / (2 * length)) for m, n in linear(shape))
     # Attention: two products forward (scores, mix), five backward (the scores once more), two
@@ -284,7 +282,7 @@ def test_updates_within_the_backward_pass_and_states_in_eight_bits_lower_the_pea
     )
 
 
-def test_accumulation_holds_gradients_while_activations_are_made() -> None:
+def test_accumulation_keeps_gradients_while_activations_are_computed() -> None:
     shape = SHAPES["even"]
     whole, parts = (
         estimate(config("full_rank", shape, 64, batch_size=8, micro_batch_size=m), 50, "cuda")
@@ -296,7 +294,7 @@ def test_accumulation_holds_gradients_while_activations_are_made() -> None:
     assert parts.flops_per_token == pytest.approx(whole.flops_per_token, rel=1e-6)
 
 
-def test_evaluation_counts_for_the_peak() -> None:
+def test_the_peak_includes_evaluation() -> None:
     shape = SHAPES["even"]
     small = estimate(config("full_rank", shape), 50, "cuda")
     large = estimate(config("full_rank", shape, evaluation_batch_size=4096), 50, "cuda")
@@ -309,7 +307,7 @@ def test_evaluation_counts_for_the_peak() -> None:
     assert estimate(limited, 50, "cuda").peak_bytes == pytest.approx(small.peak_bytes, rel=0.2)
 
 
-def test_a_billion_parameters_take_seconds_and_no_memory() -> None:
+def test_a_model_of_a_billion_parameters_is_estimated_in_seconds() -> None:
     start = time.process_time()
     found = estimate(config("galore", shape_of("1b"), 256, batch_size=1), 32_000)
     assert found.parameters_total > 1.2e9
@@ -320,11 +318,11 @@ def test_a_billion_parameters_take_seconds_and_no_memory() -> None:
 
 
 class ToySettings(Config):
-    """None."""
+    """Settings without fields."""
 
 
 class Peeking(Method):
-    """A method whose optimizer looks at values and does not count its state."""
+    """A method whose optimizer reads tensor values and does not declare its state."""
 
     family, title, summary, source, Settings = "optimizer", "toy", "toy", "here", ToySettings
 
@@ -338,7 +336,7 @@ class Peeking(Method):
 
 
 class Momentum(Peeking):
-    """Any optimizer of PyTorch's own is told by tracing its step."""
+    """Any optimizer of PyTorch is estimated by tracing its step."""
 
     def optimizer(self, model: nn.Module, training: Training) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -359,7 +357,7 @@ def test_methods_from_outside(toy: type[Method], monkeypatch: pytest.MonkeyPatch
             estimate(run, 50)
 
 
-def test_the_vocabulary_comes_from_the_study_or_is_asked_for() -> None:
+def test_the_vocabulary_comes_from_the_study_or_an_option() -> None:
     run = config("full_rank", SHAPES["even"])
     assert module.expected_vocabulary(run) == 4096
     for data, size in (

@@ -32,14 +32,14 @@ def blocks(count: int) -> list[torch.Tensor]:
     return [torch.ones(MEBI // 4) for _ in range(count)]
 
 
-def test_a_peak_is_kept_after_its_memory_was_freed() -> None:
+def test_the_peak_includes_memory_that_was_freed() -> None:
     memory = PeakMemory()
     held = blocks(150)
     del held
     assert memory.peak() == pytest.approx(150 * MEBI, rel=0.1)
 
 
-def test_work_does_not_hide_in_the_memory_of_work_before_it() -> None:
+def test_memory_reused_from_earlier_work_is_counted() -> None:
     for _ in range(
         2
         # the second time the C library serves the blocks from its heap, and keeps what is below the

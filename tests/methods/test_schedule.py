@@ -20,7 +20,7 @@ PUBLISHED_60M = {
 }
 
 
-def test_cosine_has_its_landmarks() -> None:
+def test_cosine_at_its_special_points() -> None:
     assert cosine(0, 100, 10, 0.1) == 0
     assert cosine(5, 100, 10, 0.1) == 0.5
     assert cosine(10, 100, 10, 0.1) == 1
@@ -31,7 +31,7 @@ def test_cosine_has_its_landmarks() -> None:
     assert factors == sorted(factors, reverse=True)
 
 
-def test_restarts_ramp_onto_the_cosine() -> None:
+def test_restart_ramps_end_on_the_cosine() -> None:
     arguments = {
         "total": 1000,
         "warmup": 50,
@@ -64,7 +64,7 @@ def test_nothing_restarts_during_the_first_warm_up() -> None:
     assert cosine_restarts_published(5000, **arguments) == 5000 / 6000
 
 
-def test_the_published_restarts_end_low_and_jump() -> None:
+def test_the_published_restarts_end_below_the_cosine_and_jump() -> None:
     assert cosine_restarts_published(2099, **PUBLISHED_60M) == pytest.approx(0.886, abs=5e-4)
     assert cosine_restarts_published(2100, **PUBLISHED_60M) == pytest.approx(0.967, abs=5e-4)
     assert cosine_restarts(2099, **PUBLISHED_60M) == pytest.approx(

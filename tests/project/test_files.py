@@ -216,7 +216,7 @@ def full(*_: Any) -> None:
         (
             lambda path: checkpoint.write_folder(path, lambda folder: (folder / "a").touch()),
             DiskError,
-            "{}: cannot be written (No space left on device); free the disk or mend the permissions, "
+            "{}: cannot be written (No space left on device); free the disk or fix the permissions, "
             "then call the same command again",
         ),
         (

@@ -111,7 +111,7 @@ def test_the_report_opens(
     assert found["tip"]
 
 
-def test_a_broken_page_is_noticed(chromium: str, tmp_path: Path) -> None:
+def test_the_probe_detects_a_broken_page(chromium: str, tmp_path: Path) -> None:
     page = tmp_path / "index.html"
     body = '<header><ul class="legend"><button data-key="a">a</button></ul></header><button id="theme"></button><p id="tip">t</p>'
     wide = '<div class="panel" style="width:3000px"><svg><circle r="1"/></svg></div><script>missing()</script>'

@@ -1,4 +1,4 @@
-"""Identity of methods, colours, ticks and numbers."""
+"""Styles of methods, colours, ticks, numbers, remarks and tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ import pytest
 from lowrank.report.figure import Figure
 from lowrank.report.identity import assign
 from lowrank.report.plot import theme
-from lowrank.report.plot.axes import MINUS, fit, linear_ticks, log_ticks, number, tick_text
+from lowrank.report.plot.axes import (
+    MINUS,
+    axis_covering,
+    linear_ticks,
+    log_ticks,
+    number,
+    tick_text,
+)
 from lowrank.report.plot.charts import XY, Heat, Series, Style
 from lowrank.report.plot.raster import png
 from lowrank.report.tables import Table
@@ -39,7 +46,7 @@ BLINDNESS = {
 
 
 def lab(color: str, seen: np.ndarray) -> np.ndarray:
-    """CIELAB of a hex colour as somebody sees it."""
+    """Return the CIELAB coordinates of a hex colour as a viewer with this vision sees it."""
     srgb = np.array(theme.channels(color)) / 255
     linear = np.clip(
         seen @ np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4), 0, 1
@@ -58,7 +65,7 @@ def lab(color: str, seen: np.ndarray) -> np.ndarray:
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
-def test_a_seventh_method_takes_the_next_look() -> None:
+def test_a_seventh_method_gets_the_next_style() -> None:
     six, seven = assign(PUBLISHED, PUBLISHED, []), assign(PUBLISHED, ["aardvark", *PUBLISHED], [])
     for method in PUBLISHED:
         assert six.style(method) == seven.style(method)
@@ -67,7 +74,7 @@ def test_a_seventh_method_takes_the_next_look() -> None:
     assert seven.style("aardvark").color == "slot6"
 
 
-def test_seventeen_methods_and_their_variants_are_told_apart() -> None:
+def test_seventeen_methods_and_their_variants_have_distinct_styles() -> None:
     many = assign([], [f"m{i}" for i in range(17)], ["", "tuned"])
     looks = {(s.color, s.marker, s.dash) for i in range(17) for s in (many.style(f"m{i}"),)}
     assert len(looks) == 17
@@ -78,7 +85,7 @@ def test_seventeen_methods_and_their_variants_are_told_apart() -> None:
 
 @pytest.mark.parametrize("palette", [theme.LIGHT, theme.DARK], ids=["light", "dark"])
 @pytest.mark.parametrize("blindness", BLINDNESS)
-def test_the_six_colours_are_told_apart_and_stand_out(
+def test_the_six_colours_are_distinguishable_and_visible(
     palette: dict[str, str], blindness: str
 ) -> None:
     seen = BLINDNESS[blindness]
@@ -104,7 +111,7 @@ def test_text_has_the_contrast_of_wcag_aa(palette: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("low", "high"), [(0, 1), (-3.2, 17), (4.21, 4.29), (0, 1e6), (1e-7, 3e-7)]
 )
-def test_linear_ticks_are_few_round_and_inside(low: float, high: float) -> None:
+def test_linear_ticks_are_few_and_round_and_inside_the_axis(low: float, high: float) -> None:
     ticks = linear_ticks(low, high, 5)
     assert 2 <= len(ticks) <= 7
     assert all(low - 1e-9 <= t <= high + 1e-9 for t in ticks)
@@ -112,16 +119,16 @@ def test_linear_ticks_are_few_round_and_inside(low: float, high: float) -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(1e-8, 1e3), (0.7, 1.4), (2, 9), (100, 101)])
-def test_log_ticks_are_inside(low: float, high: float) -> None:
+def test_log_ticks_are_inside_the_axis(low: float, high: float) -> None:
     ticks = log_ticks(low, high, 5)
     assert len(ticks) >= 2
     assert all(low <= t <= high for t in ticks)
 
 
-def test_axes_hold_what_is_odd() -> None:
-    assert fit([], 0, 1).high > fit([], 0, 1).low
-    assert fit([3.0, 3.0, float("nan")], 0, 100)(3.0) == pytest.approx(50)
-    axis = fit([0.0, -1.0, 1e-3, 10.0], 100, 0, log=True)
+def test_axes_cover_unusual_values() -> None:
+    assert axis_covering([], 0, 1).high > axis_covering([], 0, 1).low
+    assert axis_covering([3.0, 3.0, float("nan")], 0, 100)(3.0) == pytest.approx(50)
+    axis = axis_covering([0.0, -1.0, 1e-3, 10.0], 100, 0, log=True)
     assert 0 < axis(10.0) < axis(1e-3) < 100
 
 
@@ -138,11 +145,11 @@ def test_axes_hold_what_is_odd() -> None:
         (1234567.0, "1\u2009234\u2009567"),
     ],
 )
-def test_numbers_for_people(value: float | None, text: str) -> None:
+def test_numbers_are_formatted_for_people(value: float | None, text: str) -> None:
     assert number(value) == text
 
 
-def test_a_number_that_rounds_up_has_no_digit_more() -> None:
+def test_rounding_up_adds_no_digit() -> None:
     assert (number(0.00996, 2), number(0.0994, 2), number(9.96, 2), number(99.6, 2)) == (
         "0.010",
         "0.099",
@@ -151,14 +158,14 @@ def test_a_number_that_rounds_up_has_no_digit_more() -> None:
     )
 
 
-def test_small_ticks_of_one_axis_are_written_alike() -> None:
+def test_small_ticks_of_one_axis_share_a_notation() -> None:
     small = [-0.0005, 0.0, 0.001, 0.0015]
     assert [tick_text(t, small) for t in small] == [MINUS + "5×10⁻⁴", "0", "10⁻³", "1.5×10⁻³"]
     assert [tick_text(t, [1e-4, 1e-2, 1.0]) for t in (1e-4, 1e-2, 1.0)] == ["10⁻⁴", "10⁻²", "1"]
     assert [tick_text(t, [0.001, 0.002]) for t in (0.001, 0.002)] == ["0.001", "0.002"]
 
 
-def test_logarithmic_heat_maps_keep_small_values_apart() -> None:
+def test_logarithmic_heat_maps_distinguish_small_values() -> None:
     values = [[0.0, 0.1, 1.0, 100.0]]
     ramp = Heat(
         title="t", rows=["a"], columns=list("1234"), values=values, tips=[[""] * 4], log=True
@@ -184,7 +191,7 @@ def test_groups_of_panels_begin_new_rows() -> None:
     )
 
 
-def test_remarks_that_differ_in_numbers_are_told_once() -> None:
+def test_remarks_that_differ_only_in_numbers_are_merged() -> None:
     rows = pd.DataFrame(
         {
             "note": [
@@ -203,7 +210,7 @@ def test_remarks_that_differ_in_numbers_are_told_once() -> None:
     ]
 
 
-def test_a_missing_pair_is_told_of_the_one_that_lacks_it() -> None:
+def test_a_missing_value_is_reported_for_the_series_without_any() -> None:
     """cola has no barrier to galore, hence galore none to cola; galore has others."""
     rows = pd.DataFrame(
         {
@@ -215,19 +222,17 @@ def test_a_missing_pair_is_told_of_the_one_that_lacks_it() -> None:
     )
     assert notes(rows) == ["cola: no IMBH; no dense equivalent"]
     assert notes(rows[1:]) == ["galore, cola: no IMBH; no dense equivalent"]
-    other = rows.assign(
-        metric=["ccbh", "imbh", "imbh"]
-    )  # a value of another metric is none of this one
+    other = rows.assign(metric=["ccbh", "imbh", "imbh"])  # values of another metric do not count
     assert notes(other) == ["galore, cola: no IMBH; no dense equivalent"]
 
 
-def test_settings_are_shown_as_written() -> None:
+def test_settings_are_shown_without_trailing_zeros() -> None:
     frame = pd.DataFrame({"base_learning_rate": [0.02, 2.5e-3, 1e-5], "loss": [0.02, 2.5e-3, 1e-5]})
     shown = Table(name="t", title="T", frame=frame).cells()
     assert shown == [["0.02", "0.02000"], ["0.0025", "0.002500"], ["1×10⁻⁵", "1×10⁻⁵"]]
 
 
-def test_panels_without_a_finite_value_still_draw() -> None:
+def test_panels_without_a_finite_value_can_be_drawn() -> None:
     style = Style(key="a", label="a", color="slot1")
     nothing = XY(
         title="t",

@@ -465,7 +465,9 @@ def test_scales_with_one_seed_are_named(
     assert {row["scale"] for row in rows_of(tmp_path / "two", "seeds")} == {"nano"}
 
 
-def test_an_unknown_study_and_foreign_folders_are_refused(filled: Path, tmp_path: Path) -> None:
+def test_unknown_studies_and_folders_with_other_files_are_refused(
+    filled: Path, tmp_path: Path
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     with Store.open(filled, read_only=True) as store:
@@ -478,7 +480,7 @@ def test_an_unknown_study_and_foreign_folders_are_refused(filled: Path, tmp_path
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-def test_an_interrupted_report_leaves_the_old_one(
+def test_an_interrupted_report_keeps_the_old_one(
     factory: ModuleType,
     sqlite_store_url: str,
     tmp_path: Path,
@@ -534,6 +536,6 @@ def test_the_same_rows_make_the_same_report(
         ).read_bytes() == path.read_bytes(), path.name
 
 
-def test_reports_do_without_torch() -> None:
+def test_reports_do_not_import_torch() -> None:
     code = "import sys, lowrank.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

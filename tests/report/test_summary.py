@@ -23,7 +23,7 @@ NORMAL = stats.norm.ppf(0.975)
 @pytest.mark.parametrize(
     ("first", "second"), [((1.0, 2.0), (3.0, 3.5, 5.0)), ((0.1, 0.4, 0.3, 0.2), (0.1, 0.9))]
 )
-def test_welch_is_scipys(first: tuple[float, ...], second: tuple[float, ...]) -> None:
+def test_welch_matches_scipy(first: tuple[float, ...], second: tuple[float, ...]) -> None:
     interval = stats.ttest_ind(second, first, equal_var=False).confidence_interval()
     assert welch(first, second) == pytest.approx(
         (np.mean(second) - np.mean(first), interval.low, interval.high), rel=1e-12
@@ -31,7 +31,7 @@ def test_welch_is_scipys(first: tuple[float, ...], second: tuple[float, ...]) ->
 
 
 def paired(seeds: int, items_error: float, standard_error: float) -> float:
-    """Half the width of the interval of one task's difference."""
+    """Return half the width of the interval of one task's difference."""
     row = {
         "task": "t",
         "difference": 0.25,
@@ -46,24 +46,24 @@ def paired(seeds: int, items_error: float, standard_error: float) -> float:
 
 
 @pytest.mark.parametrize("seeds", [2, 3])
-def test_a_difference_that_is_the_seeds_alone_has_their_degrees_of_freedom(seeds: int) -> None:
+def test_variance_over_seeds_alone_has_the_degrees_of_freedom_of_the_seeds(seeds: int) -> None:
     assert paired(seeds, 0.0, 0.1) == pytest.approx(0.1 * stats.t.ppf(0.975, seeds - 1))
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_a_difference_that_is_the_items_alone_is_normal(seeds: int) -> None:
+def test_variance_over_items_alone_gives_a_normal_interval(seeds: int) -> None:
     assert paired(seeds, 0.1, 0.1) == pytest.approx(0.1 * NORMAL)
 
 
-def test_a_difference_of_both_lies_between() -> None:
+def test_variance_over_seeds_and_items_gives_an_interval_in_between() -> None:
     assert 0.1 * NORMAL < paired(2, 0.09, 0.1) < 0.1 * stats.t.ppf(0.975, 1)
 
 
-def test_a_rounding_error_of_a_single_seed_widens_nothing() -> None:
+def test_a_rounding_error_of_a_single_seed_does_not_widen_the_interval() -> None:
     assert paired(1, math.sqrt(0.01 - 1e-18), 0.1) == pytest.approx(0.1 * NORMAL)
 
 
-def test_many_small_uncertain_parts_are_as_good_as_known() -> None:
+def test_many_small_uncertain_variances_count_almost_as_known() -> None:
     assert quantile(1000.0, np.ones(1000), np.ones(1000)) == pytest.approx(NORMAL, rel=2e-3)
 
 
@@ -74,7 +74,7 @@ def test_geometry_that_does_not_help_is_said_not_to_whatever_its_p() -> None:
     assert "0.045" not in said
 
 
-def test_errors_are_read_to_two_digits_and_kept_whole() -> None:
+def test_errors_are_shown_with_two_digits_and_stored_completely() -> None:
     frame = pd.DataFrame({"mean": [5.28312345], "standard_deviation": [0.0051661234], "n": [2]})
     table = Table(name="t", title="t", frame=frame)
     assert table.cells() == [["5.283", "0.0052", "2"]]

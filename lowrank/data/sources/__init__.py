@@ -1,5 +1,6 @@
-"""Where text comes from: one file a source, found by its stem; outsiders use the group
-``lowrank.data.sources``.
+"""Sources of text: one file per source, registered under its stem.
+
+Third parties register sources in the entry-point group ``lowrank.data.sources``.
 """
 
 from __future__ import annotations

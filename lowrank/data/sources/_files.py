@@ -16,13 +16,16 @@ from lowrank.errors import DataError
 
 
 class LocalFiles(Source):
-    """Base of the local sources: one piece a file; ``suffixes`` are looked for in a folder."""
+    """Base class of the local sources: each file is one piece.
+
+    In a folder, files that end in one of ``suffixes`` are read.
+    """
 
     suffixes: ClassVar[tuple[str, ...]]
 
     @cached_property
     def files(self) -> list[Path]:
-        """The files, sorted by name, so that the order does not depend on the file system."""
+        """The files sorted by name, so that their order does not depend on the file system."""
         path = self.config.path
         if not path:
             raise DataError(
@@ -73,10 +76,10 @@ class LocalFiles(Source):
 
     @abstractmethod
     def texts(self, path: Path) -> Iterator[str]:
-        """The documents of one file."""
+        """Yield the documents of one file."""
 
     def field(self, record: Any, where: str) -> str:
-        """The text of a record, checked."""
+        """Return the text of a record; raise :class:`DataError` if it has none."""
         name = self.config.text_field
         if not isinstance(record, dict) or name not in record:
             have = (
@@ -98,7 +101,7 @@ class LocalFiles(Source):
 
 
 class ColumnFiles(LocalFiles):
-    """Base of the columnar formats, read batch by batch with pyarrow."""
+    """Base class of the columnar formats, which pyarrow reads batch by batch."""
 
     def texts(self, path: Path) -> Iterator[str]:
         import pyarrow as pa
@@ -116,4 +119,4 @@ class ColumnFiles(LocalFiles):
 
     @abstractmethod
     def record_batches(self, path: Path) -> Iterator[Any]:
-        """The record batches of one file."""
+        """Yield the record batches of one file."""

@@ -1,5 +1,6 @@
-"""Text of the Hugging Face hub, streamed file by file; without network from what an earlier run
-resolved or cached.
+"""Text from the Hugging Face hub, streamed file by file.
+
+Without a network, it is read from what an earlier run resolved or cached.
 """
 
 from __future__ import annotations
@@ -17,34 +18,30 @@ from lowrank.data.sources.base import Source
 from lowrank.errors import DataError
 from lowrank.hashing import content_hash, file_sha256
 
-_SECONDS = 5.0  # to wait for the hub before working without it
-_CACHED_PIECES = (
-    64  # pieces of a data set that lies complete on the disk, so that pieces can be shuffled
-)
+_SECONDS = 5.0  # timeout of the hub before working without it
+_CACHED_PIECES = 64  # pieces into which a complete copy on disk is divided for shuffling
 
 
 class HubText(Source):
-    """Base of the hub's sources; a piece is one file of the data set, as
-    ``datasets`` lists them.
+    """Base class of the hub's sources; a piece is one file of the data set, as ``datasets`` lists
+    them.
     """
 
     streamed = True
 
     @cached_property
     def _folder(self) -> Path | None:
-        """The folder of a data set that lies on the disk under ``data.path``, as ``datasets`` reads
-        it.
-        """
+        """The local folder of the data set, if ``data.path`` names one."""
         path = Path(self.config.path or "").expanduser()
         return path.resolve() if self.config.path and path.is_dir() else None
 
     @cached_property
     def _resolved(self) -> Json:
-        """Name, subset, revision and pieces of every part, as first found; later runs of this cache
-        read the same.
+        """Name, subset, revision and pieces per part, as first resolved; later runs of this cache
+        reuse them.
 
-        So a study that goes on next month does not change its text under way, and needs no network
-        to see what it has.
+        A study that is continued next month therefore keeps its text, and needs no network to know
+        what it has.
         """
         if not self.config.path:
             raise DataError(
@@ -69,7 +66,7 @@ class HubText(Source):
             found: Json = {
                 "revision": files_hash(self._folder),
                 "streamed": True,
-            }  # a folder is known by its content alone
+            }  # a folder is identified by its content
         else:
             revision = None if offline() else self._revision()
             found = {
@@ -125,7 +122,10 @@ class HubText(Source):
         return {}
 
     def _revision(self) -> str | None:
-        """The commit of the data set on the hub, None where the hub cannot be reached."""
+        """Return the commit of the data set on the hub, or None if the hub cannot be reached.
+
+        Raises :class:`DataError` if the hub does not have the data set or refuses access.
+        """
         from huggingface_hub import HfApi
         from huggingface_hub.errors import (
             GatedRepoError,
@@ -150,11 +150,11 @@ class HubText(Source):
             ) from error
         except (
             Exception
-        ):  # no network, a proxy, a time-out: the libraries below raise what they like
+        ):  # no network, a proxy, a timeout: the libraries below raise many kinds of errors
             return None
 
     def _parts(self, found: Json) -> list[str]:
-        """Which of train and validation the data set has."""
+        """Return which of the parts train and validation the data set has."""
         from datasets import get_dataset_split_names
 
         try:
@@ -171,15 +171,15 @@ class HubText(Source):
 
     @property
     def _place(self) -> str:
-        """What ``datasets`` calls the data set."""
+        """The name or folder by which ``datasets`` loads the data set."""
         return str(self._folder or self.config.path)
 
     def _commit(self, found: Json) -> str | None:
-        """The commit to read; a folder has none, and a complete copy on the disk is what it is."""
+        """Return the commit to read; None for a folder and for a complete copy on disk."""
         return found["revision"] if found["streamed"] and self._folder is None else None
 
     def _open(self, part: str, found: Json) -> Any:
-        """One part as an iterable data set of ``datasets``."""
+        """Return one part as an iterable data set of ``datasets``."""
         if not found["streamed"]:
             whole = self._whole(part, found)
             return whole.to_iterable_dataset(num_shards=min(_CACHED_PIECES, len(whole)))
@@ -197,11 +197,11 @@ class HubText(Source):
             raise self._unreachable(error) from error
 
     def _whole(self, part: str, found: Json) -> Any:
-        """One part from the complete copy that was downloaded earlier."""
+        """Return one part from the complete copy that was downloaded earlier."""
         import datasets
 
         level = datasets.logging.get_verbosity()
-        datasets.logging.set_verbosity_error()  # else it says at every step that it reads the copy
+        datasets.logging.set_verbosity_error()  # else it warns at every step that it reads the copy
         try:
             with no_requests():
                 return datasets.load_dataset(self._place, found["subset"], split=part)
@@ -214,7 +214,7 @@ class HubText(Source):
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if self._folder is not None:
             return DataError(
-                f"the folder '{self.config.path}' of data.path is no readable data set ({why}); correct data.path"
+                f"the folder '{self.config.path}' of data.path is not a readable data set ({why}); correct data.path"
             )
         if offline() or not reachable():
             return DataError(
@@ -228,8 +228,10 @@ class HubText(Source):
 
 @contextmanager
 def no_requests(unless: bool = False) -> Iterator[None]:
-    """Keep the Hugging Face libraries from trying, and retrying for half a minute, what is known to
-    be out of reach.
+    """Keep the Hugging Face libraries from requesting, and retrying for half a minute, without a
+    network.
+
+    With ``unless``, requests are allowed.
     """
     if unless:
         yield
@@ -246,7 +248,9 @@ def no_requests(unless: bool = False) -> Iterator[None]:
 
 
 def stats(folder: Path) -> list[tuple[str, int, int]]:
-    """(name, bytes, time of change) of the files of a folder, sorted; hidden ones apart."""
+    """Return (name, bytes, modification time) of the files of a folder, sorted, without hidden
+    ones.
+    """
     found = [
         (path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file()
     ]
@@ -258,7 +262,7 @@ def stats(folder: Path) -> list[tuple[str, int, int]]:
 
 
 def files_hash(folder: Path) -> str:
-    """SHA-256 over names and contents of the files of a folder."""
+    """Return the SHA-256 over names and contents of the files of a folder."""
     digest = hashlib.sha256()
     for name, size, _ in stats(folder):
         digest.update(f"{name}\0{size}\0{file_sha256(folder / name)}\0".encode())
@@ -266,7 +270,7 @@ def files_hash(folder: Path) -> str:
 
 
 def offline() -> bool:
-    """Whether the user asked the Hugging Face libraries to work without network."""
+    """Return whether the user asked the Hugging Face libraries to work offline."""
     return any(
         os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}
         for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -274,9 +278,7 @@ def offline() -> bool:
 
 
 def reachable() -> bool:
-    """Whether the hub answers within a few seconds; False at once where the user asked for no
-    network.
-    """
+    """Return whether the hub answers within a few seconds; False at once in offline mode."""
     if offline():
         return False
     from huggingface_hub import get_session

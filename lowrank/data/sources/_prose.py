@@ -1,8 +1,9 @@
-"""English sentences out of Python docstrings, whatever their dialect: NumPy, Google or Sphinx.
+"""Extract English sentences from Python docstrings in the NumPy, Google and Sphinx styles.
 
-A docstring is cut into blocks at blank lines. Blocks of lists, tables, code, formulas and formal
-sections (parameters, returns, references and the like) go; mark-up goes; what is left must read as
-prose. Paragraphs that were seen before go too, since packages repeat themselves.
+A docstring is cut into blocks at blank lines. Lists, tables, code, formulas and formal sections
+(parameters, returns, references and the like) are dropped, mark-up is removed, and the rest must
+read as prose. Paragraphs that have been seen before are dropped too, since packages repeat
+themselves.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-REVISION = 2  # raised when the same packages give other text
+REVISION = 2  # raised when the same packages yield different text
 
 _FORMAL = re.compile(
     r"(other |keyword |call )?(parameters?|args|arguments|returns?|yields?|raises?|except(ions?)?|receives|warns|attributes?|"
@@ -72,7 +73,7 @@ _SHORTEST = 50
 
 
 def docstrings(code: str) -> Iterator[str]:
-    """The strings in triple double quotes that begin a line of ``code``."""
+    """Yield the strings in triple double quotes that begin a line of ``code``."""
     position = 0
     while (opening := code.find('"""', position)) >= 0:
         closing = code.find('"""', opening + 3)
@@ -88,16 +89,15 @@ def docstrings(code: str) -> Iterator[str]:
 
 
 class Collector:
-    """Turns docstrings into documents and remembers the docstrings and paragraphs
-    that it has seen.
-    """
+    """Turn docstrings into documents, remembering the docstrings and paragraphs already seen."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
     def document(self, docstring: str) -> str:
-        """The new prose paragraphs of a docstring in order, parted by blank lines; empty where
-        there is none.
+        """Return the new prose paragraphs of a docstring in order, separated by blank lines.
+
+        The result is empty if there are none.
         """
         if docstring in self._seen or not _COMMON.search(docstring):
             return ""
@@ -115,7 +115,7 @@ class Collector:
 
 
 def plain(paragraph: str) -> str:
-    """The paragraph without mark-up, on one line."""
+    """Return the paragraph without mark-up, on one line."""
     for needed, pattern, replacement in _MARKUP:
         if needed in paragraph:
             paragraph = pattern.sub(replacement, paragraph)
@@ -123,8 +123,9 @@ def plain(paragraph: str) -> str:
 
 
 def prose(paragraph: str) -> str:
-    """The leading sentences of a paragraph up to the first that is not plain English; empty where
-    there is none.
+    """Return the leading sentences of a paragraph, up to the first that is not plain English.
+
+    The result is empty if they do not read as prose.
     """
     sentences = []
     for sentence in _SENTENCE.split(paragraph):
@@ -136,8 +137,9 @@ def prose(paragraph: str) -> str:
 
 
 def is_prose(text: str) -> bool:
-    """Whether a paragraph without code reads as English: enough words, most of them plain, and
-    function words among them.
+    """Return whether a paragraph without code reads as English.
+
+    It needs enough words, most of them plain, and function words among them.
     """
     if len(text) < _SHORTEST or not text[0].isupper():
         return False
@@ -161,8 +163,9 @@ Line = tuple[int, str]
 
 
 def paragraphs(docstring: str) -> Iterator[str]:
-    """The blocks of a docstring that may be prose: none of the formal sections, lists, tables, code
-    and formulas.
+    """Yield the blocks of a docstring that may be prose.
+
+    Formal sections, lists, tables, code and formulas are left out.
     """
     skipped: int | None = None  # drop what is indented deeper than this
     formal = False  # inside a formal section with an underlined heading
@@ -194,7 +197,7 @@ def paragraphs(docstring: str) -> Iterator[str]:
 
 
 def blocks(docstring: str) -> Iterator[list[Line]]:
-    """The lines between blank lines, indented relative to the docstring."""
+    """Yield the lines between blank lines, indented relative to the docstring."""
     first, *rest = docstring.expandtabs().split("\n")
     lines = [(len(line) - len(bare), bare.rstrip()) for line in rest for bare in (line.lstrip(),)]
     margin = min((indent for indent, text in lines if text), default=0)
@@ -210,8 +213,8 @@ def blocks(docstring: str) -> Iterator[list[Line]]:
 
 
 def _paragraph(block: list[Line]) -> str:
-    """A block as one string, cut before the first line that is an item, a heading of a list or
-    indented deeper.
+    """Return a block as one string, cut before the first item, list heading or deeper
+    indentation.
     """
     margin = min(indent for indent, _ in block)
     kept: list[str] = []

@@ -1,5 +1,6 @@
-"""Arrow IPC files and streams (as ``datasets`` saves them): one document a row, in the column
-``data.text_field``.
+"""Arrow IPC files and streams, as ``datasets`` saves them.
+
+Each row is a document, in the column ``data.text_field``.
 """
 
 from __future__ import annotations

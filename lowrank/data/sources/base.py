@@ -1,14 +1,14 @@
 """The contract of a source of text.
 
-A source is one file in this folder with a class ``SOURCE``. It names its text (``origin``) and
-reads it as documents, piece by piece (a piece is a file, in most sources). Splits, tokens,
-shuffles, rows and caches are none of its business.
+A source is one file in this folder with a class ``SOURCE``. It describes its text (``origin``) and
+yields it as documents, piece by piece; in most sources a piece is a file. Splits, tokens, shuffles,
+rows and caches are handled elsewhere.
 
-Guarantees that the suite in ``tests/data`` holds the registered sources to:
+The suite in ``tests/data`` checks these guarantees for every registered source:
 
-* the same origin gives the same documents in the same order, in every process;
-* reading can start at any position and goes on as if it had started at the beginning;
-* text that cannot be read, or is not there, raises :class:`lowrank.errors.DataError` with the mend.
+* the same origin yields the same documents in the same order, in every process;
+* reading can start at any position and continues as if it had started at the beginning;
+* text that is missing or cannot be read raises :class:`lowrank.errors.DataError` with the fix.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ START: Position = (0, 0)
 
 
 class Source(ABC):
-    """Base of all sources.
+    """Base class of all sources.
 
-    Class attributes: ``tokenizer``, the name of the source's own tokenizer (None: one is trained on
-    the training split); ``vocabulary_size`` of that tokenizer's embedding; ``streamed``, whether
-    the text is read only as far as somebody needs it. ``own_validation`` says that the text comes
-    with a validation part of its own.
+    Class attributes: ``tokenizer`` is the name of the source's tokenizer (None: one is trained on
+    the training split) and ``vocabulary_size`` the size of its embedding; ``streamed`` states
+    whether the text is read only as far as it is needed.
     """
 
     tokenizer: ClassVar[str | None] = None
@@ -46,39 +45,46 @@ class Source(ABC):
 
     @property
     def label(self) -> str:
-        """How messages call the corpus."""
+        """Name of the corpus in messages."""
         name = type(self).__module__.rpartition(".")[2]
         return f"{name} corpus '{self.config.path}'" if self.config.path else f"{name} corpus"
 
     @property
     def own_validation(self) -> bool:
-        """Whether ``part="validation"`` can be read."""
+        """Whether the text comes with a validation part, so that ``part="validation"`` can be
+        read.
+        """
         return False
 
     @abstractmethod
     def origin(self) -> Json:
-        """What the text is and how it was made: part of the data set's fingerprint.
+        """Return what the text is and how it was made; this enters the data set's fingerprint.
 
-        Of a streamed source it must determine the text; otherwise the text's own hash does.
+        The origin of a streamed source must determine the text; for other sources the hash of the
+        text is added.
         """
 
     def stamp(self) -> Json:
-        """Changes when the text of a source that is not streamed may have changed; cheap."""
+        """Return a cheap value that changes whenever the text may have changed.
+
+        It is used for sources that are not streamed.
+        """
         return self.origin()
 
     @abstractmethod
     def pieces(self, part: str) -> int:
-        """Number of pieces of ``part`` (train or validation)."""
+        """Return the number of pieces of ``part`` (``train`` or ``validation``)."""
 
     @abstractmethod
     def documents(self, part: str, piece: int, skip: int) -> Iterator[str]:
-        """The documents of one piece in order, without the first ``skip``."""
+        """Yield the documents of one piece in order, without the first ``skip``."""
 
     def read(
         self, part: str, seed: int | None, start: Position = START
     ) -> Iterator[tuple[str, Position]]:
-        """(document, position after it) from ``start`` on; ``seed`` shuffles the pieces, None keeps
-        their order.
+        """Yield (document, position after it), starting at position ``start``.
+
+        ``seed`` shuffles the pieces; None keeps their order.
         """
         count = self.pieces(part)
         sequence = (
@@ -96,8 +102,9 @@ class Source(ABC):
 
 
 def clean(document: str) -> str:
-    """The document without what UTF-8 cannot hold (unpaired surrogates from broken
-    JSON escapes).
+    """Return the document without characters that UTF-8 cannot encode.
+
+    Those are unpaired surrogates from broken JSON escapes.
     """
     try:
         document.encode()

@@ -1,4 +1,4 @@
-"""The published corpus: ``allenai/c4``, English, streamed, with its own validation part and the T5
+"""The published corpus: ``allenai/c4`` in English, streamed, with its validation part and T5
 tokenizer.
 """
 

@@ -1,8 +1,7 @@
-"""The offline default: English prose from the docstrings of the scientific packages that lowrank
-stands on.
+"""The offline default: English prose from the docstrings of lowrank's scientific dependencies.
 
-The text is derived on the user's machine from packages that are installed anyway; nothing of it is
-distributed. It depends on the versions of the packages and on their files alone.
+The text is derived on the user's machine from packages that are installed anyway; none of it is
+distributed. It depends only on the versions of the packages and on their files.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ log = logging.getLogger(__name__)
 
 
 class SOURCE(Source):
-    """Prose of docstrings; one document a docstring."""
+    """Prose of docstrings; each docstring is one document."""
 
     packages = PACKAGES
 
@@ -76,8 +75,8 @@ class SOURCE(Source):
 
     @cached_property
     def _versions(self) -> dict[str, str]:
-        """Public versions of the installed packages; a build such as ``+cpu`` does not change the
-        text.
+        """Public versions of the installed packages; a build tag such as ``+cpu`` does not change
+        the text.
         """
         found = {}
         for name, package in self.packages.items():
@@ -103,8 +102,9 @@ class SOURCE(Source):
 
     @cached_property
     def _corpus(self) -> Path:
-        """The harvested documents, one JSON string a line; the note beside it is written last and
-        marks it complete.
+        """The file of harvested documents, one JSON string per line.
+
+        The note beside it is written last and marks it as complete.
         """
         path = self.cache / "corpora" / f"embedded-{content_hash(self.origin())[:16]}.jsonl"
         note = path.with_suffix(".json")
@@ -120,8 +120,9 @@ class SOURCE(Source):
         return path
 
     def _harvest(self) -> Iterator[str]:
-        """The prose of every docstring, package by package, file by file, without repeated
-        paragraphs.
+        """Yield the prose of every docstring, package by package and file by file.
+
+        Paragraphs are not repeated.
         """
         from lowrank.progress import progress_bar
 
@@ -140,7 +141,7 @@ class SOURCE(Source):
 
 
 def _roots(package: str) -> list[Path]:
-    """The folders of a package; of the standard library where there is no name."""
+    """Return the folders of a package, or those of the standard library for an empty name."""
     if not package:
         return [Path(sysconfig.get_path("stdlib"))]
     spec = find_spec(package)
@@ -148,7 +149,9 @@ def _roots(package: str) -> list[Path]:
 
 
 def _modules(roots: list[Path]) -> list[Path]:
-    """The Python files below ``roots`` but tests and copies of other packages, sorted by name."""
+    """Return the Python files below ``roots``, sorted by name, without tests and vendored
+    packages.
+    """
     found = []
     for root in roots:
         for folder, below, files in os.walk(root):

@@ -1,5 +1,6 @@
-"""Any text data set of the Hugging Face hub: ``data.path`` names it, ``data.subset`` its
-configuration.
+"""Any text data set on the Hugging Face hub.
+
+``data.path`` is its name, ``data.subset`` its configuration.
 """
 
 from __future__ import annotations
@@ -8,4 +9,4 @@ from lowrank.data.sources._hub import HubText
 
 
 class SOURCE(HubText):
-    """A data set of the hub; a tokenizer is trained unless ``data.tokenizer`` names one."""
+    """A data set on the hub; a tokenizer is trained unless ``data.tokenizer`` names one."""

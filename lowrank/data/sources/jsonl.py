@@ -1,4 +1,4 @@
-"""JSON lines, plain or gzip-compressed: one document a line, in ``data.text_field``."""
+"""JSON lines, plain or compressed with gzip: one document per line, in ``data.text_field``."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ class SOURCE(LocalFiles):
             return json.loads(line)
         except ValueError as error:
             raise DataError(
-                f"line {number} of {path} is not JSON ({error}); the format is one object a line"
+                f"line {number} of {path} is not JSON ({error}); the format is one object per line"
             ) from error

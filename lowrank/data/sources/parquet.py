@@ -1,4 +1,4 @@
-"""Parquet files: one document a row, in the column ``data.text_field``."""
+"""Parquet files: one document per row, in the column ``data.text_field``."""
 
 from __future__ import annotations
 

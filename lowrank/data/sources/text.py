@@ -1,4 +1,4 @@
-"""Plain UTF-8 text; blank lines, or ``data.separator``, part the documents of a file."""
+"""Plain UTF-8 text; blank lines, or ``data.separator``, separate the documents of a file."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ class SOURCE(LocalFiles):
             while block := file.read(_BLOCK):
                 *whole, rest = boundary.split(
                     rest + block
-                )  # the last part may go on in the next block
+                )  # the last part may continue in the next block
                 yield from (document.strip() for document in whole)
         yield from (document.strip() for document in boundary.split(rest))

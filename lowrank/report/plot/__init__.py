@@ -1,1 +1,1 @@
-"""Figures as scenes of shapes: axes, charts, themes, SVG, PNG."""
+"""Draw figures as scenes of shapes: axes, charts and themes, rendered as SVG and PNG."""

@@ -1,4 +1,4 @@
-"""Axes: where the ticks are, what they say, and how a number is written."""
+"""Axes: positions of ticks, their labels, and the formatting of numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MINUS = "\u2212"
 
 @dataclass(frozen=True)
 class Axis:
-    """A scale from data to pixels; ``start`` may be greater than ``end`` (y axes)."""
+    """A mapping from data to pixels; ``start`` may be greater than ``end`` (y axes)."""
 
     low: float
     high: float
@@ -21,7 +21,7 @@ class Axis:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """The pixel of ``value``."""
+        """Return the pixel of ``value``."""
         low, high, value = (
             (math.log(v) for v in (self.low, self.high, value))
             if self.log
@@ -30,7 +30,7 @@ class Axis:
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
     def ticks(self, count: int) -> list[float]:
-        """About ``count`` round values inside the axis."""
+        """Return about ``count`` round values inside the axis."""
         return (
             log_ticks(self.low, self.high, count)
             if self.log
@@ -38,7 +38,7 @@ class Axis:
         )
 
 
-def fit(
+def axis_covering(
     values: Iterable[float],
     start: float,
     end: float,
@@ -47,7 +47,10 @@ def fit(
     pad: float = 0.05,
     include: Sequence[float] = (),
 ) -> Axis:
-    """An axis that holds the finite ``values`` (positive ones, if logarithmic) with a margin."""
+    """Return an axis that covers the finite ``values`` with a margin of the fraction ``pad``.
+
+    A logarithmic axis covers only the positive values. ``include`` holds further values to cover.
+    """
     kept = [v for v in (*values, *include) if math.isfinite(v) and (v > 0 or not log)]
     low, high = (min(kept), max(kept)) if kept else (1.0, 10.0) if log else (0.0, 1.0)
     if log:
@@ -63,7 +66,7 @@ def fit(
 
 
 def linear_ticks(low: float, high: float, count: int) -> list[float]:
-    """Multiples of 1, 2, 2.5 or 5 times a power of ten."""
+    """Return multiples of 1, 2, 2.5 or 5 times a power of ten."""
     raw = (high - low) / max(1, count)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
@@ -72,7 +75,7 @@ def linear_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def log_ticks(low: float, high: float, count: int) -> list[float]:
-    """Powers of ten, thinned or filled with 2 and 5 to about ``count``."""
+    """Return powers of ten, thinned, or complemented by multiples, to about ``count`` values."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         ticks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
@@ -85,8 +88,9 @@ def log_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def tick_text(value: float, ticks: Sequence[float]) -> str:
-    """A tick's label with the digits that tell the ticks apart; small ones of one axis are all
-    written as powers of ten.
+    """Return a tick's label, with enough digits to distinguish the ticks.
+
+    If the ticks of an axis are small, all are written as powers of ten.
     """
     if value == 0:
         return "0"
@@ -104,8 +108,9 @@ def tick_text(value: float, ticks: Sequence[float]) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A value for people: ``digits`` significant digits, non-finite values by name, absent ones as
-    a dash.
+    """Return a value as text for people, with ``digits`` significant digits.
+
+    Non-finite values are written by name, missing ones as a dash.
     """
     if value is None:
         return "–"
@@ -126,17 +131,17 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def exponent(value: float, digits: int) -> str:
-    """Scientific notation with a real multiplication sign: 3.1×10⁻⁵."""
+    """Return scientific notation with a real multiplication sign: 3.1×10⁻⁵."""
     mantissa, power = f"{value:.{digits}e}".split("e")
     raised = str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return f"{trim(mantissa)}×10{raised}".replace("-", MINUS)
 
 
 def trim(text: str) -> str:
-    """Without trailing zeros behind the point."""
+    """Return ``text`` without trailing zeros after the decimal point."""
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def text_width(text: str, size: float = 11.0) -> float:
-    """Estimated width in pixels of ``text`` in a common sans-serif face."""
+    """Return the estimated width of ``text`` in pixels, in a common sans-serif font."""
     return 0.6 * size * len(text)

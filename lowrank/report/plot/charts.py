@@ -1,5 +1,7 @@
-"""Three kinds of panel, each data in, scene out: curves and points (:class:`XY`), a matrix of
-colours (:class:`Heat`), and estimates with intervals in rows (:class:`Forest`).
+"""Three kinds of panel, each turning data into a scene.
+
+:class:`XY` shows curves and points, :class:`Heat` a matrix of colours, and :class:`Forest`
+estimates with intervals in rows.
 """
 
 from __future__ import annotations
@@ -9,17 +11,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lowrank.report.plot import theme
-from lowrank.report.plot.axes import Axis, fit, number, text_width, tick_text
+from lowrank.report.plot.axes import Axis, axis_covering, number, text_width, tick_text
 from lowrank.report.plot.scene import Label, Mark, Scene, Shape
 
 WIDTH = 360.0
 TITLE_HEIGHT = 26.0
-MANY_POINTS = 60  # a denser curve carries no markers
+MANY_POINTS = 60  # a curve with more points has no markers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How one series looks everywhere in a report; ``color`` is a theme token or a hex colour."""
+    """The appearance of one series in a report; ``color`` is a theme token or a hex colour."""
 
     key: str
     label: str
@@ -30,7 +32,7 @@ class Style:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Points of one series in order of x, with an optional band; ``tips`` are the tooltips."""
+    """The points of one series in order of x, with an optional band; ``tips`` are the tooltips."""
 
     style: Style
     x: Sequence[float]
@@ -42,7 +44,7 @@ class Series:
     markers: bool = True
 
     def finite(self) -> list[int]:
-        """Indices of points that can be drawn."""
+        """Return the indices of points with finite coordinates."""
         return [
             i
             for i, (x, y) in enumerate(zip(self.x, self.y, strict=True))
@@ -52,8 +54,9 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class XY:
-    """Curves or points over two axes. ``level`` draws a dashed horizontal, ``diagonal`` the line y
-    = x.
+    """Curves or points over two axes.
+
+    ``level`` draws a dashed horizontal line, ``diagonal`` the line y = x.
     """
 
     title: str
@@ -67,7 +70,7 @@ class XY:
     height: float = 240.0
 
     def scene(self) -> Scene:
-        """The panel."""
+        """Draw the panel."""
         scene = titled(
             self.title, WIDTH, self.height, f"{self.title}: {self.y_label} over {self.x_label}"
         )
@@ -77,7 +80,7 @@ class XY:
             x_values = y_values = [*x_values, *y_values]
         log_y = self.log_y and any(v > 0 for v in y_values)
         bottom = self.height - 40.0
-        y = fit(
+        y = axis_covering(
             y_values,
             bottom,
             TITLE_HEIGHT + 8,
@@ -86,7 +89,7 @@ class XY:
         )
         ticks = y.ticks(5)
         left = 24.0 + max((text_width(tick_text(t, ticks)) for t in ticks), default=20.0)
-        x = fit(x_values, left, WIDTH - 12, log=self.log_x, pad=0.03)
+        x = axis_covering(x_values, left, WIDTH - 12, log=self.log_x, pad=0.03)
         draw_axes(scene, x, y, self.x_label, self.y_label)
         if self.level is not None:
             scene.line((x.start, y(self.level)), (x.end, y(self.level)), "axis", dash="4 3")
@@ -99,21 +102,21 @@ class XY:
         return scene
 
 
-def within(x: float, text: str) -> float:
-    """The centre of ``text`` nearest to ``x`` that keeps it on the panel."""
+def centre_inside(x: float, text: str) -> float:
+    """Return the position nearest to ``x`` at which ``text``, centred, stays inside the panel."""
     half = text_width(text) / 2 + 6
     return max(half, min(x, WIDTH - half)) if 2 * half < WIDTH else WIDTH / 2
 
 
 def titled(title: str, width: float, height: float, label: str) -> Scene:
-    """An empty panel with its title."""
+    """Return an empty panel with its title."""
     scene = Scene(width, height, label)
     scene.add(Label(x=2, y=12, text=title, size=12.5, color="ink", bold=True))
     return scene
 
 
 def draw_axes(scene: Scene, x: Axis, y: Axis, x_label: str, y_label: str) -> None:
-    """Grid lines, tick labels and the names of the axes."""
+    """Draw grid lines, tick labels and axis labels."""
     ticks = y.ticks(5)
     for tick in ticks:
         scene.line((x.start, y(tick)), (x.end, y(tick)), "grid")
@@ -125,19 +128,22 @@ def draw_axes(scene: Scene, x: Axis, y: Axis, x_label: str, y_label: str) -> Non
     scene.line((x.start, y.start), (x.end, y.start), "axis")
     scene.add(
         Label(
-            x=within((x.start + x.end) / 2, x_label), y=y.start + 29, text=x_label, anchor="middle"
+            x=centre_inside((x.start + x.end) / 2, x_label),
+            y=y.start + 29,
+            text=x_label,
+            anchor="middle",
         )
     )
     scene.add(Label(x=8, y=(y.start + y.end) / 2, text=y_label, anchor="middle", rotate=True))
 
 
 def drawable(series: Series, y: Axis) -> list[int]:
-    """Indices of finite points that the axis can show."""
+    """Return the indices of finite points that the axis can show."""
     return [i for i in series.finite() if series.y[i] > 0 or not y.log]
 
 
 def draw_band(scene: Scene, series: Series, x: Axis, y: Axis) -> None:
-    """The band between ``low`` and ``high``."""
+    """Draw the band between ``low`` and ``high``."""
     kept = [
         i
         for i in drawable(series, y)
@@ -160,8 +166,9 @@ def draw_band(scene: Scene, series: Series, x: Axis, y: Axis) -> None:
 
 
 def draw_series(scene: Scene, series: Series, x: Axis, y: Axis) -> None:
-    """Line and markers; a gap stays a gap only at the ends, since rows without a value are not in
-    the series.
+    """Draw the line and the markers of a series.
+
+    Rows without a value are not part of the series, so the line runs straight across a gap.
     """
     style, kept = series.style, drawable(series, y)
     points = tuple((x(series.x[i]), y(series.y[i])) for i in kept)
@@ -197,8 +204,9 @@ def draw_series(scene: Scene, series: Series, x: Axis, y: Axis) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Heat:
-    """A matrix of colours: ``values[row][column]``, None where absent. ``diverging`` centres the
-    ramp on zero.
+    """A matrix of colours: ``values[row][column]``, None if absent.
+
+    ``diverging`` centres the colour scale on zero.
     """
 
     title: str
@@ -210,13 +218,13 @@ class Heat:
     y_label: str = ""
     limits: tuple[float, float] | None = None
     diverging: bool = False
-    log: bool = False  # colours by the logarithm, for positive values; 0 takes the lowest colour
+    log: bool = False  # logarithmic colours for positive values; 0 gets the lowest colour
     figures: bool = False  # write the numbers into the cells where they fit
-    column_styles: Sequence[Style] = ()  # columns are named by these methods' markers
+    column_styles: Sequence[Style] = ()  # columns are labelled with these methods' markers
     cell_height: float = 20.0
 
     def scene(self) -> Scene:
-        """The panel."""
+        """Draw the panel."""
         cell = (
             max(self.cell_height, 150.0 / max(1, len(self.rows)))
             if len(self.rows) < 8
@@ -250,7 +258,7 @@ class Heat:
         return scene
 
     def ramp(self) -> theme.Ramp:
-        """The colour scale over the finite values."""
+        """Return the colour scale over the finite values."""
         finite = [v for row in self.values for v in row if v is not None and math.isfinite(v)] or [
             0.0
         ]
@@ -275,7 +283,7 @@ class Heat:
         tip: str,
         ramp: theme.Ramp,
     ) -> None:
-        """One cell; an absent value is an empty one, a non-finite one is named."""
+        """Draw one cell; an absent value leaves it empty, a non-finite one is written by name."""
         x, y, w, h = box
         absent = value is None
         fill = "void" if value is None or not math.isfinite(value) else ramp.color(value)
@@ -289,7 +297,7 @@ class Heat:
             )
 
     def names(self, scene: Scene, left: float, top: float, width: float, cell: float) -> None:
-        """Row and column names, thinned where they would collide."""
+        """Draw row and column names, thinned where they would overlap."""
         every = max(1, math.ceil(12.0 / cell))
         for r, name in enumerate(self.rows):
             if r % every == 0:
@@ -329,7 +337,7 @@ class Heat:
             )
 
     def key(self, scene: Scene, ramp: theme.Ramp, left: float, y: float) -> None:
-        """The colour scale with its ends."""
+        """Draw the colour scale with its end values."""
         span, pieces = min(150.0, WIDTH - 8 - left - 110.0), 40
         start = left + 52
         for i in range(pieces):
@@ -345,8 +353,8 @@ class Heat:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """One row's value with an interval (equal ends: none)."""
+class Interval:
+    """One value with an interval; equal ends mean that there is none."""
 
     style: Style
     value: float
@@ -357,12 +365,13 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Forest:
-    """Estimates in rows over one axis, several a row where they share its name; ``level`` is a
-    dashed vertical.
+    """Values with intervals, in rows over one axis; a row may hold several.
+
+    ``level`` draws a dashed vertical line.
     """
 
     title: str
-    rows: Sequence[tuple[str, Sequence[Estimate]]]
+    rows: Sequence[tuple[str, Sequence[Interval]]]
     x_label: str
     level: float | None = None
     level_label: str = ""
@@ -370,17 +379,17 @@ class Forest:
     limits: tuple[float, float] | None = None
 
     def scene(self) -> Scene:
-        """The panel."""
-        pitch = [max(18.0, 9.0 * len(estimates) + 5) for _, estimates in self.rows]
+        """Draw the panel."""
+        pitch = [max(18.0, 9.0 * len(intervals) + 5) for _, intervals in self.rows]
         top = TITLE_HEIGHT + (16.0 if self.level_label else 6.0)
         bottom = top + sum(pitch)
         scene = titled(self.title, WIDTH, bottom + 42.0, f"{self.title}: {self.x_label}")
         left = 10.0 + max((text_width(name) for name, _ in self.rows), default=0.0)
         drawn = [
-            v for _, estimates in self.rows for e in estimates for v in (e.value, e.low, e.high)
+            v for _, intervals in self.rows for e in intervals for v in (e.value, e.low, e.high)
         ]
         include = tuple(self.limits or ()) + (() if self.level is None else (self.level,))
-        x = fit(drawn, left, WIDTH - 14, log=self.log_x, include=include)
+        x = axis_covering(drawn, left, WIDTH - 14, log=self.log_x, include=include)
         ticks = x.ticks(5)
         for tick in ticks:
             scene.line((x(tick), top), (x(tick), bottom), "grid")
@@ -396,40 +405,42 @@ class Forest:
                 )
         scene.add(
             Label(
-                x=within((left + WIDTH - 14) / 2, self.x_label),
+                x=centre_inside((left + WIDTH - 14) / 2, self.x_label),
                 y=bottom + 29,
                 text=self.x_label,
                 anchor="middle",
             )
         )
         y = top
-        for (name, estimates), height in zip(self.rows, pitch, strict=True):
+        for (name, intervals), height in zip(self.rows, pitch, strict=True):
             scene.add(Label(x=left - 8, y=y + height / 2, text=name, anchor="end", color="ink"))
-            for place, estimate in zip(spread(len(estimates), y, height), estimates, strict=True):
-                draw_estimate(scene, estimate, x, place)
+            for place, interval in zip(
+                row_offsets(len(intervals), y, height), intervals, strict=True
+            ):
+                draw_interval(scene, interval, x, place)
             y += height
         return scene
 
 
-def spread(count: int, top: float, height: float) -> Iterable[float]:
-    """Centres of ``count`` lines within a row."""
+def row_offsets(count: int, top: float, height: float) -> Iterable[float]:
+    """Return the vertical centres of ``count`` intervals within a row."""
     return (top + height / 2 + (i - (count - 1) / 2) * 9.0 for i in range(count))
 
 
-def draw_estimate(scene: Scene, estimate: Estimate, x: Axis, y: float) -> None:
-    """Marker and interval."""
-    style = estimate.style
-    if not math.isfinite(estimate.value) or (x.log and estimate.value <= 0):
+def draw_interval(scene: Scene, interval: Interval, x: Axis, y: float) -> None:
+    """Draw a marker and its interval."""
+    style = interval.style
+    if not math.isfinite(interval.value) or (x.log and interval.value <= 0):
         return
     if (
-        estimate.high > estimate.low
-        and math.isfinite(estimate.low)
-        and math.isfinite(estimate.high)
+        interval.high > interval.low
+        and math.isfinite(interval.low)
+        and math.isfinite(interval.high)
     ):
-        low = max(estimate.low, x.low)
+        low = max(interval.low, x.low)
         scene.add(
             Shape(
-                points=((x(low), y), (x(estimate.high), y)),
+                points=((x(low), y), (x(interval.high), y)),
                 stroke=style.color,
                 width=1.6,
                 series=style.key,
@@ -437,12 +448,15 @@ def draw_estimate(scene: Scene, estimate: Estimate, x: Axis, y: float) -> None:
         )
     scene.add(
         Mark(
-            x=x(estimate.value),
+            x=x(interval.value),
             y=y,
             shape=style.marker,
             color=style.color,
             size=7,
-            title=estimate.tip,
+            title=interval.tip,
             series=style.key,
         )
     )
+
+
+Estimate = Interval  # the old name, which sections import

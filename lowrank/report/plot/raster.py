@@ -1,4 +1,4 @@
-"""PNG of a scene, drawn by matplotlib's Agg canvas from the same primitives as the SVG."""
+"""Render a scene as PNG with matplotlib's Agg canvas, from the same primitives as the SVG."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from lowrank.report.plot import theme
 from lowrank.report.plot.scene import Label, Mark, Scene, Shape, outline
 
-SCALE = 2.0  # pixels of the picture for a pixel of the scene
+SCALE = 2.0  # pixels of the picture per pixel of the scene
 
 
 def png(scene: Scene) -> bytes:
-    """The scene in the light theme on white, at twice its size."""
+    """Return the scene as PNG in the light theme on white, at twice its size."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -31,7 +31,7 @@ def png(scene: Scene) -> bytes:
 
 
 def artist(item: Shape | Mark | Label, scene: Scene, order: int) -> Any:
-    """A matplotlib artist in pixels of the picture."""
+    """Return an item of the scene as a matplotlib artist in pixels of the picture."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
     from matplotlib.text import Text
@@ -89,5 +89,5 @@ def artist(item: Shape | Mark | Label, scene: Scene, order: int) -> Any:
 
 
 def color(token: str) -> str:
-    """Hex value of a token in the light theme; 'none' paints nothing."""
+    """Return the hex value of a token in the light theme, or 'none' for an empty token."""
     return "none" if not token else theme.LIGHT.get(token, token)

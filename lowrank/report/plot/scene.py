@@ -1,9 +1,9 @@
-"""A drawing as a list of primitives in pixels (y downwards), and its SVG.
+"""A drawing as a list of primitives in pixels (y downwards), and its rendering as SVG.
 
-The report draws with its own small renderer rather than with matplotlib's SVG: panels stay
-separate, so that they reflow on a phone; colours are CSS variables, so that both themes work; every
-mark carries its numbers as a tooltip; and a page of forty panels weighs some hundred kilobytes. PNG
-files come from the same scene (:mod:`.raster`).
+The report has its own small renderer instead of matplotlib's SVG for four reasons: panels are
+separate and reflow on a phone; colours are CSS variables, so that both themes work; every mark has
+its numbers as a tooltip; and a page of forty panels takes only some hundred kilobytes. PNG files
+are made from the same scene (:mod:`.raster`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """An open or closed polyline. Colours are theme tokens or ``#rrggbb``; '' paints nothing."""
+    """An open or closed polyline.
+
+    Colours are theme tokens or ``#rrggbb``; an empty colour paints nothing.
+    """
 
     points: tuple[Point, ...]
     closed: bool = False
@@ -48,8 +51,9 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """One line of text; ``anchor`` start, middle or end; ``y`` is the vertical
-    middle of the line.
+    """One line of text.
+
+    ``anchor`` is start, middle or end; ``y`` is the vertical middle of the line.
     """
 
     x: float
@@ -68,8 +72,8 @@ Item = Shape | Mark | Label
 
 @dataclass
 class Scene:
-    """Items on a canvas of ``width`` by ``height`` pixels; ``label`` is read to those who cannot
-    see it.
+    """Items on a canvas of ``width`` by ``height`` pixels; ``label`` is the text for screen
+    readers.
     """
 
     width: float
@@ -78,7 +82,7 @@ class Scene:
     items: list[Item] = field(default_factory=list)
 
     def add(self, *items: Item) -> None:
-        """Paint ``items`` over what is there."""
+        """Draw ``items`` on top of the existing ones."""
         self.items.extend(items)
 
     def rect(
@@ -92,25 +96,27 @@ class Scene:
         title: str = "",
         stroke: str = "",
     ) -> None:
-        """A rectangle."""
+        """Draw a rectangle."""
         corners = ((x, y), (x + w, y), (x + w, y + h), (x, y + h))
         self.add(Shape(points=corners, closed=True, fill=fill, stroke=stroke, title=title))
 
     def line(
         self, start: Point, end: Point, color: str, width: float = 1.0, dash: str = ""
     ) -> None:
-        """A straight line."""
+        """Draw a straight line."""
         self.add(Shape(points=(start, end), stroke=color, width=width, dash=dash))
 
     def svg(self) -> str:
-        """The scene as an ``<svg>`` element for a page that defines the theme's variables."""
+        """Return the scene as an ``<svg>`` element for a page that defines the theme's
+        variables.
+        """
         box = f"0 0 {number(self.width)} {number(self.height)}"
         return (
             f'<svg viewBox="{box}" role="img" aria-label="{escape(self.label)}">{self.body()}</svg>'
         )
 
     def body(self) -> str:
-        """The items as SVG, those of one series in a group."""
+        """Return the items as SVG, with those of one series in a group."""
         parts = []
         for series, items in groupby(self.items, key=lambda item: item.series):
             inner = "".join(element(item) for item in items)
@@ -119,7 +125,7 @@ class Scene:
 
 
 def outline(mark: Mark) -> tuple[tuple[Point, ...], bool]:
-    """(points, filled) of a marker; a circle has no outline and is drawn as such."""
+    """Return (points, filled) of a marker; circles have no outline and are drawn as circles."""
     r = mark.size / 2
     units: dict[str, tuple[tuple[Point, ...], bool]] = {
         "square": (((-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)), True),
@@ -149,7 +155,7 @@ def outline(mark: Mark) -> tuple[tuple[Point, ...], bool]:
 
 
 def element(item: Item) -> str:
-    """One item as an SVG element."""
+    """Return one item as an SVG element."""
     if isinstance(item, Label):
         return text_element(item)
     if isinstance(item, Mark):
@@ -163,7 +169,7 @@ def element(item: Item) -> str:
 
 
 def shape_element(item: Shape) -> str:
-    """A polyline as an SVG path."""
+    """Return a polyline as an SVG path."""
     steps = " ".join(f"{number(x)} {number(y)}" for x, y in item.points)
     style = f"fill:{paint(item.fill)}"
     if item.stroke:
@@ -178,7 +184,7 @@ def shape_element(item: Shape) -> str:
 
 
 def text_element(item: Label) -> str:
-    """A line of text; the baseline sits a third of the size below the middle."""
+    """Return a line of text; its baseline is a third of the font size below the middle."""
     x, y = number(item.x), number(item.y + 0.35 * item.size)
     anchor = "" if item.anchor == "start" else f' text-anchor="{item.anchor}"'
     weight = ' font-weight="600"' if item.bold else ""
@@ -189,19 +195,19 @@ def text_element(item: Label) -> str:
 
 
 def close(opened: str, tag: str, title: str) -> str:
-    """The element closed, with its tooltip inside."""
+    """Return the element closed, with its tooltip inside."""
     return f"{opened}><title>{escape(title)}</title></{tag}>" if title else f"{opened}/>"
 
 
 def paint(color: str) -> str:
-    """A theme token as a CSS variable; hex colours as they are."""
+    """Return a theme token as a CSS variable, and a hex colour unchanged."""
     if not color:
         return "none"
     return color if color.startswith("#") else f"var(--{color})"
 
 
 def number(value: float) -> str:
-    """A coordinate, to a tenth of a pixel or what small widths need."""
+    """Return a coordinate rounded to a tenth of a pixel, or finer if it is small."""
     return (
         f"{value:.2f}".rstrip("0").rstrip(".")
         if abs(value) < 3
@@ -210,7 +216,7 @@ def number(value: float) -> str:
 
 
 def standalone(scene: Scene) -> str:
-    """The scene as an SVG file of its own, in the light theme."""
+    """Return the scene as a standalone SVG file in the light theme."""
     style = f":root{{{theme.css_variables(theme.LIGHT)}}}text{{font-family:{theme.FONT}}}path,polyline{{stroke-linejoin:round}}"
     size = f'width="{number(scene.width)}" height="{number(scene.height)}" viewBox="0 0 {number(scene.width)} {number(scene.height)}"'
     paper = f'<rect width="100%" height="100%" style="fill:{paint("paper")}"/>'
@@ -222,8 +228,9 @@ def standalone(scene: Scene) -> str:
 def stack(
     groups: Iterable[Sequence[Scene]], columns: int, gap: float, top: float, label: str
 ) -> Scene:
-    """Panels side by side and below one another on one canvas, each group from a new row, ``top``
-    pixels left free above.
+    """Return panels in rows on one canvas, with ``top`` pixels free above.
+
+    Each group begins a new row of at most ``columns`` panels.
     """
     rows = [group[i : i + columns] for group in groups for i in range(0, len(group), columns)]
     width = max((sum(p.width for p in row) + gap * (len(row) - 1) for row in rows), default=0.0)
@@ -239,7 +246,7 @@ def stack(
 
 
 def moved(item: Item, dx: float, dy: float) -> Item:
-    """A copy of ``item`` shifted by (dx, dy)."""
+    """Return a copy of ``item`` moved by (dx, dy)."""
     if isinstance(item, Shape):
         return replace(item, points=tuple((x + dx, y + dy) for x, y in item.points))
     return replace(item, x=item.x + dx, y=item.y + dy)

@@ -1,10 +1,10 @@
-"""Colours, markers and type of the report, as tokens: the page maps a token to a CSS variable, a
-picture to a hex value.
+"""Colours, markers and fonts of the report as tokens.
 
-Line colours are those of Okabe and Ito's palette for colour-blind readers, lightened for the dark
-theme where the contrast asks for it; the first slot is the ink of the page. Every slot also has a
-marker of its own, so that nothing rests on colour alone. Heat maps use cividis (Nuñez, Anderton,
-Renslow 2018) and, around zero, a blue-to-orange ramp.
+The page maps a token to a CSS variable, a picture to a hex value. Line colours are Okabe and Ito's
+palette for colour-blind readers, lightened for the dark theme where the contrast requires it; the
+first slot is the text colour of the page. Every slot also has a distinct marker, so that nothing
+depends on colour alone. Heat maps use cividis (Nuñez, Anderton, Renslow 2018) and, around zero, a
+blue-to-orange scale.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ DARK = {
     "step3": "#abcbec",
     "step4": "#e3effc",
 }
-SLOTS = 8  # looks of methods
+SLOTS = 8  # number of distinct styles of methods
 STEPS = 5  # shades of one colour, early to late
 MARKERS = ("circle", "square", "triangle", "diamond", "wedge", "cross", "plus", "star")
 DASHES = ("", "5 3", "1.5 2.5", "7 2 1.5 2")
@@ -93,7 +93,7 @@ DIVERGING = (
 
 @dataclass(frozen=True)
 class Ramp:
-    """A continuous colour scale over [low, high], both positive where it is logarithmic."""
+    """A continuous colour scale over [low, high]; both are positive if it is logarithmic."""
 
     stops: tuple[str, ...]
     low: float
@@ -101,7 +101,7 @@ class Ramp:
     log: bool = False
 
     def color(self, value: float) -> str:
-        """Hex colour of ``value``; values outside take the end colours."""
+        """Return the hex colour of ``value``; values outside the range get the end colours."""
         if self.log and value <= 0:
             return self.stops[0]
         low, high, value = (
@@ -112,25 +112,25 @@ class Ramp:
         return self.shade(0.5 if high <= low else min(1.0, max(0.0, (value - low) / (high - low))))
 
     def shade(self, share: float) -> str:
-        """Hex colour at ``share`` (0 … 1) of the scale."""
+        """Return the hex colour at the fraction ``share`` (0 … 1) of the scale."""
         place = share * (len(self.stops) - 1)
         left = min(int(place), len(self.stops) - 2)
         return blend(self.stops[left], self.stops[left + 1], place - left)
 
 
 def blend(first: str, second: str, share: float) -> str:
-    """The colour at ``share`` of the way between two hex colours, in sRGB."""
+    """Return the colour at the fraction ``share`` between two hex colours, in sRGB."""
     a, b = channels(first), channels(second)
     return "#" + "".join(f"{round(x + (y - x) * share):02x}" for x, y in zip(a, b, strict=True))
 
 
 def channels(color: str) -> tuple[int, int, int]:
-    """Red, green and blue of ``#rrggbb``, each 0 … 255."""
+    """Return red, green and blue of ``#rrggbb``, each 0 … 255."""
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
 def luminance(color: str) -> float:
-    """Relative luminance of WCAG 2, 0 (black) … 1 (white)."""
+    """Return the relative luminance of WCAG 2, from 0 (black) to 1 (white)."""
     linear = [
         c / 3294.6 if c <= 10.31 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels(color)
     ]
@@ -138,10 +138,10 @@ def luminance(color: str) -> float:
 
 
 def text_on(color: str) -> str:
-    """Black or white, whichever is better read on ``color``."""
+    """Return the text colour, dark or white, that is easier to read on ``color``."""
     return "#ffffff" if luminance(color) < 0.22 else "#14171d"
 
 
 def css_variables(theme: dict[str, str]) -> str:
-    """The tokens of a theme as CSS custom properties."""
+    """Return the tokens of a theme as CSS custom properties."""
     return "".join(f"--{name}:{value};" for name, value in theme.items())
