@@ -75,10 +75,13 @@ class CheckpointCache:
         self._task = task
 
     def end(self, index: int) -> None:
-        """Drop the checkpoints that no task after number ``index`` needs."""
+        """Drop the checkpoints that no task but number ``index`` needs.
+
+        Tasks are done in any order where several processes share them.
+        """
         for checkpoint_id, uses in self._uses.items():
-            while uses and uses[0] <= index:
-                uses.pop(0)
+            if index in uses:
+                uses.remove(index)
             if not uses:
                 self._drop(checkpoint_id)
 

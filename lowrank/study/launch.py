@@ -57,7 +57,7 @@ def launch(
     _refuse_sqlite(store, how, workers, section)
     register(store, plan)
     if retry_failed:
-        forget_failures(store, plan)
+        forget_failures(store, plan, [stage.name for stage in shared])
     missing = any(stage.unfinished(store, plan) for stage in shared)
     if how.launcher == "processes":
         names = [stage.name for stage in shared] if missing else []

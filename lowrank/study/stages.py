@@ -127,8 +127,12 @@ def forget_failures(store: Store, plan: Plan, stages: Collection[str] = ()) -> N
 
 
 def _diverged(item: Item[Any]) -> bool:
-    run = getattr(item.work, "run", None)
-    return isinstance(run, records.Run) and run.failed_step is not None
+    from lowrank.study.training import MissingRun
+
+    work = item.work
+    return (
+        isinstance(work, MissingRun) and work.run is not None and work.run.failed_step is not None
+    )
 
 
 def _training_items(store: Store, plan: Plan) -> list[Item[Any]]:

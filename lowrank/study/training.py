@@ -134,6 +134,11 @@ class TrainStage(Stage[MissingRun, "Job"]):
         """Delete the resume points of a run that is finished: it has its checkpoints."""
         clear_resume_points(self.store, self.plan, [work.config])
 
+    def stored_error(self, item: Item[MissingRun]) -> str:
+        """Return the error of a run that has failed, as its row has it now; '' for any other."""
+        run = self.store.get(records.Run, item.work.run.id) if item.work.run else None
+        return (run.error or "failed") if run is not None and run.status == "failed" else ""
+
     def is_result(self, error: Exception) -> bool:
         """Return whether the run diverged: a loss that is no longer finite is a result."""
         return isinstance(error, DivergedError)
@@ -170,14 +175,29 @@ def train_run(
         return _follow(store, plan, missing)
     stage = TrainStage(store, plan, progress=progress)
     item, worker = stage.item(missing), Worker(store, stage, progress=progress)
-    with worker.required(item) as claimed, worker.attempt(claimed):
-        worker.store_result(claimed, stage.compute(claimed))
+    with worker.required(item) as claimed:
+        if not any(m.config is missing.config for m in missing_training(store, plan)):
+            return _finished_elsewhere(store, missing)
+        with worker.attempt(claimed):
+            worker.store_result(claimed, stage.compute(claimed))
     stage.release(missing)
     for failure in worker.failures:
         if not failure.is_result:
             raise failure.error
     for note in worker.notes:
         raise BusyError(note)
+    return store.get(records.Run, missing.run.id)
+
+
+def _finished_elsewhere(store: Store, missing: MissingRun) -> records.Run:
+    """Return the row of a run that another process has finished before this one claimed it.
+
+    Raises :class:`BusyError` in a launch of several processes: the others have begun to wait for
+    this one, and end with it.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BusyError(f"{missing.config.label}: another process has finished it; nothing is left")
+    assert missing.run is not None
     return store.get(records.Run, missing.run.id)
 
 

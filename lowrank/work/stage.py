@@ -69,6 +69,7 @@ class Stage(ABC, Generic[T, R]):
     unit: ClassVar[str]
     claims: ClassVar[str]
     bar: ClassVar[bool] = True
+    store: Store
 
     @abstractmethod
     def items(self) -> list[Item[T]]:
@@ -127,6 +128,11 @@ class Stage(ABC, Generic[T, R]):
                 study_id=self.study_id,
             )
         )
+
+    def stored_error(self, item: Item[T]) -> str:
+        """Return the error with which the item has failed, as the store has it now; '' for none."""
+        failed = self.store.first(records.WorkUnit, unit_key=item.key, status="failed")
+        return failed.error if failed else ""
 
     def sentence(self, item: Item[T], error: Exception) -> str:
         """Return the error as the sentence that is stored and shown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypedDict, TypeVar
@@ -94,7 +94,6 @@ class Worker(Generic[T, R]):
         # Keys of failed items to try again; None: those that have failed at the first plan.
         self._retried: set[str] | None = None if retry_failed else set()
         self._tried: set[str] = set()  # keys of items that this worker never does again
-        self._closed: set[str] = set()  # groups that this worker never claims again
 
     @property
     def summary(self) -> WorkSummary:
@@ -172,7 +171,6 @@ class Worker(Generic[T, R]):
                     did = yield from self._group(items, claim, bar)
             if claim is not None and not claim.lost:
                 acquired = True
-                self._closed.add(key)
             if did:
                 continue
             if time.monotonic() - begun > valid:
@@ -190,6 +188,8 @@ class Worker(Generic[T, R]):
         did, store = False, self.store.guarded(claim.confirm)
         try:
             for number, item in enumerate(items, start=1):
+                if not item.error and self.stage.stored_error(item):
+                    continue  # it has failed since it was planned: the next plan leaves it alone
                 if self.stage.still_missing(item.work):
                     did = True
                     bar.show(item.label)
@@ -222,8 +222,7 @@ class Worker(Generic[T, R]):
         bar.expect(len(todo))
         groups: dict[str, list[Item[T]]] = {}
         for item in todo:
-            if item.group not in self._closed:
-                groups.setdefault(item.group, []).append(item)
+            groups.setdefault(item.group, []).append(item)
         return list(groups.items())
 
     # -- one item
@@ -259,13 +258,39 @@ class Worker(Generic[T, R]):
         It is tried again while the database is away: storing rows twice is harmless.
         """
 
-        def store() -> int:
-            with self._saving(claimed) as store:
-                if claimed.item.error:  # that of an earlier attempt
-                    store.forget_unit(claimed.item.key)
-                return self.stage.save(claimed.work, result, store)
+        def save(store: Store) -> int:
+            if claimed.item.error:  # that of an earlier attempt
+                store.forget_unit(claimed.item.key)
+            return self.stage.save(claimed.work, result, store)
 
-        self.rows += patiently(store)
+        self.rows += self._save(claimed, save)
+
+    def _save(self, claimed: Claimed[T], save: Callable[[Store], int]) -> int:
+        """Call ``save`` in a transaction, again while the database is away; return its rows.
+
+        A COMMIT whose answer is lost with the connection has ended the claim together with the
+        rows. The next attempt then finds the claim gone and the rows there: they are this
+        process's, and how many were new is not known any more.
+        """
+        attempts = 0
+
+        def once() -> int:
+            nonlocal attempts
+            attempts += 1
+            with self._saving(claimed) as store:
+                return save(store)
+
+        try:
+            return patiently(once)
+        except ClaimLostError:
+            if attempts == 1 or self._open(claimed):
+                raise
+            return 0
+
+    def _open(self, claimed: Claimed[T]) -> bool:
+        """Return whether an item has neither its rows nor a stored failure."""
+        stage = self.stage
+        return stage.still_missing(claimed.work) and not stage.stored_error(claimed.item)
 
     @contextmanager
     def _saving(self, claimed: Claimed[T]) -> Iterator[Store]:
@@ -285,14 +310,17 @@ class Worker(Generic[T, R]):
                 trace = logs.traceback_text(error)
                 log.error("%s: %s", item.label, sentence, exc_info=error, extra=logs.SHOWN)
         try:
-            with self._saving(claimed) as store:
-                self.stage.fail(item, error, trace, store)
+            self._save(claimed, lambda store: self._store_failure(item, error, trace, store))
         except ClaimLostError as lost:
             self._give_up(claimed, lost)
             return
         is_result = self.stage.is_result(error)
         self.units += is_result
         self.failures.append(Failure(item, error, sentence, is_result))
+
+    def _store_failure(self, item: Item[T], error: Exception, trace: str, store: Store) -> int:
+        self.stage.fail(item, error, trace, store)
+        return 0
 
     def _give_up(self, claimed: Claimed[T], error: Exception) -> None:
         """Leave an item to the process that holds it; a later round looks at it again."""

@@ -6,6 +6,7 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -399,3 +400,74 @@ def test_what_was_found_done_is_not_looked_at_for_ever(sqlite_store: Store) -> N
 
     stage = Forgetful(sqlite_store, ["a"])
     assert do_missing(stage, worker_of(sqlite_store, stage)).units == 0
+
+
+# -- what changes between planning and claiming, and answers that are lost
+
+
+class Planned(Names):
+    """Runs ``meanwhile`` after each plan, as another process would."""
+
+    def __init__(self, store: Store, names: list[str], meanwhile: Callable[[int], None]) -> None:
+        super().__init__(store, names)
+        self.meanwhile, self.plans = meanwhile, 0
+
+    def announce(self, items: Any) -> None:
+        self.plans += 1
+        self.meanwhile(self.plans)
+
+
+def test_an_item_that_failed_since_it_was_planned_is_left_alone(sqlite_store: Store) -> None:
+    def fail_elsewhere(plans: int) -> None:
+        if plans == 1:
+            other = Breaking(sqlite_store, ["a"], "a", RuntimeError("no room"))
+            do_missing(other, worker_of(sqlite_store, other))
+
+    stage = Planned(sqlite_store, ["a", "b"], fail_elsewhere)
+    summary = do_missing(stage, worker_of(sqlite_store, stage))
+    assert stage.computed == ["b"]
+    (left,) = summary.left_alone
+    assert left.startswith("name a failed earlier: RuntimeError: no room")
+    (failed,) = sqlite_store.find(records.WorkUnit)
+    assert failed.attempts == 1
+
+
+def test_an_item_that_was_blocked_is_done_once_it_can_be(sqlite_store: Store) -> None:
+    """It becomes possible while another item of its group is done."""
+
+    class Unblocked(Names):
+        def items(self) -> list[Item[str]]:
+            reason = "" if "a" in done(sqlite_store) else "a is not there"
+            return [
+                Item(name, name, "one group", name, blocked=reason if name == "b" else "")
+                for name in self.names
+                if self.still_missing(name)
+            ]
+
+    stage = Unblocked(sqlite_store, ["a", "b"])
+    summary = do_missing(stage, worker_of(sqlite_store, stage))
+    assert stage.computed == ["a", "b"]
+    assert summary.complete
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_commit_whose_answer_is_lost_is_this_processs_work(
+    store: Store, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    stage = Breaking(store, ["a"], "a" if fails else "none", RuntimeError("no room"))
+    worker = worker_of(store, stage)
+    whole, lost = worker._saving, [True]
+
+    @contextmanager
+    def answer_lost(claimed: Any) -> Any:
+        with whole(claimed) as opened:
+            yield opened
+        if lost.pop() if lost else False:
+            raise StoreAwayError("the connection broke")
+
+    monkeypatch.setattr(worker, "_saving", answer_lost)
+    summary = do_missing(stage, worker)
+    assert not lost
+    assert (summary.units, len(summary.failed), summary.notes) == (1 - fails, int(fails), [])
+    assert done(store) == (set() if fails else {"a"})
+    assert [unit.status for unit in store.find(records.WorkUnit)] == ["failed"] * fails
