@@ -4,6 +4,7 @@ named.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -147,3 +148,15 @@ def test_the_notebook_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MPLBACKEND", "agg")
     exec(code, names)
     assert list(names["frame"]["value"]) == [1.0, 11.0]  # type: ignore[index]
+
+
+def test_the_tree_of_contributing_names_every_file() -> None:
+    spec = importlib.util.spec_from_file_location("tree", Path(__file__).with_name("tree.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    tree = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tree)
+    written = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert f"{tree.BEGIN}{tree.tree()}{tree.END}" in written, (
+        "write it anew: python tests/project/tree.py --write"
+    )
