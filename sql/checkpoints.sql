@@ -1,4 +1,4 @@
--- description: The checkpoints, with validation loss in nats a token and the folder that holds the weights.
+-- description: The checkpoints, with validation loss in nats per token and the folder that holds the weights.
 -- param: study text default ''
 -- param: method text default ''
 -- param: scale text default ''

@@ -1,4 +1,4 @@
--- description: Final validation loss (nats a token) and perplexity of each run, beside the published perplexity.
+-- description: Final validation loss (nats per token) and perplexity of each run, beside the published perplexity.
 -- param: study text default ''
 -- param: scale text default ''
 SELECT final.study, final.scale, final.method, final.variant, final.seed, final.status, final.step, final.tokens_seen,

@@ -1,4 +1,4 @@
--- description: Training loss of each update, in nats a token, with learning rate, gradient norm and speed.
+-- description: Training loss of each update, in nats per token, with learning rate, gradient norm and speed.
 -- param: study text default ''
 -- param: method text default ''
 -- param: scale text default ''
