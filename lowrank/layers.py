@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.errors import ConfigError, LowrankError
-from lowrank.optim.sharding import beside
+from lowrank.optim.sharding import like
 
 Draw = Callable[[str], torch.Generator]
 """``draw(name)`` is a fresh CPU generator keyed by the run's seed and ``name`` (a parameter's full
@@ -76,7 +76,7 @@ def fill(
     elif parameter.device.type != "meta":
         numbers = torch.empty(parameter.shape, dtype=torch.float32)
         initialise(numbers, generator=draw(label))
-        parameter.copy_(beside(numbers, parameter))
+        parameter.copy_(like(numbers, parameter))
 
 
 def kaiming(tensor: Tensor, generator: torch.Generator | None) -> None:

@@ -45,7 +45,7 @@ from lowrank.layers import (
 from lowrank.optim import projection
 from lowrank.optim.adamw8bit import AdamW8bit
 from lowrank.optim.projected import ProjectedAdamW
-from lowrank.optim.sharding import whole
+from lowrank.optim.sharding import full_tensor
 from lowrank.settings import Config, Training
 
 Family = Literal["baseline", "optimizer", "architecture", "adapter"]
@@ -151,7 +151,7 @@ class Method(ABC):
         Under ``fully_shard`` every process has to call, and gets whole weights.
         """
         return {
-            path: whole(module.weight.detach())
+            path: full_tensor(module.weight.detach())
             for path, module in targets(model)
             if isinstance(module, nn.Linear)
         }

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +16,14 @@ from lowrank import schedule
 from lowrank.errors import ConfigError, LowrankError
 from lowrank.layers import Draw, FactoredLinear, fill, kaiming, plain_path, replace_targets, targets
 from lowrank.methods.base import Method
-from lowrank.optim.sharding import beside, whole
+from lowrank.optim.sharding import full_tensor, like
+from lowrank.optim.state import AdamState
 from lowrank.settings import Config, Training
 
 Init = Literal["lora", "published"]
 Reset = Literal["full", "shared_mask", "independent_masks"]
 Restarts = Literal["relora", "published"]
 RESTARTS = {"relora": schedule.cosine_restarts, "published": schedule.cosine_restarts_published}
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ReLoRALinear(FactoredLinear):
@@ -191,35 +191,33 @@ class ReLoRA(Method):
         """Merge one adapter and forget its moments."""
         module.merge_(lambda name: draw(f"{path}.{name}/merge/{update}"))
         for name, factor in (("A", module.A), ("B", module.B)):
-            self._reset(optimizer.state.get(factor, {}), f"{path}.{name}", update, draw)
+            state = AdamState(optimizer.state.get(factor, {}))
+            self._reset(state, f"{path}.{name}", update, draw)
 
-    def _reset(self, state: dict[str, Any], name: str, update: int, draw: Draw) -> None:
+    def _reset(self, state: AdamState, name: str, update: int, draw: Draw) -> None:
         """Forget the moments of one factor, in place."""
-        if not all(key in state for key in MOMENTS):
+        if not state.has_moments:
             raise LowrankError(
                 f"{self.name}: the optimizer has no moments of {name} to reset at update {update}; train with AdamW"
             )
         kind = self.settings.reset
-        for key in MOMENTS:
+        for moment in state.moments:
             if kind == "full":
-                state[key].zero_()
+                moment.values.zero_()
                 continue
-            label = name if kind == "shared_mask" else f"{name}/{key}"
-            mask = (
-                torch.rand(state[key].shape, generator=draw(f"{label}/reset/{update}"))
-                < self.settings.keep
-            )
-            state[key].mul_(beside(mask, state[key]))
+            label = name if kind == "shared_mask" else f"{name}/{moment.key}"
+            drawn = torch.rand(moment.values.shape, generator=draw(f"{label}/reset/{update}"))
+            moment.values.mul_(like(drawn < self.settings.keep, moment.values))
         if kind == "full":
             # Without the corrections of a new counter the first step would be (1-β₁)/√(1-β₂) = 3.2
             # learning rates long.
-            state["step"] = state["step"].zero_() if torch.is_tensor(state["step"]) else 0
+            state.restart()
 
     def dense(self, model: nn.Module) -> dict[str, Tensor]:
         """Frozen weights plus adapters."""
         with torch.no_grad():
             return {
-                path: whole(module.dense())
+                path: full_tensor(module.dense())
                 for path, module in targets(model)
                 if isinstance(module, ReLoRALinear)
             }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lowrank.errors import ConfigError
 from lowrank.layers import Draw, FactoredLinear, fill, kaiming, replace_targets, targets
 from lowrank.methods.base import Method
-from lowrank.optim.sharding import whole
+from lowrank.optim.sharding import full_tensor
 from lowrank.settings import Config
 
 
@@ -75,11 +75,11 @@ class SLTrainLinear(FactoredLinear):
         """W (out, in), differentiable in ``A``, ``B`` and ``values``; whole on every process, where
         these are cut.
         """
-        product = (self.alpha / self.rank) * whole(self.B) @ whole(self.A)
+        product = (self.alpha / self.rank) * full_tensor(self.B) @ full_tensor(self.A)
         # Autocast may have made the product half precision; the sum needs one dtype.
         return (
             product.flatten()
-            .index_add(0, self.indices, whole(self.values).to(product.dtype))
+            .index_add(0, self.indices, full_tensor(self.values).to(product.dtype))
             .view_as(product)
         )
 
