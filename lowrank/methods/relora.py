@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lowrank import schedule
 from lowrank.errors import ConfigError, LowrankError
 from lowrank.layers import Draw, FactoredLinear, fill, kaiming, plain_path, replace_targets, targets
-from lowrank.methods.base import Method
+from lowrank.methods.base import RANK, Method
 from lowrank.optim.sharding import full_tensor, like
 from lowrank.optim.state import AdamState
 from lowrank.settings import Config, Training
@@ -105,16 +105,30 @@ class ReLoRASettings(Config):
     published choice is an option.
     """
 
-    rank: PositiveInt
-    alpha: PositiveFloat = 32.0  # the product is multiplied by alpha / rank
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    merge_every: PositiveInt = 1000  # updates between two merges
-    restart_warmup: NonNegativeInt = 100  # updates of learning-rate ramp after a merge
-    init: Init = "lora"  # published: both factors zero until the first merge
-    reset: Reset = "full"  # published: independent_masks
-    keep: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01  # share of the moments that a mask keeps
-    restarts: Restarts = "relora"  # published: the ramp ends low, then jumps onto the cosine
-    merge_lag: NonNegativeInt = 0  # published: 1, the merge follows update k·merge_every + 1
+    rank: PositiveInt = Field(description=RANK)
+    alpha: PositiveFloat = Field(32.0, description="the product is multiplied by alpha / rank")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout of the adapter's input")
+    merge_every: PositiveInt = Field(1000, description="updates between two merges")
+    restart_warmup: NonNegativeInt = Field(
+        100, description="updates of the learning rate's ramp after a merge"
+    )
+    init: Init = Field(
+        "lora",
+        description="lora: B starts at zero; published: both factors do, until the first merge",
+    )
+    reset: Reset = Field(
+        "full",
+        description="moments after a merge: full zeroes them and their counter; a mask keeps a random "
+        "share, the same of both moments or (published) independent_masks",
+    )
+    keep: float = Field(0.01, ge=0.0, le=1.0, description="share of the moments that a mask keeps")
+    restarts: Restarts = Field(
+        "relora",
+        description="ramp after a merge: relora ends on the cosine; published ends low, then jumps onto it",
+    )
+    merge_lag: NonNegativeInt = Field(
+        0, description="updates by which merges are late (published: 1, after k·merge_every + 1)"
+    )
 
 
 class ReLoRA(Method):

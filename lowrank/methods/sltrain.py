@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from lowrank.errors import ConfigError
 from lowrank.layers import Draw, FactoredLinear, fill, kaiming, replace_targets, targets
-from lowrank.methods.base import Method
+from lowrank.methods.base import RANK, Method
 from lowrank.optim.sharding import full_tensor
 from lowrank.settings import Config
 
@@ -102,10 +101,12 @@ class SLTrainLinear(FactoredLinear):
 class SLTrainSettings(Config):
     """Settings of SLTrain."""
 
-    rank: PositiveInt
-    alpha: PositiveFloat = 32.0  # the low-rank part is multiplied by alpha / rank
-    sparsity: Annotated[float, Field(gt=0.0, le=1.0)] = (
-        0.03  # share of the entries of W in the sparse part
+    rank: PositiveInt = Field(description=RANK)
+    alpha: PositiveFloat = Field(
+        32.0, description="the low-rank part is multiplied by alpha / rank"
+    )
+    sparsity: float = Field(
+        0.03, gt=0.0, le=1.0, description="share of the entries of W in the sparse part"
     )
 
 
