@@ -6,29 +6,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import details
 from .options import database_option, json_option, standard_options
-from .output import emit
+from .output import emit, json_text
+
+if TYPE_CHECKING:
+    from lowrank.methods.base import Method
+    from lowrank.metrics.base import Lens, MetricInfo
 
 
 @click.command()
+@click.argument("name", required=False)
 @json_option
 @database_option
 @standard_options
-def methods(as_json: bool) -> None:
-    """The registered training methods: family, what they do, source, settings with their defaults.
+def methods(name: str | None, as_json: bool) -> None:
+    """List the registered training methods: family, what they do, source, settings with their
+    defaults. With NAME, show one in full: every setting with its default, allowed values and
+    meaning.
 
     \b
-    Example:
+    Examples:
+      lowrank methods
+      lowrank methods galore
       lowrank methods --json
     """
-    emit(method_rows(as_json), as_json)
+    if name is None:
+        emit(method_rows(as_json), as_json)
+    else:
+        row = method_details(name)
+        click.echo(json_text([row]) if as_json else details.method_text(row))
 
 
 @click.command()
+@click.argument("name", required=False)
 @click.option(
     "--lens",
     "lenses",
@@ -39,16 +54,21 @@ def methods(as_json: bool) -> None:
 @json_option
 @database_option
 @standard_options
-def metrics(lenses: tuple[str, ...], as_json: bool) -> None:
-    """The registered metrics: definition, unit, range, source, and the settings of their lens under
-    each preset.
+def metrics(name: str | None, lenses: tuple[str, ...], as_json: bool) -> None:
+    """List the registered metrics: definition, unit, range, source; with --json also the settings
+    of their lens under each preset. With NAME, show one metric in full.
 
     \b
     Examples:
       lowrank metrics
+      lowrank metrics stable_rank_w
       lowrank metrics --lens landscape --json
     """
-    emit(metric_rows(lenses, as_json), as_json)
+    if name is None:
+        emit(metric_rows(lenses, as_json), as_json)
+    else:
+        row = metric_details(name, lenses)
+        click.echo(json_text([row]) if as_json else details.metric_text(row))
 
 
 @click.command()
@@ -70,17 +90,32 @@ def method_rows(whole: bool) -> Iterator[dict[str, Any]]:
     from lowrank import methods as registry
 
     for name in registry.names():
-        cls = registry.get(name)
-        settings = defaults(cls.Settings)
-        yield {
-            "method": name,
-            "title": cls.title,
-            "family": cls.family,
-            "summary": cls.summary,
-            "dense_equivalent": cls.has_dense,
-            "source": cls.source,
-            "settings": settings if whole else shown(settings),
-        }
+        row = method_row(name, registry.get(name))
+        yield row if whole else {**row, "settings": shown(row["settings"])}
+
+
+def method_row(name: str, cls: type[Method]) -> dict[str, Any]:
+    """Return the facts of a method, its settings as {name: default}."""
+    return {
+        "method": name,
+        "title": cls.title,
+        "family": cls.family,
+        "summary": cls.summary,
+        "dense_equivalent": cls.has_dense,
+        "source": cls.source,
+        "settings": defaults(cls.Settings),
+    }
+
+
+def method_details(name: str) -> dict[str, Any]:
+    """Return a method's row of the list, and ``details`` of each setting.
+
+    Raises UnknownNameError with the nearest name.
+    """
+    from lowrank import methods as registry
+
+    cls = registry.get(name)
+    return {**method_row(name, cls), "details": details.settings_of(cls.Settings)}
 
 
 def metric_rows(lenses: tuple[str, ...], whole: bool) -> Iterator[dict[str, Any]]:
@@ -90,22 +125,39 @@ def metric_rows(lenses: tuple[str, ...], whole: bool) -> Iterator[dict[str, Any]
     for name in lenses or registry.names():
         lens = registry.get(name)
         for info in lens.metrics:
-            row: dict[str, Any] = {
-                "metric": info.name,
-                "lens": name,
-                "definition": info.definition,
-                "unit": info.unit,
-                "range": info.range,
-                "better": info.better,
-                "source": info.source,
-            }
-            if whole:
-                row |= {
-                    "revision": lens.revision,
-                    "defaults": defaults(lens.Settings),
-                    "presets": _plain(lens.presets),
-                }
-            yield row
+            yield metric_row(name, lens, info, whole)
+
+
+def metric_row(name: str, lens: type[Lens], info: MetricInfo, whole: bool) -> dict[str, Any]:
+    """Return the facts of a metric of the lens ``name``; ``whole`` as in :func:`metric_rows`."""
+    row: dict[str, Any] = {
+        "metric": info.name,
+        "lens": name,
+        "definition": info.definition,
+        "unit": info.unit,
+        "range": info.range,
+        "better": info.better,
+        "source": info.source,
+    }
+    if whole:
+        row |= {
+            "revision": lens.revision,
+            "defaults": defaults(lens.Settings),
+            "presets": _plain(lens.presets),
+        }
+    return row
+
+
+def metric_details(name: str, lenses: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return a metric's row of the list, and ``details`` of each setting of its lens.
+
+    Raises UnknownNameError with the nearest name.
+    """
+    lens_name, lens, info = details.find_metric(name, lenses)
+    return {
+        **metric_row(lens_name, lens, info, whole=True),
+        "details": details.settings_of(lens.Settings),
+    }
 
 
 def scale_rows() -> Iterator[dict[str, Any]]:

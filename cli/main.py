@@ -33,10 +33,10 @@ COMMANDS = {  # name: where it is, what it does
     ),
     "report": ("lowrank.cli.report:report", "Write the report: HTML, tables and figures."),
     "query": ("lowrank.cli.query:query", "Ask the store: a named query or a SELECT."),
-    "methods": ("lowrank.cli.catalog:methods", "List the registered methods."),
+    "methods": ("lowrank.cli.catalog:methods", "List the registered methods, or show one in full."),
     "metrics": (
         "lowrank.cli.catalog:metrics",
-        "List the registered metrics: definition, unit, range, source.",
+        "List the registered metrics, or show one in full.",
     ),
     "scales": ("lowrank.cli.catalog:scales", "List the model scales."),
     "checkpoint": (

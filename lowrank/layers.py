@@ -1,5 +1,6 @@
-"""Target layers, and what layers with two factors B (out, rank) and A (rank, in) share: shapes,
-draws, and how they take a model's place.
+"""Target layers of a LLaMA, and the base of layers with two factors that replace them.
+
+W is (out, in), its factors are B (out, rank) and A (rank, in).
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from lowrank.errors import ConfigError, LowrankError
-from lowrank.optim.sharding import beside
+from lowrank.optim.sharding import like
 
 Draw = Callable[[str], torch.Generator]
-"""``draw(name)`` is a fresh CPU generator keyed by the run's seed and ``name`` (a parameter's full
-name, or any label).
+"""A function of a name (a parameter's full name, or any label) that returns a new CPU generator,
+seeded by the run's seed and this name.
 """
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The seven linear layers of every block that low-rank methods treat."""
 
 
 class FactoredLinear(nn.Module, ABC):
-    """Base of linear layers from x (…, in) to (…, out) with factors ``A`` (rank, in) and ``B``
-    (out, rank).
+    """Base of linear layers from x (…, in) to (…, out) with two factors.
+
+    Parameters: ``A`` (rank, in), ``B`` (out, rank) and, with ``bias``, ``bias`` (out,). They are
+    allocated here; a subclass draws them in :meth:`reset_parameters`. Raises :class:`ConfigError`
+    for a rank that does not fit the layer.
     """
 
     draws_own_parameters = True
@@ -46,17 +50,15 @@ class FactoredLinear(nn.Module, ABC):
 
     @abstractmethod
     def reset_parameters(self, draw: Draw | None = None) -> None:
-        """Draw every parameter anew: parameter p from ``draw(p)``, or all from the global
-        generator.
-        """
+        """Draw every parameter: parameter p from ``draw(p)``, or all from the global generator."""
 
     def reset_bias(self) -> None:
-        """A bias starts at zero."""
+        """Set the bias to zero, where there is one."""
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def extra_repr(self) -> str:
-        """Shape and rank."""
+        """Describe shape and rank."""
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, bias={self.bias is not None}"
 
 
@@ -64,29 +66,31 @@ class FactoredLinear(nn.Module, ABC):
 def fill(
     parameter: Tensor, initialise: Callable[..., object], draw: Draw | None, label: str
 ) -> None:
-    """Fill ``parameter`` by ``initialise(tensor, generator=…)``, a function of ``torch.nn.init``
-    with its arguments bound.
+    """Initialise ``parameter`` in place.
 
-    With ``draw`` the numbers are made in float32 on the CPU by ``draw(label)``, so that device,
-    precision and the order of the calls change nothing. Without it the parameter is filled where it
-    is; Transformers relies on that to leave loaded ones alone.
+    ``initialise`` is a function of ``torch.nn.init`` with its arguments bound; it is called as
+    ``initialise(tensor, generator=…)``. With ``draw`` the numbers are drawn in float32 on the CPU
+    by ``draw(label)``, so that device, precision and the order of the calls change nothing; on the
+    meta device nothing is drawn. Without ``draw`` the parameter is filled where it is; Transformers
+    relies on that to leave loaded parameters alone.
     """
     if draw is None:
         initialise(parameter, generator=None)
     elif parameter.device.type != "meta":
         numbers = torch.empty(parameter.shape, dtype=torch.float32)
         initialise(numbers, generator=draw(label))
-        parameter.copy_(beside(numbers, parameter))
+        parameter.copy_(like(numbers, parameter))
 
 
 def kaiming(tensor: Tensor, generator: torch.Generator | None) -> None:
-    """Kaiming-uniform with a = √5, that is uniform in ±1/√in."""
+    """Fill ``tensor`` (out, in) uniformly in ±1/√in, which is Kaiming-uniform with a = √5."""
     nn.init.kaiming_uniform_(tensor, a=math.sqrt(5.0), generator=generator)
 
 
 def replace_targets(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) -> None:
-    """Put ``make(linear)`` in the place of every target layer of ``model``; raises where there is
-    none.
+    """Replace every target layer of ``model`` by ``make(linear)``, in place.
+
+    Raises :class:`LowrankError` where the model has no target layer.
     """
     found = [(path, module) for path, module in targets(model) if isinstance(module, nn.Linear)]
     if not found:
@@ -98,14 +102,15 @@ def replace_targets(model: nn.Module, make: Callable[[nn.Linear], nn.Module]) ->
 
 
 def plain_path(path: str) -> str:
-    """``path`` without what DistributedDataParallel and ``torch.compile`` wrap around a model, so
-    that draws agree.
+    """Return ``path`` without the parts that DistributedDataParallel and ``torch.compile`` add.
+
+    Draws are keyed by such paths, so that a wrapped model draws the same numbers.
     """
     return path.replace("_orig_mod.", "").removeprefix("module.")
 
 
 def targets(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(path, module) of the target layers in the order of the model."""
+    """Yield (path, module) of the target layers (:data:`TARGETS`) in the order of the model."""
     for path, module in model.named_modules():
         if path.rpartition(".")[2] in TARGETS:
             yield path, module

@@ -24,7 +24,7 @@ from abc import ABC
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -45,10 +45,15 @@ from lowrank.layers import (
 from lowrank.optim import projection
 from lowrank.optim.adamw8bit import AdamW8bit
 from lowrank.optim.projected import ProjectedAdamW
-from lowrank.optim.sharding import whole
+from lowrank.optim.sharding import full_tensor
 from lowrank.settings import Config, Training
 
 Family = Literal["baseline", "optimizer", "architecture", "adapter"]
+RANK = "rank of the treated matrices; a study file without it takes that of the scale"
+PROJ_TYPE = (
+    "side of the gradient that is compressed: std the shorter, reverse_std the longer; "
+    "right, left: always these singular vectors; full: both sides"
+)
 
 
 class Method(ABC):
@@ -78,7 +83,7 @@ class Method(ABC):
 
     @property
     def update_scale(self) -> float:
-        """Factor between the configured and the effective learning rate (GaLore's scale)."""
+        """Factor from the configured to the effective learning rate, as the GaLore scale factor."""
         return 1.0
 
     def attach(self, model: nn.Module) -> None:
@@ -151,7 +156,7 @@ class Method(ABC):
         Under ``fully_shard`` every process has to call, and gets whole weights.
         """
         return {
-            path: whole(module.weight.detach())
+            path: full_tensor(module.weight.detach())
             for path, module in targets(model)
             if isinstance(module, nn.Linear)
         }
@@ -238,10 +243,15 @@ def _dumps(value: Any) -> str:
 class ProjectionSettings(Config):
     """Settings of a method whose moments live in gradient subspaces."""
 
-    rank: PositiveInt
-    update_proj_gap: PositiveInt = 200  # updates between two decompositions of a gradient
-    proj_type: projection.ProjType = "std"
-    svd: projection.Svd = "exact"
+    rank: PositiveInt = Field(description=RANK)
+    update_proj_gap: PositiveInt = Field(
+        200, description="updates between two decompositions of a gradient"
+    )
+    proj_type: projection.ProjType = Field("std", description=PROJ_TYPE)
+    svd: projection.Svd = Field(
+        "exact",
+        description="exact: singular vectors in float64; fast: nearly the same space in half the time",
+    )
 
 
 class ProjectedMethod(Method):

@@ -9,12 +9,12 @@ from functools import partial
 from typing import Literal
 
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from lowrank.errors import ConfigError
 from lowrank.layers import Draw, FactoredLinear, fill, replace_targets
-from lowrank.methods.base import Method
+from lowrank.methods.base import RANK, Method
 from lowrank.settings import Config
 
 Activation = Literal["silu", "gelu", "relu", "tanh", "identity"]
@@ -63,10 +63,12 @@ class CoLALinear(FactoredLinear):
 class CoLASettings(Config):
     """Settings of CoLA."""
 
-    rank: PositiveInt
-    activation: Activation = "silu"
-    # keep the MLP's own SiLU around its gate (published: true to 130m, false from 350m on)
-    outer_gate_activation: bool = True
+    rank: PositiveInt = Field(description=RANK)
+    activation: Activation = Field("silu", description="non-linearity between the factors")
+    outer_gate_activation: bool = Field(
+        True,
+        description="keep the MLP's own SiLU around its gate (published: true to 130m, false from 350m on)",
+    )
 
 
 class CoLA(Method):

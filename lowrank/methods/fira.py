@@ -6,19 +6,26 @@ from __future__ import annotations
 
 from pydantic import Field, PositiveFloat
 
-from lowrank.methods.base import ProjectedMethod, ProjectionSettings
+from lowrank.methods.base import PROJ_TYPE, ProjectedMethod, ProjectionSettings
 from lowrank.optim.fira import FiraAdamW
 from lowrank.optim.projection import OneSided
+
+ONE_SIDED = PROJ_TYPE.removesuffix("; full: both sides")
 
 
 class FiraSettings(ProjectionSettings):
     """Settings of Fira."""
 
-    proj_type: OneSided = "std"
-    alpha: PositiveFloat = 0.25  # of every projected update; the residual is not scaled by it
+    proj_type: OneSided = Field("std", description=ONE_SIDED)
+    alpha: PositiveFloat = Field(
+        0.25,
+        description="GaLore scale factor: multiplies every projected update, but not the scaled residual",
+    )
     norm_growth_limit: float = Field(
-        1.01, ge=1.0
-    )  # of the residual's norm, from one update to the next
+        1.01,
+        ge=1.0,
+        description="largest growth of the residual's norm from one update to the next",
+    )
 
 
 class Fira(ProjectedMethod):

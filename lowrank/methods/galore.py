@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from lowrank.methods.base import ProjectedMethod, ProjectionSettings
 from lowrank.optim.galore import GaLoreAdamW
@@ -13,7 +13,10 @@ from lowrank.optim.galore import GaLoreAdamW
 class GaLoreSettings(ProjectionSettings):
     """Settings of GaLore."""
 
-    scale: PositiveFloat = 0.25  # of every projected update: it multiplies the learning rate
+    scale: PositiveFloat = Field(
+        0.25,
+        description="GaLore scale factor: multiplies every projected update, and so the learning rate of the target matrices",
+    )
 
 
 class GaLore(ProjectedMethod):

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from lowrank import schedule
 from lowrank.errors import ConfigError, LowrankError
 from lowrank.layers import Draw, FactoredLinear, fill, kaiming, plain_path, replace_targets, targets
-from lowrank.methods.base import Method
-from lowrank.optim.sharding import beside, whole
+from lowrank.methods.base import RANK, Method
+from lowrank.optim.sharding import full_tensor, like
+from lowrank.optim.state import AdamState
 from lowrank.settings import Config, Training
 
 Init = Literal["lora", "published"]
 Reset = Literal["full", "shared_mask", "independent_masks"]
 Restarts = Literal["relora", "published"]
 RESTARTS = {"relora": schedule.cosine_restarts, "published": schedule.cosine_restarts_published}
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ReLoRALinear(FactoredLinear):
@@ -105,16 +105,30 @@ class ReLoRASettings(Config):
     published choice is an option.
     """
 
-    rank: PositiveInt
-    alpha: PositiveFloat = 32.0  # the product is multiplied by alpha / rank
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    merge_every: PositiveInt = 1000  # updates between two merges
-    restart_warmup: NonNegativeInt = 100  # updates of learning-rate ramp after a merge
-    init: Init = "lora"  # published: both factors zero until the first merge
-    reset: Reset = "full"  # published: independent_masks
-    keep: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01  # share of the moments that a mask keeps
-    restarts: Restarts = "relora"  # published: the ramp ends low, then jumps onto the cosine
-    merge_lag: NonNegativeInt = 0  # published: 1, the merge follows update k·merge_every + 1
+    rank: PositiveInt = Field(description=RANK)
+    alpha: PositiveFloat = Field(32.0, description="the product is multiplied by alpha / rank")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout of the adapter's input")
+    merge_every: PositiveInt = Field(1000, description="updates between two merges")
+    restart_warmup: NonNegativeInt = Field(
+        100, description="updates of the learning rate's ramp after a merge"
+    )
+    init: Init = Field(
+        "lora",
+        description="lora: B starts at zero; published: both factors do, until the first merge",
+    )
+    reset: Reset = Field(
+        "full",
+        description="moments after a merge: full zeroes them and their counter; a mask keeps a random "
+        "share, the same of both moments or (published) independent_masks",
+    )
+    keep: float = Field(0.01, ge=0.0, le=1.0, description="share of the moments that a mask keeps")
+    restarts: Restarts = Field(
+        "relora",
+        description="ramp after a merge: relora ends on the cosine; published ends low, then jumps onto it",
+    )
+    merge_lag: NonNegativeInt = Field(
+        0, description="updates by which merges are late (published: 1, after k·merge_every + 1)"
+    )
 
 
 class ReLoRA(Method):
@@ -191,35 +205,33 @@ class ReLoRA(Method):
         """Merge one adapter and forget its moments."""
         module.merge_(lambda name: draw(f"{path}.{name}/merge/{update}"))
         for name, factor in (("A", module.A), ("B", module.B)):
-            self._reset(optimizer.state.get(factor, {}), f"{path}.{name}", update, draw)
+            state = AdamState(optimizer.state.get(factor, {}))
+            self._reset(state, f"{path}.{name}", update, draw)
 
-    def _reset(self, state: dict[str, Any], name: str, update: int, draw: Draw) -> None:
+    def _reset(self, state: AdamState, name: str, update: int, draw: Draw) -> None:
         """Forget the moments of one factor, in place."""
-        if not all(key in state for key in MOMENTS):
+        if not state.has_moments:
             raise LowrankError(
                 f"{self.name}: the optimizer has no moments of {name} to reset at update {update}; train with AdamW"
             )
         kind = self.settings.reset
-        for key in MOMENTS:
+        for moment in state.moments:
             if kind == "full":
-                state[key].zero_()
+                moment.values.zero_()
                 continue
-            label = name if kind == "shared_mask" else f"{name}/{key}"
-            mask = (
-                torch.rand(state[key].shape, generator=draw(f"{label}/reset/{update}"))
-                < self.settings.keep
-            )
-            state[key].mul_(beside(mask, state[key]))
+            label = name if kind == "shared_mask" else f"{name}/{moment.key}"
+            drawn = torch.rand(moment.values.shape, generator=draw(f"{label}/reset/{update}"))
+            moment.values.mul_(like(drawn < self.settings.keep, moment.values))
         if kind == "full":
             # Without the corrections of a new counter the first step would be (1-β₁)/√(1-β₂) = 3.2
             # learning rates long.
-            state["step"] = state["step"].zero_() if torch.is_tensor(state["step"]) else 0
+            state.restart()
 
     def dense(self, model: nn.Module) -> dict[str, Tensor]:
         """Frozen weights plus adapters."""
         with torch.no_grad():
             return {
-                path: whole(module.dense())
+                path: full_tensor(module.dense())
                 for path, module in targets(model)
                 if isinstance(module, ReLoRALinear)
             }

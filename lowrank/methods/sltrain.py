@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,8 @@ from torch import Tensor, nn
 
 from lowrank.errors import ConfigError
 from lowrank.layers import Draw, FactoredLinear, fill, kaiming, replace_targets, targets
-from lowrank.methods.base import Method
-from lowrank.optim.sharding import whole
+from lowrank.methods.base import RANK, Method
+from lowrank.optim.sharding import full_tensor
 from lowrank.settings import Config
 
 
@@ -75,11 +74,11 @@ class SLTrainLinear(FactoredLinear):
         """W (out, in), differentiable in ``A``, ``B`` and ``values``; whole on every process, where
         these are cut.
         """
-        product = (self.alpha / self.rank) * whole(self.B) @ whole(self.A)
+        product = (self.alpha / self.rank) * full_tensor(self.B) @ full_tensor(self.A)
         # Autocast may have made the product half precision; the sum needs one dtype.
         return (
             product.flatten()
-            .index_add(0, self.indices, whole(self.values).to(product.dtype))
+            .index_add(0, self.indices, full_tensor(self.values).to(product.dtype))
             .view_as(product)
         )
 
@@ -102,10 +101,12 @@ class SLTrainLinear(FactoredLinear):
 class SLTrainSettings(Config):
     """Settings of SLTrain."""
 
-    rank: PositiveInt
-    alpha: PositiveFloat = 32.0  # the low-rank part is multiplied by alpha / rank
-    sparsity: Annotated[float, Field(gt=0.0, le=1.0)] = (
-        0.03  # share of the entries of W in the sparse part
+    rank: PositiveInt = Field(description=RANK)
+    alpha: PositiveFloat = Field(
+        32.0, description="the low-rank part is multiplied by alpha / rank"
+    )
+    sparsity: float = Field(
+        0.03, gt=0.0, le=1.0, description="share of the entries of W in the sparse part"
     )
 
 

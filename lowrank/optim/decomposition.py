@@ -1,5 +1,8 @@
-"""Leading left singular vectors of a wide matrix, from its Gram matrix: exactly in float64, or fast
-to a share of the energy.
+"""Compute leading left singular vectors of a wide matrix from its Gram matrix.
+
+:func:`exact_vectors` works in float64; :func:`fast_vectors` iterates in float32 until the captured
+energy settles. For either side of a matrix of any shape, with a convention of signs, call
+:func:`lowrank.optim.projection.leading_vectors`.
 
 Squaring a matrix costs half the digits. A float32 gradient squared in float64 loses nothing;
 squared in float32 it loses the directions whose singular values are below about 3e-4 of the
@@ -17,15 +20,17 @@ from torch import Tensor
 
 OVERSAMPLING = 24  # directions of the fast decomposition beyond the rank
 MAX_ROUNDS = 6  # of block power iteration
-# the captured share of the energy grew by less in the last round: each cuts what is left
-# severalfold
+# The iteration stops when a round adds less than this share of the energy: each round shrinks what
+# is missing severalfold.
 SETTLED = 5e-4
 LAPACK_FROM = 64  # rows from which LAPACK by parts is quicker than torch.linalg.eigh
 
 
 def exact_vectors(A: Tensor, rank: int) -> Tensor:
-    """Leading ``rank`` left singular vectors of ``A`` (k, l), k <= l: columns (k, rank) in float64,
-    by falling singular value.
+    """Return the leading ``rank`` left singular vectors of ``A`` (k, l), k <= l.
+
+    They are the columns of a float64 matrix (k, rank) on the device of ``A``, by falling singular
+    value. Their signs are arbitrary.
     """
     A = A.to(torch.float64)
     if A.device.type == "cpu" and len(A) >= LAPACK_FROM:
@@ -37,12 +42,12 @@ def exact_vectors(A: Tensor, rank: int) -> Tensor:
 
 
 def _by_parts(a: np.ndarray[Any, Any], rank: int) -> np.ndarray[Any, Any] | None:
-    """The leading eigenvectors alone of the Gram matrix: half the time of a routine that finds them
-    all.
+    """Compute only the leading eigenvectors of the Gram matrix of ``a`` (k, l), with LAPACK.
 
-    Tridiagonal form, its eigenvalues, inverse iteration for the wanted ones, and back. None where
-    inverse iteration fails or leaves vectors that are not orthogonal (many equal singular values):
-    then the caller takes the slow way.
+    This takes half the time of a routine that computes all of them: reduction to tridiagonal form,
+    its eigenvalues, inverse iteration for the wanted ones, and back. Returns None where inverse
+    iteration fails or leaves vectors that are not orthogonal (many equal singular values); the
+    caller then computes all of them.
     """
     k = len(a)
     gram = (
@@ -67,18 +72,17 @@ def _by_parts(a: np.ndarray[Any, Any], rank: int) -> np.ndarray[Any, Any] | None
 
 
 def fast_vectors(A: Tensor, rank: int) -> Tensor:
-    """Orthonormal columns (k, rank), float32, with nearly the energy of the leading left singular
-    vectors of ``A`` (k, l).
+    """Return orthonormal columns with nearly the energy of the leading left singular vectors.
 
-    Block power iteration on the Gram matrix from a fixed sketch with a few directions to spare,
-    until the captured share of the energy settles (arXiv:0909.4061, algorithms 4.4 and 5.3): the
-    same gradient gives the same vectors.
+    ``A`` is (k, l) with k <= l; the columns are (k, rank), float32, on the device of ``A``. Runs a
+    block power iteration on the Gram matrix until the captured share of the energy settles
+    (arXiv:0909.4061, algorithms 4.4 and 5.3). The sketch has a few directions to spare and is the
+    same at every call, so the same matrix gives the same vectors.
     """
     k = len(A)
     A = A.to(torch.float32)
-    A = A / A.abs().amax().clamp(
-        min=torch.finfo(torch.float32).tiny
-    )  # the squares of small gradients would vanish
+    # The squares of small gradients would vanish.
+    A = A / A.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
     C = A @ A.T
     width, tiny = min(k, rank + OVERSAMPLING), torch.finfo(torch.float32).tiny
     sketch = torch.randn(k, width, generator=torch.Generator().manual_seed(k)).to(C.device)

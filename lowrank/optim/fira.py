@@ -7,89 +7,100 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lowrank.optim.projected import Group, Move, ProjectedAdamW
+from lowrank.optim.adam import Group
+from lowrank.optim.projected import Move, ProjectedAdamW, ProjectedMatrix
 from lowrank.optim.projection import ONE_SIDED, add_back
-from lowrank.optim.sharding import norms, whole
+from lowrank.optim.sharding import full_tensor, norms
+from lowrank.optim.state import FiraState
 
 SHORTCUT = 0.5  # largest alpha for which the residual's norm is taken from a difference of squares
 
 
 class FiraAdamW(ProjectedAdamW):
-    """AdamW in gradient subspaces with a scaled residual (Fira, algorithm 1): W -= step size ·
-    (alpha · back(N) + S).
+    """AdamW in gradient subspaces with a scaled residual (Fira, algorithm 1).
 
-    S = φ · (G - alpha · back(R)) with φ = ‖N‖ / (‖R‖ + 1e-8) along the compressed side: one factor
-    a row where right singular vectors are kept, one a column for left ones. The limiter holds ‖S‖
-    to ``norm_growth_limit`` (1.01) times that of the previous update, across refreshes. Takes the
-    place of ``fira.FiraAdamW``. Two-sided projection has no such factors: it is refused.
+    W -= step size · (alpha · back(N) + S) with S = φ · (G - alpha · back(R)) and φ = ‖N‖ / (‖R‖ +
+    1e-8) along the compressed side: one factor per row where right singular vectors are kept, one
+    per column for left ones. The limiter holds ‖S‖ to ``norm_growth_limit`` (1.01)
+    times that of the previous update, across refreshes.
+
+    ``alpha`` of a projected group is 1.0 by default, 0.25 in the published runs. Replaces
+    ``fira.FiraAdamW``: arguments and groups are the same, and so is the trajectory under the
+    convention of signs. Further arguments, keys of groups and errors are those of
+    :class:`ProjectedAdamW`; the ``proj_type`` ``full`` has no such factors and is refused.
     """
 
     scale_key = "alpha"
     scalars = 1  # the norm of the residual
     proj_types = ONE_SIDED
+    state_class = FiraState
 
     def add_param_group(self, param_group: Group) -> None:
-        """As in :class:`ProjectedAdamW`; ``norm_growth_limit`` may be given with a
-        projected group.
+        """Add a group as :class:`ProjectedAdamW` does.
+
+        A projected group may also have ``norm_growth_limit``.
         """
         super().add_param_group(param_group)
         if "rank" in self.param_groups[-1]:
             self.param_groups[-1].setdefault("norm_growth_limit", 1.01)
 
-    def _move(self, p: Tensor, G: Tensor, move: Move) -> None:
-        along = 1 if move.kind == "right" else 0
+    def move(self, matrix: ProjectedMatrix, G: Tensor, move: Move) -> None:
+        """Add the direction and the scaled residual to the matrix."""
+        p, along = matrix.parameter, _compressed_side(matrix)
         factors = norms(move.N, along) / (norms(move.R, along) + 1e-8)
         if (
-            move.group["alpha"] <= SHORTCUT
+            matrix.group["alpha"] <= SHORTCUT
             and G.dtype in (torch.float32, torch.float64)
             and p.dtype == G.dtype
         ):
-            self._move_by_shortcut(p, G, move, factors, along)
+            self._move_by_shortcut(matrix, G, move, factors)
         else:
-            self._move_by_residual(p, G, move, factors, along)
+            self._move_by_residual(matrix, G, move, factors)
 
     def _move_by_residual(
-        self, p: Tensor, G: Tensor, move: Move, factors: Tensor, along: int
+        self, matrix: ProjectedMatrix, G: Tensor, move: Move, factors: Tensor
     ) -> None:
-        alpha = move.group["alpha"]
-        residual = add_back(G.clone(), move.R, move.bases, move.kind, -alpha)
-        factors = self._limited(factors, norms(residual, along), move)
-        add_back(p, move.N, move.bases, move.kind, -move.step_size * alpha)
+        """Form the residual and add it."""
+        p, kind, alpha = matrix.parameter, matrix.kind, matrix.group["alpha"]
+        residual = add_back(G.clone(), move.R, move.bases, kind, -alpha)
+        factors = self._limited(factors, norms(residual, _compressed_side(matrix)), matrix)
+        add_back(p, move.N, move.bases, kind, -move.step_size * alpha)
         p.sub_(residual.mul_(factors), alpha=move.step_size)
 
     def _move_by_shortcut(
-        self, p: Tensor, G: Tensor, move: Move, factors: Tensor, along: int
+        self, matrix: ProjectedMatrix, G: Tensor, move: Move, factors: Tensor
     ) -> None:
-        """The same without ever making the residual, by two products instead of three.
+        """Add the same without forming the residual, by two products instead of three.
 
         Q is orthonormal, so of each row or column ‖G - alpha · RQ‖² = ‖G‖² - (1 - (1 - alpha)²)
         ‖R‖², and alpha · NQ + φ (G - alpha · RQ) = φ G + alpha · (N - φ R) Q. The difference of
         squares loses no digits as long as enough of the subspace's part stays in the residual: (1 -
         alpha)² of its square.
         """
-        alpha = move.group["alpha"]
+        p, along, alpha = matrix.parameter, _compressed_side(matrix), matrix.group["alpha"]
         squares = (
             norms(G, along).square() - (1.0 - (1.0 - alpha) ** 2) * norms(move.R, along).square()
         )
-        factors = self._limited(factors, squares.clamp(min=0.0).sqrt(), move)
+        factors = self._limited(factors, squares.clamp(min=0.0).sqrt(), matrix)
         p.addcmul_(G, factors, value=-move.step_size)
-        add_back(
-            p,
-            torch.addcmul(move.N, move.R, factors, value=-1.0),
-            move.bases,
-            move.kind,
-            -move.step_size * alpha,
-        )
+        within = torch.addcmul(move.N, move.R, factors, value=-1.0)
+        add_back(p, within, move.bases, matrix.kind, -move.step_size * alpha)
 
     @staticmethod
-    def _limited(factors: Tensor, residual: Tensor, move: Move) -> Tensor:
-        """``factors`` shrunk so that ‖S‖ grows no faster than the limit; remembers it. ``residual``
-        are its norms.
+    def _limited(factors: Tensor, residual: Tensor, matrix: ProjectedMatrix) -> Tensor:
+        """Shrink ``factors`` so that ‖S‖ grows no faster than the limit, and remember ‖S‖.
+
+        ``residual`` are the norms of the residual's rows or columns.
         """
-        norm = whole(torch.linalg.vector_norm(residual * factors))
-        if "residual_norm" in move.state:
-            limit = move.group["norm_growth_limit"]
-            shrink = (norm / (move.state["residual_norm"] + 1e-8)).clamp(min=limit) / limit
+        state: FiraState = matrix.state
+        norm = full_tensor(torch.linalg.vector_norm(residual * factors))
+        if state.residual_norm is not None:
+            limit = matrix.group["norm_growth_limit"]
+            shrink = (norm / (state.residual_norm + 1e-8)).clamp(min=limit) / limit
             factors, norm = factors / shrink, norm / shrink
-        move.state["residual_norm"] = norm
+        state.residual_norm = norm
         return factors
+
+
+def _compressed_side(matrix: ProjectedMatrix) -> int:
+    return 1 if matrix.kind == "right" else 0

@@ -1,15 +1,16 @@
-"""AdamW with moments in a gradient subspace: what GaLore and Fira share.
+"""AdamW with moments in a subspace of the gradient: the base of GaLore, Fira and their kin.
 
-The state of a parameter is Adam's (``lowrank/optim/adam.py``) and, where projected, ``basis``
-(and ``basis_2`` for two-sided projections): tensors and plain values, so that it loads with
-``weights_only=True``.
+A subclass says with :meth:`ProjectedAdamW.move` how a projected matrix moves. Where its basis
+differs from GaLore's, it also overrides when the basis is due (:meth:`~ProjectedAdamW.is_due`), how
+it is renewed (:meth:`~ProjectedAdamW.renew`) or what is stored of it
+(:meth:`~ProjectedAdamW.bases`), each without the others.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,47 +20,75 @@ from torch.optim.optimizer import Optimizer
 
 from lowrank.errors import ConfigError, DivergedError
 from lowrank.optim import adam, projection, sharding
+from lowrank.optim.adam import Group
 from lowrank.optim.adamw8bit import refuse_shards
+from lowrank.optim.foreign import own_layout
 from lowrank.optim.quantisation import check_bits, moment_bytes
-from lowrank.optim.sharding import local, whole
-
-Group = dict[str, Any]
-State = dict[str, Any]
-THEIR_KEYS = {"scaling_grad": "residual_norm"}  # of fira's state
+from lowrank.optim.sharding import full_tensor, local_tensor
+from lowrank.optim.state import AdamState, ProjectedState
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class ProjectedMatrix:
+    """A matrix that is trained in a subspace of its gradient, with all that belongs to it.
+
+    ``state`` is of the optimizer's ``state_class``; a subclass that adds fields reads them from it.
+    """
+
+    parameter: Tensor  # W (m, n)
+    name: str  # its name where the group has names, else its place and shape
+    group: Group
+    state: Any
+
+    @property
+    def kind(self) -> projection.Kind:
+        """Return the kind of its projection: ``right``, ``left`` or ``full``."""
+        return projection.kind_of(self.parameter.shape, self.group["proj_type"])
+
+    @property
+    def gradient(self) -> Tensor:
+        """Return G (m, n) in the precision of the stored state."""
+        G = self.parameter.grad
+        assert G is not None
+        return G if self.state.dtype is None else G.to(self.state.dtype)
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
-    """One update of one projected matrix, in the coordinates of its subspace."""
+    """One update of a projected matrix, in the coordinates of its subspace."""
 
     R: Tensor  # projected gradient
     N: Tensor  # Adam's direction m / (√v + eps), of the same shape
     bases: projection.Bases
-    kind: str  # right | left | full
-    step_size: float  # learning rate with Adam's bias correction
-    state: State
-    group: Group
+    step_size: float  # learning rate, corrected for Adam's bias
 
 
 class ProjectedAdamW(adam.KeepsCodecs, Optimizer):
-    """AdamW whose groups with a ``rank`` keep their moments in the leading singular subspace of the
-    gradient.
+    """AdamW whose groups with a ``rank`` keep their moments in a subspace of the gradient.
 
-    Without projection, update t of W with gradient G is m = β₁ m + (1-β₁) G, v = β₂ v + (1-β₂) G²,
-    W -= lr · √(1-β₂ᵗ)/(1-β₁ᵗ) · m/(√v + eps), then W -= lr · weight_decay · W. (``eps`` meets the
-    uncorrected √v, in which this differs from ``torch.optim.AdamW``.) Subclasses say how a
-    projected matrix moves.
+    A plain parameter W with gradient G moves at update t by m = β₁ m + (1-β₁) G, v = β₂ v +
+    (1-β₂) G², W -= lr · √(1-β₂ᵗ)/(1-β₁ᵗ) · m/(√v + eps), then W -= lr · weight_decay · W. (``eps``
+    is added to the uncorrected √v, in which this differs from ``torch.optim.AdamW``.) For a
+    projected one Adam runs on R, the gradient in the subspace, and :meth:`move` takes Adam's
+    direction back to W.
 
-    Keys of a projected group: ``rank``, ``update_proj_gap`` (updates between decompositions, 200),
-    ``proj_type`` (``std``), ``svd`` and the subclass's ``scale_key``. Any group may have
-    ``state_bits`` 8: moments of 4096 entries and more are then quantised in blocks between updates;
-    bases and smaller moments are not. Parameters may be given with names, as PyTorch's optimizers
-    take them; errors then name the parameter.
+    Arguments: ``params``, parameters or groups, with or without names; ``lr``, ``betas``, ``eps``,
+    ``weight_decay`` as in Adam; ``correct_bias``, whether to correct the bias of the moments;
+    ``svd``, ``exact`` or ``fast`` (:func:`lowrank.optim.projection.decompose`); ``state_bits``, 32
+    or 8. All of them may stand in a group too.
+
+    Keys of a projected group: ``rank``, ``update_proj_gap`` (updates between two decompositions,
+    200), ``proj_type`` (``std``) and the subclass's ``scale_key``. With ``state_bits`` 8 moments of
+    4096 entries and more are quantised in blocks between updates, bases and smaller moments not.
+
+    Raises :class:`ConfigError`, naming the parameter, for anything that is not a matrix, a rank
+    that does not fit and values out of range.
     """
 
     scale_key: str
     scalars: ClassVar[int] = 0  # tensors of a single number in the state of a projected matrix
     proj_types: tuple[str, ...] = projection.PROJ_TYPES
+    state_class: ClassVar[type[ProjectedState]] = ProjectedState
 
     def __init__(
         self,
@@ -90,15 +119,13 @@ class ProjectedAdamW(adam.KeepsCodecs, Optimizer):
         super().__init__(params, {**defaults, "svd": svd, "state_bits": state_bits})
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a group; one with a ``rank`` is projected. Raises :class:`ConfigError` for a rank
-        that does not fit.
+        """Add a group; one with a ``rank`` is projected.
+
+        Raises :class:`ConfigError` for a rank that does not fit or a value out of range.
         """
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        _require(
-            group["svd"] in projection.SVDS,
-            f"svd is '{group['svd']}'; choose one of {', '.join(projection.SVDS)}",
-        )
+        projection.check_svd(group["svd"])
         check_bits(group["state_bits"])
         if group["state_bits"] == 8:
             refuse_shards(group["params"])
@@ -106,10 +133,7 @@ class ProjectedAdamW(adam.KeepsCodecs, Optimizer):
             return
         for key, default in (("update_proj_gap", 200), (self.scale_key, 1.0), ("proj_type", "std")):
             group.setdefault(key, default)
-        known, proj_type = self.proj_types, group["proj_type"]
-        _require(
-            proj_type in known, f"proj_type is '{proj_type}'; choose one of {', '.join(known)}"
-        )
+        projection.check_proj_type(group["proj_type"], self.proj_types)
         _require(
             group["update_proj_gap"] >= 1,
             f"update_proj_gap is {group['update_proj_gap']}; it must be at least 1",
@@ -120,8 +144,10 @@ class ProjectedAdamW(adam.KeepsCodecs, Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update of every parameter that has a gradient; the closure's value,
-        if one is given.
+        """Update every parameter that has a gradient; return the value of ``closure``, if given.
+
+        Raises :class:`DivergedError` before anything moves where a gradient that is about to be
+        decomposed is not finite.
         """
         loss = None
         if closure is not None:
@@ -129,103 +155,137 @@ class ProjectedAdamW(adam.KeepsCodecs, Optimizer):
                 loss = closure()
         self._check_gradients()
         for group in self.param_groups:
-            present = [p for p in group["params"] if p.grad is not None]
             if "rank" in group:
-                for p in present:
-                    self._projected_step(p, group)
-            elif present:
-                self._plain_step(present, group)
+                for matrix in self._matrices(group):
+                    self.projected_step(matrix)
+            else:
+                self._plain_step([p for p in group["params"] if p.grad is not None], group)
         return loss
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state; every tensor moves to its parameter's device and shards and keeps its
-        own dtype.
+    def is_due(self, matrix: ProjectedMatrix) -> bool:
+        """Tell whether the next update of ``matrix`` renews its basis.
 
-        States of ``galore_torch`` and ``fira`` are taken, too: their bases are kept until the next
-        refresh.
+        By default the first does, then every ``update_proj_gap`` updates (GaLore, algorithm 2).
         """
-        state_dict = _own_layout(state_dict, self.param_groups)
-        super().load_state_dict(
-            state_dict
-        )  # would cast bases and moments to the parameter's dtype: put them back
+        state: ProjectedState = matrix.state
+        return not state.bases or state.step % matrix.group["update_proj_gap"] == 0
+
+    def renew(self, matrix: ProjectedMatrix, G: Tensor) -> None:
+        """Compute the basis of ``matrix`` anew and store it; the moments stay as they are.
+
+        By default it is formed by the leading singular vectors of ``G`` (m, n), the gradient in the
+        precision of the state. An override may also transform the moments, which exist from the
+        second renewal on.
+        """
+        group = matrix.group
+        bases = projection.decompose(
+            full_tensor(G), group["rank"], group["proj_type"], group["svd"]
+        )
+        matrix.state.bases = sharding.distribute(bases, matrix.kind, matrix.parameter)
+
+    def bases(self, matrix: ProjectedMatrix) -> projection.Bases:
+        """Return the bases that project ``matrix`` at this update; by default the stored ones.
+
+        An override may decode them from a smaller form, or draw them again.
+        """
+        bases: projection.Bases = matrix.state.bases
+        return bases
+
+    @abstractmethod
+    def move(self, matrix: ProjectedMatrix, G: Tensor, move: Move) -> None:
+        """Move the matrix (m, n) by one update, in place; weight decay follows.
+
+        ``G`` is its gradient in the precision of the state.
+        """
+
+    def projected_step(self, matrix: ProjectedMatrix) -> None:
+        """Make one update of ``matrix``: basis, projection, Adam, move and decay."""
+        G, state, group = matrix.gradient, matrix.state, matrix.group
+        if self.is_due(matrix):
+            self.renew(matrix, G)
+        bases = self.bases(matrix)
+        R = projection.project(G, bases, matrix.kind)
+        R = sharding.reduce_scatter(R, matrix.kind, matrix.parameter)
+        adam.advance(state, R, group)
+        if state.is_quantised:
+            N = adam.quantised_direction(R, state, group, self.codecs(R.device))
+        else:
+            N = adam.direction(R, state, group)
+        self.move(matrix, G, Move(R, N, bases, adam.step_size(state.step, group)))
+        decay([matrix.parameter], group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a state. Every tensor moves to its parameter's device and shards; dtypes stay.
+
+        States of ``galore_torch`` and ``fira`` are accepted too: their bases are kept until the
+        next refresh. Raises :class:`ConfigError` for one of these without a basis.
+        """
+        state_dict = own_layout(state_dict, self.param_groups)
+        super().load_state_dict(state_dict)
+        # That casts bases and moments to the parameter's dtype, so the saved ones are put back.
         ids = [i for group in state_dict["param_groups"] for i in group["params"]]
         owners = [(p, _kind(p, group)) for group in self.param_groups for p in group["params"]]
         for i, (p, kind) in zip(ids, owners, strict=True):
             for key, value in state_dict["state"].get(i, {}).items():
                 if torch.is_tensor(value):
-                    self.state[p][key] = sharding.fit(value, key, kind, p)
+                    layout = self.state_class.layout(key)
+                    self.state[p][key] = sharding.reshard(value, layout, kind, p)
 
     def full_state_dict(self) -> dict[str, Any]:
-        """:meth:`state_dict` with every tensor whole, for any number of processes to load; under
-        FSDP all have to call.
+        """Return :meth:`state_dict` with every tensor whole, to load on any number of processes.
+
+        Under ``fully_shard`` every process has to call this.
         """
         found = super().state_dict()
         states = {
-            i: {key: _whole_value(value) for key, value in state.items()}
+            i: {key: full_tensor(v) if torch.is_tensor(v) else v for key, v in state.items()}
             for i, state in found["state"].items()
         }
         return {**found, "state": states}
 
     def planned_state_bytes(self) -> int:
-        """Bytes of the state's tensors once every parameter has been updated, from shapes alone."""
-        total = 0
-        for group in self.param_groups:
-            for p in group["params"]:
-                bases, moment = 0, p.numel()
-                if "rank" in group:
-                    bases, moment = projection.state_elements(
-                        p.shape, group["rank"], group["proj_type"]
-                    )
-                    bases += self.scalars
-                total += bases * p.element_size() + 2 * moment_bytes(
-                    moment, p.element_size(), group["state_bits"]
-                )
-        return total
+        """Return the bytes of the state's tensors once every parameter has been updated.
 
-    @abstractmethod
-    def _move(self, p: Tensor, G: Tensor, move: Move) -> None:
-        """Move the matrix ``p`` (m, n) with gradient ``G``; decay follows."""
+        They are counted from shapes alone.
+        """
+        return sum(
+            self.planned_bytes(p, group) for group in self.param_groups for p in group["params"]
+        )
+
+    def planned_bytes(self, p: Tensor, group: Group) -> int:
+        """Return the bytes that the tensors of the state of ``p`` will take."""
+        bases, moment = 0, p.numel()
+        if "rank" in group:
+            bases, moment = projection.state_elements(p.shape, group["rank"], group["proj_type"])
+            bases += self.scalars
+        size = p.element_size()
+        return bases * size + 2 * moment_bytes(moment, size, group["state_bits"])
+
+    def _matrices(self, group: Group) -> Iterator[ProjectedMatrix]:
+        """Yield the matrices of a projected group that have a gradient."""
+        for index, p in enumerate(group["params"]):
+            if p.grad is not None:
+                yield ProjectedMatrix(
+                    p, _name(group, index), group, self.state_class(self.state[p])
+                )
 
     def _check_gradients(self) -> None:
-        """Raise before anything moves if a gradient that is about to be decomposed
-        is not finite.
-        """
+        """Raise before anything moves if a gradient that is due for decomposition is not finite."""
         for group in self.param_groups:
-            for index, p in enumerate(group["params"] if "rank" in group else ()):
-                if (
-                    p.grad is not None
-                    and _due(self.state[p], group)
-                    and not torch.isfinite(whole(p.grad)).all()
-                ):
-                    update = self.state[p].get("step", 0) + 1
+            for matrix in self._matrices(group) if "rank" in group else ():
+                G = matrix.parameter.grad
+                assert G is not None
+                if self.is_due(matrix) and not torch.isfinite(full_tensor(G)).all():
+                    update = matrix.state.step + 1
                     raise DivergedError(
-                        f"the gradient of {_name(group, index)} is not finite at update {update}, where its subspace is due; "
+                        f"the gradient of {matrix.name} is not finite at update {update}, where its subspace is due; "
                         "lower the learning rate or clip the gradient",
                         update,
                         None,
                     )
 
-    def _projected_step(self, p: Tensor, group: Group) -> None:
-        state, kind = self.state[p], projection.kind_of(p.shape, group["proj_type"])
-        assert p.grad is not None
-        G = (
-            p.grad.to(state["basis"].dtype) if "basis" in state else p.grad
-        )  # a loaded state keeps its precision
-        if _due(state, group):
-            bases = projection.decompose(whole(G), group["rank"], group["proj_type"], group["svd"])
-            _set_bases(state, sharding.spread(bases, kind, p))
-        bases = _bases(state)
-        R = sharding.settle(projection.project(G, bases, kind), kind, p)
-        adam.advance(state, R, group)
-        if adam.is_quantised(state):
-            N = adam.quantised_direction(R, state, group, self.codecs(R.device))
-        else:
-            N = adam.direction(R, state, group)
-        step_size = adam.step_size(state["step"], group)
-        self._move(p, G, Move(R, N, bases, kind, step_size, state, group))
-        _decay([p], group)
-
     def _plain_step(self, parameters: list[Tensor], group: Group) -> None:
+        """Update parameters that are not projected, as many as possible in one fused call."""
         together: dict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
         for p in parameters:
             assert p.grad is not None
@@ -233,80 +293,36 @@ class ProjectedAdamW(adam.KeepsCodecs, Optimizer):
                 raise ConfigError(
                     "sparse gradients are not supported; use dense ones (nn.Embedding(sparse=False))"
                 )
-            state = self.state[p]
+            state = AdamState(self.state[p])
             adam.advance(state, p.grad, group)
-            step_size = adam.step_size(state["step"], group)
-            if adam.is_quantised(state):
+            step_size = adam.step_size(state.step, group)
+            if state.is_quantised:
                 adam.quantised_update(p, p.grad, state, group, self.codecs(p.device), step_size)
             elif (
-                p.dtype == p.grad.dtype and local(p).is_contiguous() and adam.fusable(p.grad, state)
+                p.dtype == p.grad.dtype
+                and local_tensor(p).is_contiguous()
+                and adam.fusable(p.grad, state)
             ):
-                together[state["step"], p.device].append(p)
+                together[state.step, p.device].append(p)
             else:
                 p.add_(adam.direction(p.grad, state, group), alpha=-step_size)
         for (step, _), some in together.items():
             gradients = [p.grad for p in some if p.grad is not None]
-            adam.fused(
-                some, gradients, [self.state[p] for p in some], group, adam.step_size(step, group)
-            )
-        _decay(parameters, group)
+            states = [AdamState(self.state[p]) for p in some]
+            adam.fused(some, gradients, states, group, adam.step_size(step, group))
+        decay(parameters, group)
 
 
-def _own_layout(state_dict: dict[str, Any], groups: list[Group]) -> dict[str, Any]:
-    """``state_dict`` with the bases taken out of the projector objects of the authors' packages;
-    any other as it is.
-
-    Nothing of theirs is called or imported, and an object without a basis is refused. What their
-    groups do not know stays as in ``groups``.
-    """
-    states: dict[int, State] = {}
-    for i, state in state_dict["state"].items():
-        states[i] = own = {
-            THEIR_KEYS.get(key, key): value for key, value in state.items() if key != "projector"
-        }
-        if "projector" in state:
-            bases = getattr(state["projector"], "ortho_matrix", None)
-            found = tuple(bases) if isinstance(bases, list | tuple) else (bases,)
-            _require(
-                all(torch.is_tensor(basis) for basis in found),
-                f"the projector of parameter {i} in this state holds no basis",
-            )
-            _set_bases(own, found)
-    saved = [dict(group) for group in state_dict["param_groups"]]
-    for group, ours in zip(saved, groups, strict=False):  # PyTorch tells if their numbers differ
-        for key in ours.keys() - {"params", "param_names"}:
-            group.setdefault(key, ours[key])
-    return {**state_dict, "state": states, "param_groups": saved}
-
-
-def _decay(parameters: list[Tensor], group: Group) -> None:
-    if group["weight_decay"] > 0.0:
+def decay(parameters: list[Tensor], group: Group) -> None:
+    """Do p -= lr · weight_decay · p for all ``parameters``, in place."""
+    if parameters and group["weight_decay"] > 0.0:
         torch._foreach_mul_(
-            [local(p) for p in parameters], 1.0 - group["lr"] * group["weight_decay"]
+            [local_tensor(p) for p in parameters], 1.0 - group["lr"] * group["weight_decay"]
         )
 
 
 def _kind(p: Tensor, group: Group) -> str | None:
     return projection.kind_of(p.shape, group["proj_type"]) if "rank" in group else None
-
-
-def _whole_value(value: Any) -> Any:
-    return whole(value) if torch.is_tensor(value) else value
-
-
-def _due(state: State, group: Group) -> bool:
-    """Whether the next update of this state recomputes its subspace: the first, then every
-    ``update_proj_gap``.
-    """
-    return "basis" not in state or state["step"] % group["update_proj_gap"] == 0
-
-
-def _bases(state: State) -> projection.Bases:
-    return tuple(state[key] for key in ("basis", "basis_2") if key in state)
-
-
-def _set_bases(state: State, bases: projection.Bases) -> None:
-    state.update(zip(("basis", "basis_2"), bases, strict=False))
 
 
 def _name(group: Group, index: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,9 +61,37 @@ def over_seeds(frame: pd.DataFrame, style: Style, x: str, y: str, error: str = "
     Returns None if there is no finite value.
     """
     found = spreads(frame, [x], y)
-    if found.empty:
-        return None
     margins = dict(zip(frame[x], frame[error].astype(float), strict=True)) if error else {}
+    return None if found.empty else series_of(found, margins, style, x)
+
+
+def each_over_seeds(
+    frame: pd.DataFrame, styles: Sequence[Style], x: str, y: str, error: str = ""
+) -> list[Series]:
+    """Return :func:`over_seeds` for the rows of each style, which its key in ``series`` marks.
+
+    All of them are grouped at once, which takes a fraction of the time. Styles without a finite
+    value are left out.
+    """
+    found = dict(iter(spreads(frame, ["series", x], y).groupby("series", sort=False)))
+    margins: dict[str, dict[float, float]] = {}
+    if error:
+        errors = frame[error].astype(float)
+        for key, at, margin in zip(frame["series"], frame[x], errors, strict=True):
+            margins.setdefault(key, {})[at] = margin
+    return [
+        series_of(found[style.key], margins.get(style.key, {}), style, x)
+        for style in styles
+        if style.key in found
+    ]
+
+
+def series_of(found: pd.DataFrame, margins: Mapping[float, float], style: Style, x: str) -> Series:
+    """Return the series of means in ``found``, rows of :func:`spreads` by ``x``.
+
+    The band goes from the lowest to the highest seed; with a single seed it is the margin on both
+    sides that ``margins`` has for this ``x``, if any.
+    """
     lows, highs, tips = [], [], []
     for at, mean, low, high, n in found[[x, "mean", "low", "high", "n"]].itertuples(
         index=False, name=None

@@ -12,7 +12,7 @@ import pandas as pd
 from lowrank.report.figure import Figure
 from lowrank.report.plot.charts import XY, Forest, Interval, Series
 from lowrank.report.source import Source
-from lowrank.report.summary import over_seeds, spreads
+from lowrank.report.summary import each_over_seeds, over_seeds, spreads
 from lowrank.report.tables import Table
 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w])")
@@ -126,11 +126,7 @@ def seed_series(
     source: Source, rows: pd.DataFrame, x: str, y: str, error: str = ""
 ) -> list[Series]:
     """Return the mean over seeds of each method's rows, in the order of identities."""
-    found = (
-        over_seeds(rows[rows["series"] == style.key], style, x, y, error)
-        for style in source.styles(rows["series"])
-    )
-    return [series for series in found if series is not None]
+    return each_over_seeds(rows, source.styles(rows["series"]), x, y, error)
 
 
 def trajectory_table(source: Source, rows: pd.DataFrame, name: str, title: str) -> Table:

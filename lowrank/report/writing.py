@@ -13,7 +13,7 @@ from lowrank.files import atomic_folder
 from lowrank.progress import progress_bar
 from lowrank.report import page
 from lowrank.report.figure import Missing, Note, Section
-from lowrank.report.plot.raster import png
+from lowrank.report.plot.raster import draw, pdf, png
 from lowrank.report.plot.scene import standalone
 from lowrank.report.sections import (
     activations,
@@ -64,8 +64,8 @@ def write(
     """Write the report of a study into the folder ``out``; return the path of its ``index.html``.
 
     ``out`` then holds ``index.html`` (self-contained), ``tables/`` (CSV and Markdown of every
-    table) and ``figures/`` (SVG and PNG of every figure). It replaces an existing report in one
-    step; a folder with any other content is refused. ``against`` adds a comparison with another
+    table) and ``figures/`` (SVG, PNG and PDF of every figure). It replaces an existing report in
+    one step; a folder with any other content is refused. ``against`` adds a comparison with another
     study, given by its store and name.
 
     Raises UsageError for a study that the store does not have, and LowrankError if ``out`` cannot
@@ -140,7 +140,9 @@ def fill(folder: Path, source: Source, sections: list[Section], progress: bool) 
     ):
         sheet = figure.sheet()
         (folder / "figures" / f"{figure.name}.svg").write_text(standalone(sheet), encoding="utf-8")
-        (folder / "figures" / f"{figure.name}.png").write_bytes(png(sheet))
+        drawn = draw(sheet)
+        (folder / "figures" / f"{figure.name}.png").write_bytes(png(drawn))
+        (folder / "figures" / f"{figure.name}.pdf").write_bytes(pdf(drawn))
     text = page.html(
         title=source.name,
         lead=str(source.study.config.get("description", "")),

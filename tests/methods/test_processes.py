@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lowrank import methods, models
 from lowrank.errors import ConfigError
 from lowrank.optim.adamw8bit import refuse_shards
-from lowrank.optim.sharding import check_layout, whole
+from lowrank.optim.sharding import check_layout, full_tensor
 
 UPDATES = 10
 PROJECTED = ("fira", "galore")
@@ -123,7 +123,7 @@ def resumed(name: str, start: Start, rank: int) -> dict[str, Any]:
 
 
 def gathered(model: Any) -> dict[str, Tensor]:
-    return {name: whole(value.detach()).clone() for name, value in model.state_dict().items()}
+    return {name: full_tensor(value.detach()).clone() for name, value in model.state_dict().items()}
 
 
 def result(run: Any, model: Any, rank: int) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def test_a_matrix_cut_by_columns_is_refused() -> None:
 
 
 def test_states_in_eight_bits_are_refused_for_cut_matrices() -> None:
-    with pytest.raises(ConfigError, match="8 bits are not spread over processes"):
+    with pytest.raises(ConfigError, match="8 bits are not distributed over processes"):
         refuse_shards([FakeSharded()])
 
 

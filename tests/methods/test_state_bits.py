@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from lowrank import methods
 from lowrank.errors import ConfigError
-from lowrank.methods import _adam, _quantisation
 from lowrank.methods.base import build_optimizer
+from lowrank.optim import adam, quantisation
 from lowrank.optim.adam import CHUNK
 from lowrank.optim.adamw8bit import AdamW8bit
 from lowrank.optim.fira import FiraAdamW
 from lowrank.optim.galore import GaLoreAdamW
-from lowrank.optim.quantisation import BLOCK, SMALLEST, Codec, dynamic_map
+from lowrank.optim.quantisation import BLOCK, SMALLEST, BlockCodec, dynamic_map
 from lowrank.train.memory import state_bytes
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def test_every_entry_becomes_the_nearest_value(signed: bool) -> None:
     """Against all 256 distances in float64; half the widest gap, 0.9/64 or 0.9/128 of the block's
     maximum, bounds the error.
     """
-    x, codec = entries(signed), Codec(signed, CPU)
+    x, codec = entries(signed), BlockCodec(signed, CPU)
     codes, scales = codec.encode(x)
     assert codes.dtype == torch.uint8
     assert torch.equal(scales, torch.stack([block.abs().max() for block in x.split(BLOCK)]))
@@ -75,7 +75,7 @@ def test_every_entry_becomes_the_nearest_value(signed: bool) -> None:
 
 @signs
 def test_boundaries_and_ends_are_exact(signed: bool) -> None:
-    codec, values = Codec(signed, CPU), torch.tensor(dynamic_map(signed), dtype=torch.float64)
+    codec, values = BlockCodec(signed, CPU), torch.tensor(dynamic_map(signed), dtype=torch.float64)
     middles = ((values[1:] + values[:-1]) / 2).float()
     beside = [torch.nextafter(middles, torch.full_like(middles, end)) for end in (2.0, -2.0)]
     x = torch.cat([middles, *beside, values.float()])
@@ -94,7 +94,7 @@ def unscaled_blocks(x: Tensor) -> Tensor:
 
 def test_codes_zeroed_or_masked_are_moments_zeroed_or_masked() -> None:
     for signed in (True, False):
-        x, codec = entries(signed), Codec(signed, CPU)
+        x, codec = entries(signed), BlockCodec(signed, CPU)
         codes, scales = codec.encode(x)
         mask = torch.rand(len(x), generator=torch.Generator().manual_seed(1)) < 0.5
         assert torch.equal(codec.decode(codes * mask, scales), codec.decode(codes, scales) * mask)
@@ -226,7 +226,7 @@ def test_state_loads_as_plain_tensors_and_goes_on_bit_for_bit(maker: str) -> Non
 def test_every_method_trains_and_resumes_with_eight_bits(
     name: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (_adam, _quantisation):
+    for module in (adam, quantisation):
         monkeypatch.setattr(module, "SMALLEST", 256)  # the matrices here are small
     run, resumed = (start(name, training={"state_bits": 8}) for _ in range(2))
     full = start(name)

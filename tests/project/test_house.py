@@ -145,6 +145,7 @@ CONTRACT = {
     "lowrank.metrics.landscape": ["direction_variance", "sharpness"],
     "lowrank.metrics.spectra": ["singular_value_metrics"],
     "lowrank.models": ["build", "named_draws"],
+    "lowrank.optim": ["AdamW8bit", "BlockCodec", "FiraAdamW", "GaLoreAdamW", "decompose"],
     "lowrank.predict": ["cross_validate"],
     "lowrank.schedule": ["cosine", "cosine_restarts"],
     "lowrank.study": ["Plan", "register", "run_study"],

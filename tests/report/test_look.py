@@ -20,7 +20,7 @@ from lowrank.report.plot.axes import (
     tick_text,
 )
 from lowrank.report.plot.charts import XY, Heat, Series, Style
-from lowrank.report.plot.raster import png
+from lowrank.report.plot.raster import draw, pdf, png
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import notes
 
@@ -245,7 +245,21 @@ def test_panels_without_a_finite_value_can_be_drawn() -> None:
     heat = Heat(
         title="t", rows=["a"], columns=["1", "2"], values=[[None, float("inf")]], tips=[["", "∞"]]
     )
-    assert png(heat.scene()).startswith(b"\x89PNG")
+    assert png(draw(heat.scene())).startswith(b"\x89PNG")
+    assert pdf(draw(heat.scene())).startswith(b"%PDF")
+
+
+def test_pictures_of_one_scene_are_the_same_bytes_in_any_order() -> None:
+    style = Style(key="a", label="a", color="slot1")
+    scene = XY(
+        title="Δ of a line",
+        series=[Series(style=style, x=[1.0, 2.0], y=[1.0, 3.0])],
+        x_label="x",
+        y_label="‖y‖",
+    ).scene()
+    first, second = draw(scene), draw(scene)
+    printed, picture = pdf(first), png(first)
+    assert (png(second), pdf(second)) == (picture, printed)
 
 
 def test_tables_keep_every_digit_in_csv_and_escape_in_markdown() -> None:

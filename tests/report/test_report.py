@@ -134,6 +134,16 @@ def test_every_figure_and_table_is_a_file(written: Path) -> None:
         root = ElementTree.parse(written / "figures" / f"{name}.svg").getroot()
         assert root.tag.endswith("svg")
         assert (written / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        printed = (written / "figures" / f"{name}.pdf").read_bytes()
+        assert printed.startswith(b"%PDF")
+        assert b"CreationDate" not in printed
+        # A point for each pixel of the SVG.
+        box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", printed)
+        assert box is not None
+        size = [float(root.attrib[side]) for side in ("width", "height")]
+        assert [float(side) for side in box.groups()] == pytest.approx(size, abs=0.51)
+        for kind in ("svg", "png", "pdf"):
+            assert f'<a href="figures/{name}.{kind}">' in text
     assert {p.stem for p in (written / "figures").iterdir()} == set(names)
     tables = {p.stem for p in (written / "tables").glob("*.csv")}
     assert tables == {p.stem for p in (written / "tables").glob("*.md")}
