@@ -92,7 +92,7 @@ class Spec:
 
 
 @dataclass
-class Summary:
+class PredictSummary:
     """What :func:`predict` did: all fits that the present rows give, how many of them are new, and
     what to know.
     """
@@ -114,7 +114,7 @@ def predict(
     every: int = 1,
     permutations: int = PERMUTATIONS,
     progress: bool = True,
-) -> Summary:
+) -> PredictSummary:
     """Fit and cross-validate predictors of the mean downstream score of a study's checkpoints, and
     store them.
 
@@ -134,7 +134,7 @@ def predict(
     table = feature_table(
         store, study_name, protocol or str(study.config.get("preset", "exact")), every
     )
-    summary = Summary()
+    summary = PredictSummary()
     sets, table, excluded = prepared(table, feature_sets, summary.notes)
     specs = [
         s
@@ -276,7 +276,7 @@ def add_fit(
     table: FeatureTable,
     excluded: int,
     permutations: int,
-    summary: Summary,
+    summary: PredictSummary,
 ) -> None:
     """Make one fit, unless the store has it for the same rows."""
     rows = table

@@ -22,7 +22,7 @@ from lowrank.store.rows import NON_FINITE
 
 
 @dataclass
-class Source:
+class ReportSource:
     """One study of a store. Frames have a column ``series`` (method and variant) wherever they have
     a method.
     """

@@ -20,7 +20,7 @@ from lowrank.errors import StoreError
 from lowrank.store import migrate, write
 from lowrank.store.engine import create_engine, mask, parse_url, single, translated, writing
 from lowrank.store.records import EvaluationSet, Protocol, Record, TrainingLog, WorkUnit
-from lowrank.store.rows import Codec, codec
+from lowrank.store.rows import RecordCodec, codec
 
 R = TypeVar("R", bound=Record)
 _PARAMETER_TYPES: dict[type, sa.types.TypeEngine[Any]] = {
@@ -377,7 +377,7 @@ class Store:
 
 
 def _conditions(
-    found: Codec[R], where: Mapping[str, Any]
+    found: RecordCodec[R], where: Mapping[str, Any]
 ) -> Iterator[list[sa.ColumnElement[bool]]]:
     """WHERE clauses, several where a list of values is too long for one statement (ids stay in
     order within one).

@@ -16,7 +16,7 @@ from lowrank.errors import ConflictError, StoreError
 from lowrank.progress import progress_bar
 from lowrank.store.api import Store
 from lowrank.store.records import Record
-from lowrank.store.rows import Codec, codec, record_types, same_value, shown
+from lowrank.store.rows import RecordCodec, codec, record_types, same_value, shown
 
 R = TypeVar("R", bound=Record)
 Ids = dict[str, dict[int, int]]  # table -> id in the source -> id in the target
@@ -70,7 +70,7 @@ def _copy_table(
     return {"table": found.name, "rows": read, "added": added}
 
 
-def _moved(found: Codec[R], record: R, ids: Ids) -> R:
+def _moved(found: RecordCodec[R], record: R, ids: Ids) -> R:
     """``record`` with the ids that its references have in the target."""
     references = {
         field: ids[table].get(getattr(record, field)) for field, table in found.parents.items()
@@ -78,7 +78,7 @@ def _moved(found: Codec[R], record: R, ids: Ids) -> R:
     return replace(record, id=None, **references)
 
 
-def _settle(there: Store, found: Codec[R], record: R, stored: R, prefer: Preference) -> None:
+def _settle(there: Store, found: RecordCodec[R], record: R, stored: R, prefer: Preference) -> None:
     """Fields that change with time: the same, or those of the preferred side."""
     mutable = found.record_type.mutable
     differing = sorted(
@@ -122,7 +122,7 @@ def differences(one: Store, other: Store, ignore_volatile: bool = True) -> list[
 
 def _contents(
     store: Store,
-    table: Codec[R],
+    table: RecordCodec[R],
     keys: Keys,
     ignore_volatile: bool,
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -137,7 +137,7 @@ def _contents(
         yield key, {name: _resolved(table, record, name, keys) for name in names}
 
 
-def _resolved(table: Codec[R], record: R, name: str, keys: Keys) -> Any:
+def _resolved(table: RecordCodec[R], record: R, name: str, keys: Keys) -> Any:
     value = getattr(record, name)
     return (
         keys[table.parents[name]][value] if name in table.parents and value is not None else value

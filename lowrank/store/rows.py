@@ -72,7 +72,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Codec(Generic[R]):
+class RecordCodec(Generic[R]):
     """Everything about one record type and its table."""
 
     record_type: type[R]
@@ -203,13 +203,13 @@ class Codec(Generic[R]):
         raise StoreError(f"the table '{self.name}' has no column '{name}'")
 
 
-def codec(record_type: type[R]) -> Codec[R]:
+def codec(record_type: type[R]) -> RecordCodec[R]:
     """The codec of a record type."""
-    return cast(Codec[R], _codec(cast(Any, record_type)))
+    return cast(RecordCodec[R], _codec(cast(Any, record_type)))
 
 
 @cache
-def _codec(record_type: type[Record]) -> Codec[Any]:
+def _codec(record_type: type[Record]) -> RecordCodec[Any]:
     table = schema.Base.metadata.tables[table_name(record_type)]
     hints = get_type_hints(record_type)
     names = [f.name for f in dataclasses.fields(record_type) if f.name != "id"]
@@ -222,7 +222,7 @@ def _codec(record_type: type[Record]) -> Codec[Any]:
         if c.foreign_keys
     }
     columns = tuple(table.c[name] for name in ["id", *names, *kinds])
-    return Codec(record_type, table, fields, columns, tuple(unique.columns), parents)
+    return RecordCodec(record_type, table, fields, columns, tuple(unique.columns), parents)
 
 
 def _references(table: str) -> list[tuple[type[Record], str]]:
@@ -283,3 +283,6 @@ def shown(value: Any) -> str:
     """``value`` for a sentence."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "…"
+
+
+Codec = RecordCodec  # the old name, which outsiders may import

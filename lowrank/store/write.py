@@ -17,7 +17,7 @@ from lowrank.errors import ConflictError, StoreError
 from lowrank.hashing import spaced_hash
 from lowrank.store.engine import one_line
 from lowrank.store.records import Protocol, Record
-from lowrank.store.rows import Codec, codec, same_value, shown
+from lowrank.store.rows import RecordCodec, codec, same_value, shown
 
 R = TypeVar("R", bound=Record)
 Row = dict[str, Any]
@@ -45,7 +45,7 @@ def protocol_hash(protocol: Protocol, evaluation_set_sha256: str | None) -> str:
         ) from error
 
 
-def add(connection: Connection, codec: Codec[R], record: R) -> R:
+def add(connection: Connection, codec: RecordCodec[R], record: R) -> R:
     """The stored record under the key of ``record``, inserted where there was none."""
     row = codec.encode(record)
     with _refusals(codec.name):
@@ -59,7 +59,7 @@ def add(connection: Connection, codec: Codec[R], record: R) -> R:
     return stored
 
 
-def add_many(connection: Connection, codec: Codec[R], records: Sequence[R]) -> int:
+def add_many(connection: Connection, codec: RecordCodec[R], records: Sequence[R]) -> int:
     """Insert what is new and compare the rest; the number of new rows."""
     rows = _by_key(codec, map(codec.encode, records))
     if not rows:
@@ -73,7 +73,7 @@ def add_many(connection: Connection, codec: Codec[R], records: Sequence[R]) -> i
 
 
 def update(
-    connection: Connection, codec: Codec[R], record_id: int | None, changes: Mapping[str, Any]
+    connection: Connection, codec: RecordCodec[R], record_id: int | None, changes: Mapping[str, Any]
 ) -> R:
     """Set fields of one row; the record as it is then."""
     row: Row = {}
@@ -91,7 +91,7 @@ def update(
     return codec.decode(stored)
 
 
-def lookup(connection: Connection, codec: Codec[R], keys: Sequence[Key]) -> Iterator[R]:
+def lookup(connection: Connection, codec: RecordCodec[R], keys: Sequence[Key]) -> Iterator[R]:
     """The stored records under ``keys``, in any order."""
     query = sa.select(*codec.columns)
     for start in range(0, len(keys), KEY_CHUNK):
@@ -100,7 +100,7 @@ def lookup(connection: Connection, codec: Codec[R], keys: Sequence[Key]) -> Iter
             yield codec.decode(row)
 
 
-def require_same(codec: Codec[R], stored: Row, given: Row) -> None:
+def require_same(codec: RecordCodec[R], stored: Row, given: Row) -> None:
     """A ConflictError that names table, key and both values, where a fixed field differs."""
     for name in codec.fixed:
         one, other = codec.value(stored, name), codec.value(given, name)
@@ -114,7 +114,7 @@ def require_same(codec: Codec[R], stored: Row, given: Row) -> None:
             )
 
 
-def _by_key(codec: Codec[R], rows: Iterator[Row]) -> dict[Key, Row]:
+def _by_key(codec: RecordCodec[R], rows: Iterator[Row]) -> dict[Key, Row]:
     """Rows by natural key; the same key with two values is a conflict already here."""
     found: dict[Key, Row] = {}
     for row in rows:
@@ -124,7 +124,7 @@ def _by_key(codec: Codec[R], rows: Iterator[Row]) -> dict[Key, Row]:
     return found
 
 
-def _insert_new(connection: Connection, codec: Codec[R], rows: list[Row]) -> int:
+def _insert_new(connection: Connection, codec: RecordCodec[R], rows: list[Row]) -> int:
     """Insert rows, leaving those whose key is there already alone; the number of new ones."""
     statement = _insert(connection, codec).inline()
     with _refusals(codec.name):
@@ -156,7 +156,7 @@ def _driver_insert(record_type: Any) -> tuple[str, list[str]]:
     return str(compiled), list(compiled.positiontup or ())
 
 
-def _insert(connection: Connection, codec: Codec[R]) -> Any:
+def _insert(connection: Connection, codec: RecordCodec[R]) -> Any:
     """INSERT that leaves a row alone whose key is there already."""
     insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
         connection.dialect.name

@@ -7,14 +7,14 @@ import pandas as pd
 from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.plot.axes import number
 from lowrank.report.plot.charts import Heat
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.trajectories import Quantity, finite, slug, trajectory_figures
 
 ORDER = ("activation_cka", "activation_l2", "activation_cosine", "activation_cka_debiased")
 OPEN = 2  # metrics whose heat maps stand open
 
 
-def build(source: Source) -> Section:
+def build(source: ReportSource) -> Section:
     """Trajectories of the means over layers, then a heat map for each metric."""
     section = Section(
         name="activations",
@@ -52,7 +52,9 @@ def label(metric: str) -> str:
     return names.get(short, short.replace("_", " "))
 
 
-def heat_maps(source: Source, rows: pd.DataFrame, metric: str, *, folded: bool) -> list[Figure]:
+def heat_maps(
+    source: ReportSource, rows: pd.DataFrame, metric: str, *, folded: bool
+) -> list[Figure]:
     """Layer by step for each method; methods of one scale share their colours."""
     figures = []
     for place, (way, part) in enumerate(source.ways(rows, "metric")):

@@ -15,7 +15,7 @@ from lowrank.report.identity import series_key
 from lowrank.report.plot.axes import number
 from lowrank.report.plot.charts import XY, Heat, Series, Style
 from lowrank.report.sections.further import others
-from lowrank.report.source import Source, of_pairs
+from lowrank.report.source import ReportSource, of_pairs
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import (
@@ -31,7 +31,7 @@ from lowrank.report.trajectories import (
 MOMENTS = 3  # steps at which a matrix is shown
 
 
-def build(source: Source) -> Section:
+def build(source: ReportSource) -> Section:
     """Both kinds of barrier."""
     section = Section(
         name="barriers",
@@ -78,7 +78,7 @@ def build(source: Source) -> Section:
     return section
 
 
-def line_figures(source: Source) -> list[Block]:
+def line_figures(source: ReportSource) -> list[Block]:
     """The loss along the lines themselves: of consecutive checkpoints over training, and between
     two methods at the end.
     """
@@ -140,7 +140,7 @@ def path(rows: pd.DataFrame, style: Style, scale: str) -> list[Series]:
     return [line, stops]
 
 
-def between_figure(source: Source, rows: pd.DataFrame, way: str, suffix: str) -> list[Block]:
+def between_figure(source: ReportSource, rows: pd.DataFrame, way: str, suffix: str) -> list[Block]:
     """The loss along the lines from the baseline to every other method at the last step, one panel
     a scale.
     """
@@ -191,7 +191,7 @@ def between_figure(source: Source, rows: pd.DataFrame, way: str, suffix: str) ->
     ]
 
 
-def consecutive_figures(source: Source, rows: pd.DataFrame) -> list[Figure]:
+def consecutive_figures(source: ReportSource, rows: pd.DataFrame) -> list[Figure]:
     """CCBH as a heat map, method by step."""
     figures = []
     for place, (way, rows_of_way) in enumerate(source.ways(rows, "metric")):
@@ -243,7 +243,7 @@ def cell(means: pd.Series[float], key: tuple[Any, ...]) -> float | None:
     return float(means[key]) if key in means.index else None
 
 
-def matrix_figures(source: Source, rows: pd.DataFrame) -> list[Block]:
+def matrix_figures(source: ReportSource, rows: pd.DataFrame) -> list[Block]:
     """Method by method at a few steps, for each metric and protocol."""
     blocks: list[Block] = []
     for metric, of_metric in sorted(
@@ -294,7 +294,7 @@ def reference(rows: pd.DataFrame) -> pd.Series[str]:
     return pd.Series(names, index=rows.index, dtype=object)
 
 
-def matrices(source: Source, rows: pd.DataFrame) -> list[Heat]:
+def matrices(source: ReportSource, rows: pd.DataFrame) -> list[Heat]:
     """Symmetric matrices at :data:`MOMENTS` steps of each scale, one range of one kind of colours a
     scale.
     """
@@ -351,7 +351,7 @@ def initialisation(rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def pair_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
+def pair_table(source: ReportSource, rows: pd.DataFrame, name: str) -> Table:
     """Every pair with its barrier."""
     lines = []
     for (scale, series, other, step), group in rows.assign(other=reference(rows)).groupby(

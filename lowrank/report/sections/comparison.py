@@ -10,9 +10,9 @@ import pandas as pd
 from lowrank.predict.features import primary_rows
 from lowrank.report.figure import Block, Figure, Missing, Note, Section
 from lowrank.report.plot.axes import number
-from lowrank.report.plot.charts import Estimate, Forest
+from lowrank.report.plot.charts import Forest, Interval
 from lowrank.report.sections.overview import final_rows
-from lowrank.report.source import Source, of_pairs
+from lowrank.report.source import ReportSource, of_pairs
 from lowrank.report.summary import spread, welch
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite
@@ -26,7 +26,7 @@ SHOWN = (  # quantity, title, unit, what a value below zero says
 DEVIATES = 1.959963984540054  # of a 95% interval, in standard errors
 
 
-def build(source: Source, other: Source) -> Section:
+def build(source: ReportSource, other: ReportSource) -> Section:
     """Differences this minus other, of the final losses, metrics and scores."""
     section = Section(
         name="comparison",
@@ -49,7 +49,7 @@ def build(source: Source, other: Source) -> Section:
     return section
 
 
-def figures(source: Source, other: Source, table: pd.DataFrame) -> list[Block]:
+def figures(source: ReportSource, other: ReportSource, table: pd.DataFrame) -> list[Block]:
     """The differences of loss and mean score, one panel a scale."""
     found: list[Block] = []
     for quantity, title, unit, below in SHOWN:
@@ -79,7 +79,7 @@ def figures(source: Source, other: Source, table: pd.DataFrame) -> list[Block]:
     return found
 
 
-def full_table(source: Source, other: Source, table: pd.DataFrame) -> Table:
+def full_table(source: ReportSource, other: ReportSource, table: pd.DataFrame) -> Table:
     """Every difference."""
     return Table(
         name="comparison",
@@ -104,7 +104,7 @@ def full_table(source: Source, other: Source, table: pd.DataFrame) -> Table:
     )
 
 
-def estimates(source: Source, rows: pd.DataFrame) -> list[tuple[str, list[Estimate]]]:
+def estimates(source: ReportSource, rows: pd.DataFrame) -> list[tuple[str, list[Interval]]]:
     """One row a method of one scale."""
     lines = []
     for style in source.styles(rows["series"]):
@@ -118,11 +118,11 @@ def estimates(source: Source, rows: pd.DataFrame) -> list[tuple[str, list[Estima
             else ""
         )
         tip = f"{style.label} at {found['scale']}: {number(value)}{span}"
-        lines.append((style.label, [Estimate(style, value, low, high, tip)]))
+        lines.append((style.label, [Interval(style, value, low, high, tip)]))
     return lines
 
 
-def comparable(source: Source, other: Source, table: pd.DataFrame) -> str:
+def comparable(source: ReportSource, other: ReportSource, table: pd.DataFrame) -> str:
     """Whether both were scored on the same text, and which quantities were measured in the same
     way.
     """
@@ -136,7 +136,7 @@ def comparable(source: Source, other: Source, table: pd.DataFrame) -> str:
     return text + (f" Measured under different protocols: {', '.join(differ)}." if differ else "")
 
 
-def final_values(source: Source) -> pd.DataFrame:
+def final_values(source: ReportSource) -> pd.DataFrame:
     """Final loss, main-protocol metrics and scores of each run, long, each with its stored error
     and protocol.
     """
@@ -167,7 +167,7 @@ def final_values(source: Source) -> pd.DataFrame:
     return pd.concat([part[COLUMNS] for part in [*parts, mean_scores(parts[-1])] if len(part)])
 
 
-def main(source: Source, rows: pd.DataFrame, key: str) -> pd.DataFrame:
+def main(source: ReportSource, rows: pd.DataFrame, key: str) -> pd.DataFrame:
     """The rows of the study's main protocol, the newest of its name."""
     return source.ways(rows, key)[0][1] if len(rows) else rows
 

@@ -12,14 +12,14 @@ from lowrank.predict.features import primary_rows
 from lowrank.report.figure import Block, Figure, Missing, Section
 from lowrank.report.identity import series_key
 from lowrank.report.plot.axes import number
-from lowrank.report.plot.charts import XY, Estimate, Forest, Style
-from lowrank.report.source import Source
+from lowrank.report.plot.charts import XY, Forest, Interval, Style
+from lowrank.report.source import ReportSource
 from lowrank.report.summary import quantile
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite, seed_series, slug
 
 
-def build(source: Source) -> Section:
+def build(source: ReportSource) -> Section:
     """Means by category at the last step, the mean over tasks during training, and every task."""
     section = Section(
         name="downstream",
@@ -41,7 +41,9 @@ def build(source: Source) -> Section:
     return section
 
 
-def protocol_blocks(source: Source, rows: pd.DataFrame, way: str, *, folded: bool) -> list[Block]:
+def protocol_blocks(
+    source: ReportSource, rows: pd.DataFrame, way: str, *, folded: bool
+) -> list[Block]:
     """All that is shown of one protocol."""
     main, suffix = primary_rows(rows), f"-{slug(way)}" if folded else ""
     last = main[main["step"] == main.groupby("run_id")["step"].transform("max")]
@@ -88,7 +90,7 @@ def protocol_blocks(source: Source, rows: pd.DataFrame, way: str, *, folded: boo
 
 
 def paired_figure(
-    source: Source, last: pd.DataFrame, suffix: str, common: dict[str, Any], label: str
+    source: ReportSource, last: pd.DataFrame, suffix: str, common: dict[str, Any], label: str
 ) -> list[Figure]:
     """Differences to the baseline on the same items; nothing where no single items are stored.
 
@@ -126,7 +128,7 @@ def paired_figure(
     ]
 
 
-def against_baseline(source: Source, last: pd.DataFrame) -> pd.DataFrame:
+def against_baseline(source: ReportSource, last: pd.DataFrame) -> pd.DataFrame:
     """Every other series against the baseline, task by task, primary metrics alone."""
     known = last[["protocol_id", "task", "metric", "category"]].drop_duplicates()
     if source.baseline not in set(last["series"]):
@@ -147,7 +149,7 @@ def against_baseline(source: Source, last: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def paired_table(source: Source, rows: pd.DataFrame, name: str, query: str) -> Table:
+def paired_table(source: ReportSource, rows: pd.DataFrame, name: str, query: str) -> Table:
     """Each task's difference with its errors."""
     headings = {
         "scale": "scale",
@@ -175,7 +177,7 @@ def paired_table(source: Source, rows: pd.DataFrame, name: str, query: str) -> T
     )
 
 
-def difference(rows: pd.DataFrame, style: Style) -> Estimate:
+def difference(rows: pd.DataFrame, style: Style) -> Interval:
     """Mean difference over tasks with a 95% interval; tasks have items of their own, so their
     errors are taken as independent.
     """
@@ -194,10 +196,10 @@ def difference(rows: pd.DataFrame, style: Style) -> Estimate:
     low, high = (mean - reach, mean + reach) if np.isfinite(reach) else (mean, mean)
     counts = f"{len(tasks)} tasks, {int(rows['seeds'].max())} seeds"
     tip = f"{style.label}: {number(mean, 3)} ({number(low, 3)} … {number(high, 3)}; {counts})"
-    return Estimate(style, mean, low, high, tip)
+    return Interval(style, mean, low, high, tip)
 
 
-def category_panels(source: Source, rows: pd.DataFrame) -> list[Forest]:
+def category_panels(source: ReportSource, rows: pd.DataFrame) -> list[Forest]:
     """One panel for each scale and category, and the mean over all tasks where there are several
     categories.
     """
@@ -226,7 +228,7 @@ def category_panels(source: Source, rows: pd.DataFrame) -> list[Forest]:
     return panels
 
 
-def estimate(rows: pd.DataFrame, style: Style, what: str) -> Estimate:
+def estimate(rows: pd.DataFrame, style: Style, what: str) -> Interval:
     """Mean over tasks and seeds; items of one task are shared by seeds, so their errors are taken
     as common to them.
     """
@@ -236,10 +238,10 @@ def estimate(rows: pd.DataFrame, style: Style, what: str) -> Estimate:
     error = math.sqrt(float((errors**2).sum())) / len(errors) if errors.notna().all() else math.nan
     low, high = (mean - error, mean + error) if np.isfinite(error) else (mean, mean)
     tip = f"{style.label}, {what}: {number(mean)} ± {number(error, 2)} ({len(means)} tasks, {rows['seed'].nunique()} seeds)"
-    return Estimate(style, mean, low, high, tip)
+    return Interval(style, mean, low, high, tip)
 
 
-def score_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
+def score_table(source: ReportSource, rows: pd.DataFrame, name: str) -> Table:
     """Every task at the last step: one row a task and scale, one column a method."""
     columns = [s.key for s in source.styles(rows["series"])]
     lines = []
@@ -282,7 +284,7 @@ def with_error(rows: pd.DataFrame) -> str | None:
     return f"{float(rows['value'].mean()):.3f}" + (f" ± {error:.3f}" if np.isfinite(error) else "")
 
 
-def beyond_accuracy(source: Source, rows: pd.DataFrame, name: str) -> Figure:
+def beyond_accuracy(source: ReportSource, rows: pd.DataFrame, name: str) -> Figure:
     """The other metrics of the tasks, as points by method."""
     extra = rows[~rows.index.isin(primary_rows(rows).index)]
     panels = []

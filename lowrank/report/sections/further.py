@@ -7,11 +7,11 @@ from collections.abc import Collection
 import pandas as pd
 
 from lowrank.report.figure import Figure, Section
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.trajectories import Quantity, by_metric, trajectory_figures, words
 
 
-def build(source: Source) -> Section | None:
+def build(source: ReportSource) -> Section | None:
     """Trajectories of the remaining metrics; None where there are none."""
     rest = source.shown_in("further")
     if rest.empty:
@@ -25,7 +25,7 @@ def build(source: Source) -> Section | None:
     return section
 
 
-def others(source: Source, chapter: str, shown: Collection[str]) -> list[Figure]:
+def others(source: ReportSource, chapter: str, shown: Collection[str]) -> list[Figure]:
     """Trajectories of the metrics that name ``chapter`` in their declaration, but for those that it
     has ``shown`` already.
     """
@@ -33,7 +33,7 @@ def others(source: Source, chapter: str, shown: Collection[str]) -> list[Figure]
     return by_lens(source, rows[~rows["metric"].isin(shown)], chapter)
 
 
-def by_lens(source: Source, rows: pd.DataFrame, name: str) -> list[Figure]:
+def by_lens(source: ReportSource, rows: pd.DataFrame, name: str) -> list[Figure]:
     """Trajectories of all metrics of ``rows``, one figure for each lens and protocol."""
     figures: list[Figure] = []
     for lens, part in rows.groupby("lens", sort=True):

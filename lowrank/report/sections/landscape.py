@@ -12,7 +12,7 @@ from lowrank.report.plot import theme
 from lowrank.report.plot.axes import number
 from lowrank.report.plot.charts import XY, Series, Style
 from lowrank.report.sections.further import others
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import Quantity, finite, pick, slug, trajectory_figures, words
 
@@ -36,7 +36,7 @@ ALONG_TRAINING = tuple(
 )
 
 
-def build(source: Source) -> Section:
+def build(source: ReportSource) -> Section:
     """Curves first, then what is read off them."""
     section = Section(
         name="landscape",
@@ -102,7 +102,7 @@ def principal_quantities(rows: pd.DataFrame) -> list[Quantity]:
 
 
 def curve_figures(
-    source: Source, rows: pd.DataFrame, curve: str, suffix: str, *, folded: bool
+    source: ReportSource, rows: pd.DataFrame, curve: str, suffix: str, *, folded: bool
 ) -> list[Figure]:
     """The curve of all methods at the last step, and of each method over training; ``suffix`` tells
     other protocols apart.
@@ -179,7 +179,7 @@ def curve_figures(
     return figures
 
 
-def method_series(source: Source, rows: pd.DataFrame) -> list[Series]:
+def method_series(source: ReportSource, rows: pd.DataFrame) -> list[Series]:
     """One series a method, its loss at offset 0 subtracted."""
     found = []
     for style in source.styles(rows["series"]):
@@ -226,7 +226,7 @@ def step_legend(panels: list[XY]) -> list[Style]:
     return sets[0] if sets and all(styles == sets[0] for styles in sets) else []
 
 
-def curve_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
+def curve_table(source: ReportSource, rows: pd.DataFrame, name: str) -> Table:
     """The points of the curves at the last step."""
     columns = ["scale", "series", "step", "offset_value", "mean", "variance", "n"]
     return Table(

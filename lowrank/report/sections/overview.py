@@ -8,12 +8,12 @@ import pandas as pd
 
 from lowrank.report.figure import Note, Section
 from lowrank.report.plot.axes import MINUS, number
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table
 
 
-def build(source: Source) -> Section:
+def build(source: ReportSource) -> Section:
     """Counts, failures and the final losses."""
     section = Section(
         name="overview", title="At a glance", lead=str(source.study.config.get("description", ""))
@@ -24,7 +24,7 @@ def build(source: Source) -> Section:
     return section
 
 
-def facts(source: Source) -> list[tuple[str, str]]:
+def facts(source: ReportSource) -> list[tuple[str, str]]:
     """(number, what) pairs for the head of the page."""
     runs, status = source.runs, source.runs["status"].value_counts()
     done = int(status.get("done", 0))
@@ -46,7 +46,7 @@ def facts(source: Source) -> list[tuple[str, str]]:
     )
 
 
-def final_rows(source: Source) -> pd.DataFrame:
+def final_rows(source: ReportSource) -> pd.DataFrame:
     """The last checkpoint with a validation loss of each run that has not failed; where a cell has
     runs done, of those alone.
     """
@@ -62,7 +62,7 @@ def final_rows(source: Source) -> pd.DataFrame:
     return rows[rows["status"].eq("done") | ~finished]
 
 
-def findings(source: Source) -> list[str]:
+def findings(source: ReportSource) -> list[str]:
     """What the rows say, in a few sentences: the lowest loss at each scale, and what geometry adds
     to the loss.
     """
@@ -113,7 +113,7 @@ def decimals(value: float) -> str:
     return f"{value:z.2f}".replace("-", MINUS)
 
 
-def final_table(source: Source) -> Table:
+def final_table(source: ReportSource) -> Table:
     """Final validation loss and perplexity of each method at each scale."""
     final, runs, lines = final_rows(source), source.runs, []
     for scale in source.scales:
@@ -168,7 +168,7 @@ def final_table(source: Source) -> Table:
     )
 
 
-def failures(source: Source) -> list[Note | Table]:
+def failures(source: ReportSource) -> list[Note | Table]:
     """Runs that failed: a diverged run is a result, with its step, its last finite loss and the
     reason.
     """

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pandas as pd
 
 from lowrank.report.figure import Block, Figure, Missing, Note, Section
-from lowrank.report.plot.charts import Estimate, Forest
+from lowrank.report.plot.charts import Forest, Interval
 from lowrank.report.sections.overview import final_rows
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table
 
 
-def build(source: Source) -> Section:
+def build(source: ReportSource) -> Section:
     """Ours, published, difference; and as a figure."""
     section = Section(
         name="perplexity",
@@ -42,7 +42,7 @@ def build(source: Source) -> Section:
     return section
 
 
-def figure(source: Source, final: pd.DataFrame) -> Figure:
+def figure(source: ReportSource, final: pd.DataFrame) -> Figure:
     """One panel for each scale: a row for each method, its seeds' mean and range."""
     panels = []
     for scale in source.scales:
@@ -55,7 +55,7 @@ def figure(source: Source, final: pd.DataFrame) -> Figure:
             if found.n:
                 tip = f"{style.label} at {scale}: {found} ({found.n} seeds)"
                 rows.append(
-                    (style.label, [Estimate(style, found.mean, found.low, found.high, tip)])
+                    (style.label, [Interval(style, found.mean, found.low, found.high, tip)])
                 )
         if rows:
             panels.append(Forest(title=scale, rows=rows, x_label="validation perplexity"))
@@ -69,7 +69,7 @@ def figure(source: Source, final: pd.DataFrame) -> Figure:
     )
 
 
-def perplexity_table(source: Source, final: pd.DataFrame, published: pd.DataFrame) -> Table:
+def perplexity_table(source: ReportSource, final: pd.DataFrame, published: pd.DataFrame) -> Table:
     """Ours beside the literature; where the literature has none of these scales, without columns
     for it.
     """
@@ -160,7 +160,7 @@ def reference(published: pd.DataFrame) -> list[Block]:
     ]
 
 
-def evaluation(source: Source) -> str:
+def evaluation(source: ReportSource) -> str:
     """The sets behind the validation losses."""
     rows = source.query("evaluation_sets")
     rows = rows[rows["checkpoints"] > 0]

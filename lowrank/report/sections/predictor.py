@@ -15,8 +15,8 @@ from lowrank.predict.selection import correlations
 from lowrank.predict.study import FIGURES, SCHEMES, SELECTIONS, WITHOUT_REFERENCE
 from lowrank.report.figure import Block, Figure, Missing, Section
 from lowrank.report.plot.axes import number
-from lowrank.report.plot.charts import XY, Estimate, Forest, Series, Style
-from lowrank.report.source import Source, json_value
+from lowrank.report.plot.charts import XY, Forest, Interval, Series, Style
+from lowrank.report.source import ReportSource, json_value
 from lowrank.report.tables import Table
 
 KEY = ["feature_set", "selection", "scheme", "model", "target"]
@@ -32,7 +32,7 @@ SELECTION_LEGEND = (
 )
 
 
-def build(source: Source) -> Section:
+def build(source: ReportSource) -> Section:
     """Correlation table, fits beside the published ones, predictions against scores."""
     section = Section(
         name="predictor",
@@ -69,7 +69,7 @@ def title(scheme: str) -> str:
     return f"leave one {SCHEMES[scheme][0]} out" if scheme in SCHEMES else scheme
 
 
-def summary_figure(source: Source, fits: pd.DataFrame) -> Figure:
+def summary_figure(source: ReportSource, fits: pd.DataFrame) -> Figure:
     """Pooled Pearson with its interval, one panel a scheme, one row a feature set and selection."""
     panels = []
     for scheme in [s for s in SCHEMES if s in set(fits["scheme"])]:
@@ -104,7 +104,7 @@ def name(feature_set: str, selection: str) -> str:
     return plain if selection == "fixed" else f"{plain}, {selection.replace('_', ' ')}"
 
 
-def pearson(fit: pd.Series[Any], place: int) -> Estimate:
+def pearson(fit: pd.Series[Any], place: int) -> Interval:
     """A fit's correlation and interval as an estimate, one colour a feature set."""
     value, low, high = (
         float(fit[c]) if not pd.isna(fit[c]) else math.nan
@@ -119,10 +119,10 @@ def pearson(fit: pd.Series[Any], place: int) -> Estimate:
         marker=("circle", "square", "triangle", "diamond")[slot],
     )
     tip = f"{fit['feature_set']}, {fit['selection']}: {number(value, 3)} ({number(low, 3)} … {number(high, 3)}), n = {fit['n']}"
-    return Estimate(style, value, low, high, tip)
+    return Interval(style, value, low, high, tip)
 
 
-def fit_tables(source: Source, fits: pd.DataFrame) -> list[Block]:
+def fit_tables(source: ReportSource, fits: pd.DataFrame) -> list[Block]:
     """The fits at a glance and the published ones; every figure of every fit is the table under the
     figure.
     """
@@ -141,7 +141,7 @@ def ordered(fits: pd.DataFrame) -> pd.DataFrame:
     return fits.sort_values(["order", "place", "feature_set", "chosen", "model"], kind="stable")
 
 
-def overview_table(source: Source, fits: pd.DataFrame) -> Table:
+def overview_table(source: ReportSource, fits: pd.DataFrame) -> Table:
     """One row a feature set and selection, R² and ranking accuracy out of fold for each scheme,
     linear model.
     """
@@ -186,7 +186,7 @@ def overview_table(source: Source, fits: pd.DataFrame) -> Table:
     )
 
 
-def all_fits(source: Source, fits: pd.DataFrame) -> Table:
+def all_fits(source: ReportSource, fits: pd.DataFrame) -> Table:
     """Every figure of every fit."""
     headings = {**FIGURES, "used": "feature names"}
     fits = ordered(fits).assign(
@@ -206,7 +206,7 @@ def all_fits(source: Source, fits: pd.DataFrame) -> Table:
     )
 
 
-def published_table(source: Source) -> list[Table]:
+def published_table(source: ReportSource) -> list[Table]:
     """The published figures, where the store has them."""
     published = pd.concat(
         [
@@ -234,7 +234,7 @@ def published_table(source: Source) -> list[Table]:
     ]
 
 
-def scatter(source: Source, fits: pd.DataFrame) -> Figure:
+def scatter(source: ReportSource, fits: pd.DataFrame) -> Figure:
     """Predicted against stored score for the three sets of the study, by method."""
     rows = source.query("predictions")
     schemes = [s for s in SCHEMES if s in set(fits["scheme"])][:2]
@@ -283,7 +283,7 @@ def scatter(source: Source, fits: pd.DataFrame) -> Figure:
     )
 
 
-def points(source: Source, rows: pd.DataFrame) -> list[Series]:
+def points(source: ReportSource, rows: pd.DataFrame) -> list[Series]:
     """One series a method, without lines."""
     found = []
     for style in source.styles(rows["series"]):
@@ -306,7 +306,7 @@ def points(source: Source, rows: pd.DataFrame) -> list[Series]:
     return found
 
 
-def correlation_table(source: Source) -> Table:
+def correlation_table(source: ReportSource) -> Table:
     """Correlation of each feature with the score: at each scale, pooled, and whether the signs
     agree; published ranks beside.
     """
@@ -354,7 +354,7 @@ def absent(value: object) -> float | None:
     return None if value is None or pd.isna(value) else float(value)  # type: ignore[call-overload, arg-type]
 
 
-def known(source: Source, feature: str) -> float | None:
+def known(source: ReportSource, feature: str) -> float | None:
     """The published |r| of a feature."""
     if feature not in PUBLISHED_GEOMETRY:
         return None

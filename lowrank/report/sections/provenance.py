@@ -5,11 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from lowrank.report.figure import Note, Section
-from lowrank.report.source import Source, json_value
+from lowrank.report.source import ReportSource, json_value
 from lowrank.report.tables import Table
 
 
-def build(source: Source) -> Section:
+def build(source: ReportSource) -> Section:
     """Everything needed to judge whether two reports may be compared."""
     section = Section(
         name="provenance",
@@ -26,7 +26,7 @@ def build(source: Source) -> Section:
     return section
 
 
-def machines(source: Source) -> Table:
+def machines(source: ReportSource) -> Table:
     """Code, libraries and devices, and what they made."""
     rows, lines = source.query("provenance"), []
     for _, group in rows.groupby("hash", sort=False):
@@ -58,7 +58,7 @@ def machines(source: Source) -> Table:
     )
 
 
-def protocols(source: Source) -> Table:
+def protocols(source: ReportSource) -> Table:
     """Every protocol behind a value."""
     rows, lines = source.query("protocols"), []
     rows["evaluation_set"] = (
@@ -105,7 +105,7 @@ def whole(value: object) -> int | None:
     return None if value is None or pd.isna(value) else int(value)  # type: ignore[call-overload, arg-type]
 
 
-def evaluation_sets(source: Source) -> Table:
+def evaluation_sets(source: ReportSource) -> Table:
     """The sets behind the validation losses and the metrics."""
     rows = source.query("evaluation_sets")
     columns = ["name", "split", "seed", "examples", "tokens", "max_length", "packing"]
@@ -121,7 +121,7 @@ def evaluation_sets(source: Source) -> Table:
     )
 
 
-def runs(source: Source) -> Table:
+def runs(source: ReportSource) -> Table:
     """Every run with its hashes."""
     rows = source.runs
     columns = [

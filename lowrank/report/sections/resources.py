@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from lowrank.report.figure import Figure, Missing, Section
-from lowrank.report.plot.charts import Estimate, Forest
-from lowrank.report.source import Source
+from lowrank.report.plot.charts import Forest, Interval
+from lowrank.report.source import ReportSource
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table
 
@@ -18,7 +18,7 @@ SHOWN = (
 )
 
 
-def build(source: Source) -> Section:
+def build(source: ReportSource) -> Section:
     """What each method costs."""
     section = Section(
         name="resources",
@@ -56,7 +56,7 @@ def build(source: Source) -> Section:
 
 
 def forest(
-    source: Source, rows: pd.DataFrame, column: str, label: str, unit: float, scale: str
+    source: ReportSource, rows: pd.DataFrame, column: str, label: str, unit: float, scale: str
 ) -> Forest | None:
     """One quantity at one scale, or None where no run has it."""
     lines = []
@@ -67,7 +67,7 @@ def forest(
                 (
                     style.label,
                     [
-                        Estimate(
+                        Interval(
                             style,
                             found.mean,
                             found.low,
@@ -84,7 +84,7 @@ def forest(
     )
 
 
-def table(source: Source) -> Table:
+def table(source: ReportSource) -> Table:
     """Means over seeds of everything that is counted or measured."""
     columns = {
         "parameters_total": "parameters",

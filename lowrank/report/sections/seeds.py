@@ -6,16 +6,16 @@ import pandas as pd
 
 from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.plot.axes import number
-from lowrank.report.plot.charts import Estimate, Forest, Style
+from lowrank.report.plot.charts import Forest, Interval, Style
 from lowrank.report.sections.overview import final_rows
 from lowrank.report.sections.perplexity import evaluation
-from lowrank.report.source import Source, of_pairs
+from lowrank.report.source import ReportSource, of_pairs
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite
 
 
-def build(source: Source) -> Section:
+def build(source: ReportSource) -> Section:
     """Each seed's final loss, and the spread of every metric."""
     section = Section(
         name="seeds",
@@ -63,12 +63,12 @@ def build(source: Source) -> Section:
     return section
 
 
-def estimates(rows: pd.DataFrame, style: Style) -> list[Estimate]:
+def estimates(rows: pd.DataFrame, style: Style) -> list[Interval]:
     """One estimate for each seed, without an interval."""
     found = []
     for seed, value in zip(rows["seed"], rows["validation_loss"], strict=True):
         found.append(
-            Estimate(
+            Interval(
                 style,
                 float(value),
                 float(value),
@@ -79,7 +79,7 @@ def estimates(rows: pd.DataFrame, style: Style) -> list[Estimate]:
     return found
 
 
-def table(source: Source, final: pd.DataFrame) -> Table:
+def table(source: ReportSource, final: pd.DataFrame) -> Table:
     """Mean, deviation, lowest and highest over seeds of the final loss and of every metric at the
     last step.
     """

@@ -9,7 +9,7 @@ import pandas as pd
 from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.plot.charts import XY, Series
 from lowrank.report.sections.further import others
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import Quantity, seed_series, slug, trajectory_figures
 
@@ -21,7 +21,7 @@ MODULES = ("q", "k", "v", "o", "gate", "up", "down")  # the order of the model; 
 NAMES = {"w": "W at the last checkpoint", "dw": "ΔW, last minus first checkpoint"}
 
 
-def build(source: Source) -> Section:
+def build(source: ReportSource) -> Section:
     """Trajectories of the shape metrics, then the distributions."""
     section = Section(
         name="spectra",
@@ -65,7 +65,7 @@ def build(source: Source) -> Section:
     return section
 
 
-def distributions(source: Source, rows: pd.DataFrame, matrix: str) -> list[Figure]:
+def distributions(source: ReportSource, rows: pd.DataFrame, matrix: str) -> list[Figure]:
     """Singular values by projection type, one figure for each protocol and scale."""
     figures = []
     for place, (way, of_way) in enumerate(source.ways(rows, "matrix")):
@@ -120,7 +120,7 @@ def without_markers(series: list[Series]) -> list[Series]:
     return [replace(one, markers=False) for one in series]
 
 
-def table(source: Source, rows: pd.DataFrame, matrix: str, scale: str) -> Table:
+def table(source: ReportSource, rows: pd.DataFrame, matrix: str, scale: str) -> Table:
     """Largest, median and smallest singular value of each method and projection type."""
     lines = []
     for (series, module), group in rows.groupby(["series", "module"], sort=False):

@@ -10,7 +10,7 @@ import pandas as pd
 from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.plot.charts import XY, Series
 from lowrank.report.sections.perplexity import evaluation
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite, seed_series
 
@@ -18,7 +18,7 @@ POINTS = 240  # a longer curve is drawn as the means of this many bins
 SMOOTHING = 0.9  # of the exponential average behind the batch loss
 
 
-def build(source: Source) -> Section:
+def build(source: ReportSource) -> Section:
     """Curves of loss, and of what drives it."""
     section = Section(name="training", title="Training curves")
     log = source.query("training_curve")
@@ -39,7 +39,7 @@ def build(source: Source) -> Section:
     return section
 
 
-def validation_figure(source: Source, rows: pd.DataFrame) -> Figure:
+def validation_figure(source: ReportSource, rows: pd.DataFrame) -> Figure:
     """Validation loss of every checkpoint."""
     panels = []
     for scale in source.scales:
@@ -90,7 +90,7 @@ def validation_figure(source: Source, rows: pd.DataFrame) -> Figure:
     )
 
 
-def loss_figure(source: Source, log: pd.DataFrame) -> Figure:
+def loss_figure(source: ReportSource, log: pd.DataFrame) -> Figure:
     """Loss of the training batches, smoothed, one line a method."""
     panels = [
         XY(title=scale, series=series, x_label="step", y_label="training loss, nats a token")
@@ -110,7 +110,7 @@ def loss_figure(source: Source, log: pd.DataFrame) -> Figure:
     )
 
 
-def drive_figure(source: Source, log: pd.DataFrame) -> Figure:
+def drive_figure(source: ReportSource, log: pd.DataFrame) -> Figure:
     """Learning rate and gradient norm."""
     panels = []
     for column, label in (("learning_rate", "learning rate"), ("gradient_norm", "gradient norm")):
@@ -137,7 +137,9 @@ def drive_figure(source: Source, log: pd.DataFrame) -> Figure:
     )
 
 
-def curve(source: Source, log: pd.DataFrame, column: str, *, smooth: bool = False) -> list[Series]:
+def curve(
+    source: ReportSource, log: pd.DataFrame, column: str, *, smooth: bool = False
+) -> list[Series]:
     """One series a method, thinned to :data:`POINTS`."""
     rows = finite(log.assign(shown=log[column].astype(float)), "shown").copy()
     if rows.empty:
@@ -156,7 +158,7 @@ def averaged(values: pd.Series[float]) -> pd.Series[float]:
     return values.ewm(alpha=1 - SMOOTHING, adjust=True).mean()
 
 
-def log_table(source: Source, log: pd.DataFrame) -> Table:
+def log_table(source: ReportSource, log: pd.DataFrame) -> Table:
     """Loss at about twenty steps of every run."""
     steps: Sequence[int] = sorted(set(log["step"]))
     kept = {steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(20, len(steps)))}
