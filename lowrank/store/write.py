@@ -1,4 +1,4 @@
-"""Writing rows under natural keys: insert what is new, compare what is there, overwrite nothing."""
+"""Writing rows under natural keys: insert new rows, compare those that exist, overwrite nothing."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ from lowrank.store.rows import RecordCodec, codec, same_value, shown
 R = TypeVar("R", bound=Record)
 Row = dict[str, Any]
 Key = tuple[Any, ...]
-KEY_CHUNK = (
-    2_000  # keys of one look-up: a key has up to seven columns, and SQLite takes 32,766 parameters
-)
+# Keys of one look-up: a key has up to seven columns, and SQLite takes 32,766 parameters.
+KEY_CHUNK = 2_000
 
 
 def protocol_hash(protocol: Protocol, evaluation_set_sha256: str | None) -> str:
-    """SHA-256 over every field of a protocol, with the content of its evaluation set in place of
-    the id.
+    """Return the SHA-256 over every field of a protocol, with the content hash of its evaluation
+    set in place of the id.
     """
     body = {
         f.name: getattr(protocol, f.name)
@@ -46,7 +45,7 @@ def protocol_hash(protocol: Protocol, evaluation_set_sha256: str | None) -> str:
 
 
 def add(connection: Connection, codec: RecordCodec[R], record: R) -> R:
-    """The stored record under the key of ``record``, inserted where there was none."""
+    """Return the stored record under the key of ``record``, inserted where there was none."""
     row = codec.encode(record)
     with _refusals(codec.name):
         new = connection.execute(
@@ -60,7 +59,7 @@ def add(connection: Connection, codec: RecordCodec[R], record: R) -> R:
 
 
 def add_many(connection: Connection, codec: RecordCodec[R], records: Sequence[R]) -> int:
-    """Insert what is new and compare the rest; the number of new rows."""
+    """Insert new records, compare the others with their rows, and return the number of new rows."""
     rows = _by_key(codec, map(codec.encode, records))
     if not rows:
         return 0
@@ -75,7 +74,7 @@ def add_many(connection: Connection, codec: RecordCodec[R], records: Sequence[R]
 def update(
     connection: Connection, codec: RecordCodec[R], record_id: int | None, changes: Mapping[str, Any]
 ) -> R:
-    """Set fields of one row; the record as it is then."""
+    """Set fields of one row and return its record after the change."""
     row: Row = {}
     for name, value in changes.items():
         codec.encode_field(codec.field(name), value, row)
@@ -92,7 +91,7 @@ def update(
 
 
 def lookup(connection: Connection, codec: RecordCodec[R], keys: Sequence[Key]) -> Iterator[R]:
-    """The stored records under ``keys``, in any order."""
+    """Yield the stored records under ``keys``, in any order."""
     query = sa.select(*codec.columns)
     for start in range(0, len(keys), KEY_CHUNK):
         chunk = keys[start : start + KEY_CHUNK]
@@ -101,7 +100,7 @@ def lookup(connection: Connection, codec: RecordCodec[R], keys: Sequence[Key]) -
 
 
 def require_same(codec: RecordCodec[R], stored: Row, given: Row) -> None:
-    """A ConflictError that names table, key and both values, where a fixed field differs."""
+    """Raise a ConflictError that names table, key and both values, where a fixed field differs."""
     for name in codec.fixed:
         one, other = codec.value(stored, name), codec.value(given, name)
         if not same_value(one, other):
@@ -115,7 +114,7 @@ def require_same(codec: RecordCodec[R], stored: Row, given: Row) -> None:
 
 
 def _by_key(codec: RecordCodec[R], rows: Iterator[Row]) -> dict[Key, Row]:
-    """Rows by natural key; the same key with two values is a conflict already here."""
+    """Return rows by natural key; raise ConflictError for one key with two values."""
     found: dict[Key, Row] = {}
     for row in rows:
         twin = found.setdefault(codec.key_of(row), row)
@@ -125,12 +124,11 @@ def _by_key(codec: RecordCodec[R], rows: Iterator[Row]) -> dict[Key, Row]:
 
 
 def _insert_new(connection: Connection, codec: RecordCodec[R], rows: list[Row]) -> int:
-    """Insert rows, leaving those whose key is there already alone; the number of new ones."""
+    """Insert the rows whose keys are new and return their number; leave existing rows unchanged."""
     statement = _insert(connection, codec).inline()
     with _refusals(codec.name):
-        if (
-            connection.dialect.name == "sqlite" and codec.is_plain
-        ):  # the driver alone: half the time of a large batch
+        # The driver alone takes half the time for a large batch.
+        if connection.dialect.name == "sqlite" and codec.is_plain:
             text, names = _driver_insert(cast(Any, codec.record_type))
             values = [tuple([row[name] for name in names]) for row in rows]
             return int(
@@ -145,7 +143,7 @@ def _insert_new(connection: Connection, codec: RecordCodec[R], rows: list[Row]) 
 
 @cache
 def _driver_insert(record_type: Any) -> tuple[str, list[str]]:
-    """The statement as SQLite's driver takes it, and the order of its parameters."""
+    """Return the statement for SQLite's driver and the order of its parameters."""
     found = codec(record_type)
     insert = (
         sqlite.insert(found.table)
@@ -157,7 +155,7 @@ def _driver_insert(record_type: Any) -> tuple[str, list[str]]:
 
 
 def _insert(connection: Connection, codec: RecordCodec[R]) -> Any:
-    """INSERT that leaves a row alone whose key is there already."""
+    """Return an INSERT that leaves a row unchanged whose key exists already."""
     insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
         connection.dialect.name
     ]
@@ -166,7 +164,7 @@ def _insert(connection: Connection, codec: RecordCodec[R]) -> Any:
 
 @contextmanager
 def _refusals(table: str) -> Iterator[None]:
-    """What a constraint refuses, as one sentence that names the table."""
+    """Raise what a constraint refuses as a StoreError of one sentence that names the table."""
     try:
         yield
     except (IntegrityError, DataError) as error:

@@ -133,7 +133,7 @@ def against_baseline(source: ReportSource, last: pd.DataFrame) -> pd.DataFrame:
     known = last[["protocol_id", "task", "metric", "category"]].drop_duplicates()
     if source.baseline not in set(last["series"]):
         return known.iloc[:0]
-    (method, variant), *others = source.arms
+    (method, variant), *others = source.recipes
     given = {"reference": method, "reference_variant": variant}
     found = [
         source.query("downstream_methods", method=m, variant=v, **given).assign(
