@@ -1,5 +1,5 @@
-"""``lowrank methods``, ``lowrank metrics``, ``lowrank scales``: what is registered, with its facts
-and defaults.
+"""``lowrank methods``, ``lowrank metrics``, ``lowrank scales``: everything registered, with its
+facts and defaults.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .output import emit
 @database_option
 @standard_options
 def methods(as_json: bool) -> None:
-    """The registered training methods: family, what they do, source, settings with their defaults.
+    """List the training methods: family, summary, source, settings with their defaults.
 
     \b
     Example:
@@ -40,8 +40,8 @@ def methods(as_json: bool) -> None:
 @database_option
 @standard_options
 def metrics(lenses: tuple[str, ...], as_json: bool) -> None:
-    """The registered metrics: definition, unit, range, source, and the settings of their lens under
-    each preset.
+    """List the metrics: definition, unit, range, source, and the settings of their lens under each
+    preset.
 
     \b
     Examples:
@@ -56,7 +56,7 @@ def metrics(lenses: tuple[str, ...], as_json: bool) -> None:
 @database_option
 @standard_options
 def scales(as_json: bool) -> None:
-    """The model scales: shape, default rank, parameters of the seven matrices of all blocks.
+    """List the model scales: shape, default rank, parameters of the seven matrices of all blocks.
 
     \b
     Example:
@@ -65,8 +65,8 @@ def scales(as_json: bool) -> None:
     emit(scale_rows(), as_json)
 
 
-def method_rows(whole: bool) -> Iterator[dict[str, Any]]:
-    """One row a method; ``whole`` keeps settings as an object instead of text."""
+def method_rows(complete: bool) -> Iterator[dict[str, Any]]:
+    """Yield one row per method; ``complete`` keeps settings as an object instead of text."""
     from lowrank import methods as registry
 
     for name in registry.names():
@@ -79,12 +79,14 @@ def method_rows(whole: bool) -> Iterator[dict[str, Any]]:
             "summary": cls.summary,
             "dense_equivalent": cls.has_dense,
             "source": cls.source,
-            "settings": settings if whole else shown(settings),
+            "settings": settings if complete else shown(settings),
         }
 
 
-def metric_rows(lenses: tuple[str, ...], whole: bool) -> Iterator[dict[str, Any]]:
-    """One row a metric, lens by lens; ``whole`` adds revision, default settings and presets."""
+def metric_rows(lenses: tuple[str, ...], complete: bool) -> Iterator[dict[str, Any]]:
+    """Yield one row per metric, lens by lens; ``complete`` adds revision, default settings and
+    presets.
+    """
     from lowrank import metrics as registry
 
     for name in lenses or registry.names():
@@ -99,7 +101,7 @@ def metric_rows(lenses: tuple[str, ...], whole: bool) -> Iterator[dict[str, Any]
                 "better": info.better,
                 "source": info.source,
             }
-            if whole:
+            if complete:
                 row |= {
                     "revision": lens.revision,
                     "defaults": defaults(lens.Settings),
@@ -109,7 +111,7 @@ def metric_rows(lenses: tuple[str, ...], whole: bool) -> Iterator[dict[str, Any]
 
 
 def scale_rows() -> Iterator[dict[str, Any]]:
-    """One row a scale."""
+    """Yield one row per scale."""
     from lowrank import presets
     from lowrank.config import ModelShape
 
@@ -122,7 +124,7 @@ def scale_rows() -> Iterator[dict[str, Any]]:
 
 
 def defaults(settings: type[Any]) -> dict[str, Any]:
-    """{setting: default}; a setting without one is required."""
+    """Return {setting: default}; a setting without a default is required."""
     return {
         name: "required"
         if info.is_required()
@@ -132,7 +134,7 @@ def defaults(settings: type[Any]) -> dict[str, Any]:
 
 
 def shown(settings: dict[str, Any]) -> str:
-    """Settings in one line."""
+    """Return settings in one line."""
     return ", ".join(
         f"{name}={value if isinstance(value, str) else json.dumps(value)}"
         for name, value in settings.items()
@@ -140,7 +142,7 @@ def shown(settings: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON values."""
+    """Return a value as JSON values."""
     return json.loads(
         json.dumps(value, default=lambda v: v.model_dump() if hasattr(v, "model_dump") else str(v))
     )

@@ -182,9 +182,8 @@ def described(row: dict[Hashable, Any]) -> str:
     parts = [f"{row['name']} (revision {row['metric_revision']})"]
     parts += [f"{row['space']} weights"] if row["space"] else []
     parts += [f"{row['normalization']} normalisation"] if row["normalization"] else []
-    if row["evaluation_sha256"] and not pd.isna(
-        row["evaluation_sha256"]
-    ):  # a lens that needs no text has none
+    # A lens that needs no text has no evaluation set.
+    if row["evaluation_sha256"] and not pd.isna(row["evaluation_sha256"]):
         parts.append(
             f"{int(row['examples'])} rows of {row['evaluation_set']} ({str(row['evaluation_sha256'])[:8]})"
         )

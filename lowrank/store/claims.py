@@ -196,7 +196,7 @@ class Claims:
         return {key: owner if owner in _abandoned or is_dead(owner) else "" for key, owner in rows}
 
     def renew(self, claim: Claim) -> bool:
-        """Extend the lease and return True, or False where the claim now belongs to another owner."""
+        """Extend the lease and return True, or False where another owner has the claim."""
         now = database_now()
         return self._change(
             claim, sa.update(UNITS).values(lease_until=now + self.lease, heartbeat_at=now)

@@ -164,7 +164,7 @@ class Checkpoint(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingLog(Record):
-    """One point of the training curve; ``loss`` in nats a token, of the update's own batch."""
+    """One point of the training curve; ``loss`` is in nats per token, of the update's batch."""
 
     key = ("run_id", "step")
     volatile = frozenset({"tokens_per_second"})

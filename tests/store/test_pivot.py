@@ -118,7 +118,7 @@ def test_without_a_name_there_is_no_column(measured: Store, declared: dict[str, 
     )
 
 
-def test_a_statement_may_have_tables_of_its_own(measured: Store) -> None:
+def test_a_statement_may_define_tables(measured: Store) -> None:
     select = f"\nWITH one AS (SELECT 1 AS n){SELECT}".replace("c.step,", "one.n,", 1).replace(
         "WHERE", "CROSS JOIN one WHERE"
     )

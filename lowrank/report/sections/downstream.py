@@ -20,7 +20,9 @@ from lowrank.report.trajectories import finite, seed_series, slug
 
 
 def build(source: ReportSource) -> Section:
-    """Means by category at the last step, the mean over tasks during training, and every task."""
+    """Return means by category at the last step, the mean over tasks during training, and every
+    task.
+    """
     section = Section(
         name="downstream",
         title="Downstream",
@@ -44,7 +46,7 @@ def build(source: ReportSource) -> Section:
 def protocol_blocks(
     source: ReportSource, rows: pd.DataFrame, way: str, *, folded: bool
 ) -> list[Block]:
-    """All that is shown of one protocol."""
+    """Return all figures and tables of one protocol."""
     main, suffix = primary_rows(rows), f"-{slug(way)}" if folded else ""
     last = main[main["step"] == main.groupby("run_id")["step"].transform("max")]
     common: dict[str, Any] = {
@@ -92,9 +94,10 @@ def protocol_blocks(
 def paired_figure(
     source: ReportSource, last: pd.DataFrame, suffix: str, common: dict[str, Any], label: str
 ) -> list[Figure]:
-    """Differences to the baseline on the same items; nothing where no single items are stored.
+    """Return differences to the baseline on the same items; nothing where no single items are
+    stored.
 
-    ``last`` has the primary scores at the last step, which say which metrics count.
+    ``last`` has the primary scores at the last step, which determine the metrics that are shown.
     """
     rows = against_baseline(source, last)
     if rows.empty:
@@ -129,7 +132,9 @@ def paired_figure(
 
 
 def against_baseline(source: ReportSource, last: pd.DataFrame) -> pd.DataFrame:
-    """Every other series against the baseline, task by task, primary metrics alone."""
+    """Return the differences of every other series to the baseline, task by task, of primary
+    metrics only.
+    """
     known = last[["protocol_id", "task", "metric", "category"]].drop_duplicates()
     if source.baseline not in set(last["series"]):
         return known.iloc[:0]
@@ -150,7 +155,7 @@ def against_baseline(source: ReportSource, last: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired_table(source: ReportSource, rows: pd.DataFrame, name: str, query: str) -> Table:
-    """Each task's difference with its errors."""
+    """Return a table of each task's difference with its errors."""
     headings = {
         "scale": "scale",
         "category": "category",
@@ -178,15 +183,14 @@ def paired_table(source: ReportSource, rows: pd.DataFrame, name: str, query: str
 
 
 def difference(rows: pd.DataFrame, style: Style) -> Interval:
-    """Mean difference over tasks with a 95% interval; tasks have items of their own, so their
-    errors are taken as independent.
+    """Return the mean difference over tasks with a 95% interval; tasks have separate items, so
+    their errors are taken as independent.
     """
     tasks = rows.set_index("task")[["difference", "standard_error", "items_error", "seeds"]].astype(
         float
     )
-    between = (tasks["standard_error"] ** 2 - tasks["items_error"] ** 2).clip(
-        lower=0
-    )  # what the seeds add to the items
+    # The part of the variance that comes from seeds.
+    between = (tasks["standard_error"] ** 2 - tasks["items_error"] ** 2).clip(lower=0)
     mean, total = float(tasks["difference"].mean()), float((tasks["standard_error"] ** 2).sum())
     reach = (
         quantile(total, between.to_numpy(), tasks["seeds"].to_numpy() - 1)
@@ -200,8 +204,8 @@ def difference(rows: pd.DataFrame, style: Style) -> Interval:
 
 
 def category_panels(source: ReportSource, rows: pd.DataFrame) -> list[Forest]:
-    """One panel for each scale and category, and the mean over all tasks where there are several
-    categories.
+    """Return one panel for each scale and category, and the mean over all tasks where there are
+    several categories.
     """
     panels = []
     groups = [(str(c), g) for c, g in rows.groupby("category", sort=True)]
@@ -229,8 +233,8 @@ def category_panels(source: ReportSource, rows: pd.DataFrame) -> list[Forest]:
 
 
 def estimate(rows: pd.DataFrame, style: Style, what: str) -> Interval:
-    """Mean over tasks and seeds; items of one task are shared by seeds, so their errors are taken
-    as common to them.
+    """Return the mean over tasks and seeds; seeds share the items of a task, so their errors are
+    taken as common to them.
     """
     by_task = rows.groupby("task")
     means, errors = by_task["value"].mean(), by_task["standard_error"].mean()
@@ -242,7 +246,9 @@ def estimate(rows: pd.DataFrame, style: Style, what: str) -> Interval:
 
 
 def score_table(source: ReportSource, rows: pd.DataFrame, name: str) -> Table:
-    """Every task at the last step: one row a task and scale, one column a method."""
+    """Return a table of every task at the last step: one row per task and scale, one column per
+    method.
+    """
     columns = [s.key for s in source.styles(rows["series"])]
     lines = []
     for scale in source.scales:
@@ -277,7 +283,7 @@ def score_table(source: ReportSource, rows: pd.DataFrame, name: str) -> Table:
 
 
 def with_error(rows: pd.DataFrame) -> str | None:
-    """Mean over seeds ± mean standard error."""
+    """Return the mean over seeds ± mean standard error as text."""
     if rows.empty:
         return None
     error = float(rows["standard_error"].astype(float).mean())
@@ -285,7 +291,7 @@ def with_error(rows: pd.DataFrame) -> str | None:
 
 
 def beyond_accuracy(source: ReportSource, rows: pd.DataFrame, name: str) -> Figure:
-    """The other metrics of the tasks, as points by method."""
+    """Return a figure of the other metrics of the tasks, as points by method."""
     extra = rows[~rows.index.isin(primary_rows(rows).index)]
     panels = []
     for (metric, scale), group in extra.groupby(["metric", "scale"], sort=True):

@@ -1,4 +1,4 @@
-"""Metrics that no other chapter shows: a lens added by a file of its own appears here by itself."""
+"""Metrics that no other chapter shows: those of an added lens appear here without further code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lowrank.report.trajectories import Quantity, by_metric, trajectory_figures,
 
 
 def build(source: ReportSource) -> Section | None:
-    """Trajectories of the remaining metrics; None where there are none."""
+    """Return trajectories of the remaining metrics; None where there are none."""
     rest = source.shown_in("further")
     if rest.empty:
         return None
@@ -26,15 +26,15 @@ def build(source: ReportSource) -> Section | None:
 
 
 def others(source: ReportSource, chapter: str, shown: Collection[str]) -> list[Figure]:
-    """Trajectories of the metrics that name ``chapter`` in their declaration, but for those that it
-    has ``shown`` already.
+    """Return trajectories of the metrics whose declaration names ``chapter``, without those in
+    ``shown``.
     """
     rows = source.shown_in(chapter)
     return by_lens(source, rows[~rows["metric"].isin(shown)], chapter)
 
 
 def by_lens(source: ReportSource, rows: pd.DataFrame, name: str) -> list[Figure]:
-    """Trajectories of all metrics of ``rows``, one figure for each lens and protocol."""
+    """Return trajectories of all metrics of ``rows``, one figure for each lens and protocol."""
     figures: list[Figure] = []
     for lens, part in rows.groupby("lens", sort=True):
         quantities = [Quantity(metric, words(metric)) for metric in by_metric(part)]

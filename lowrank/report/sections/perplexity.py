@@ -16,13 +16,15 @@ from lowrank.report.tables import Table
 
 
 def build(source: ReportSource) -> Section:
-    """Ours, published, difference; and as a figure."""
+    """Return our perplexities, the published ones and their difference, as a table and as a
+    figure.
+    """
     section = Section(
         name="perplexity",
         title="Perplexity",
         lead="exp of the validation loss of the last checkpoint. Published values stand where scale and method "
         "are those of a publication; "
-        "they were measured on C4 with its own tokenizer, so a difference says something only for runs on the same data.",
+        "they were measured on C4 with its own tokenizer, so a difference is meaningful only for runs on the same data.",
     )
     final = final_rows(source)
     if final.empty:
@@ -43,7 +45,7 @@ def build(source: ReportSource) -> Section:
 
 
 def figure(source: ReportSource, final: pd.DataFrame) -> Figure:
-    """One panel for each scale: a row for each method, its seeds' mean and range."""
+    """Return one panel for each scale: a row for each method, with its seeds' mean and range."""
     panels = []
     for scale in source.scales:
         rows = []
@@ -70,8 +72,8 @@ def figure(source: ReportSource, final: pd.DataFrame) -> Figure:
 
 
 def perplexity_table(source: ReportSource, final: pd.DataFrame, published: pd.DataFrame) -> Table:
-    """Ours beside the literature; where the literature has none of these scales, without columns
-    for it.
+    """Return a table of our values and the published ones; without columns for those where none has
+    one of these scales.
     """
     lines = []
     for scale in source.scales:
@@ -128,14 +130,14 @@ def perplexity_table(source: ReportSource, final: pd.DataFrame, published: pd.Da
 
 
 def for_orientation(published: pd.DataFrame) -> list[Block]:
-    """Why there is nothing to compare with, and the published table itself."""
+    """Return a note that states why there is nothing to compare with, and the published table."""
     scales = ", ".join(sorted(set(published["scale"]), key=lambda s: (len(s), s)))
     text = f"No scale of this study is a published one ({scales or 'none loaded'}), so there is nothing to compare with."
     return [Note(text=text), *reference(published)]
 
 
 def reference(published: pd.DataFrame) -> list[Block]:
-    """The published table itself, for orientation."""
+    """Return the published table, for orientation."""
     if published.empty:
         return []
     wide = published.pivot_table(
@@ -161,7 +163,7 @@ def reference(published: pd.DataFrame) -> list[Block]:
 
 
 def evaluation(source: ReportSource) -> str:
-    """The sets behind the validation losses."""
+    """Return a description of the evaluation sets of the validation losses."""
     rows = source.query("evaluation_sets")
     rows = rows[rows["checkpoints"] > 0]
     sets = [
@@ -178,5 +180,5 @@ def evaluation(source: ReportSource) -> str:
 
 
 def perplexity(loss: float) -> float:
-    """exp of a loss, infinite where it overflows."""
+    """Return exp of a loss, infinite where it overflows."""
     return math.exp(loss) if loss < 700 else math.inf

@@ -1,4 +1,4 @@
-"""Does geometry tell about downstream performance what the loss does not? Correlations, fits and
+"""Whether geometry predicts downstream performance beyond the loss: correlations, fits and
 predictions.
 """
 
@@ -22,8 +22,8 @@ from lowrank.report.tables import Table
 KEY = ["feature_set", "selection", "scheme", "model", "target"]
 SHOWN = ("loss_only", "geometry_only", "loss_plus_geometry")
 P_LEGEND = (
-    "p: permutation test of what geometry adds to the loss, whole runs exchanged; beside an R² lower than that of the loss alone, "
-    "a small p says that it holds something which the fit could not use. "
+    "p: permutation test of what geometry adds to the loss, complete runs exchanged; beside an R² lower than that of the loss alone, "
+    "a small p means that geometry holds information that the fit could not use. "
 )
 SELECTION_LEGEND = (
     "Selection: "
@@ -33,7 +33,9 @@ SELECTION_LEGEND = (
 
 
 def build(source: ReportSource) -> Section:
-    """Correlation table, fits beside the published ones, predictions against scores."""
+    """Return the correlation table, fits beside the published ones, and predictions against
+    scores.
+    """
     section = Section(
         name="predictor",
         title="Predictor",
@@ -65,12 +67,14 @@ def build(source: ReportSource) -> Section:
 
 
 def title(scheme: str) -> str:
-    """A scheme in words."""
+    """Return a scheme in words."""
     return f"leave one {SCHEMES[scheme][0]} out" if scheme in SCHEMES else scheme
 
 
 def summary_figure(source: ReportSource, fits: pd.DataFrame) -> Figure:
-    """Pooled Pearson with its interval, one panel a scheme, one row a feature set and selection."""
+    """Return the pooled Pearson correlations with intervals, one panel per scheme, one row per
+    feature set and selection.
+    """
     panels = []
     for scheme in [s for s in SCHEMES if s in set(fits["scheme"])]:
         rows = []
@@ -92,20 +96,20 @@ def summary_figure(source: ReportSource, fits: pd.DataFrame) -> Figure:
         columns=2,
         table=all_fits(source, fits),
         query=source.command("predictor_fits"),
-        caption="Linear regression on standardised features. Bars are 95% bootstrap intervals in which whole "
+        caption="Linear regression on standardised features. Bars are 95% bootstrap intervals in which complete "
         "runs are drawn, since the rows of one run are not independent.",
         protocol=f"target {TARGET}: unweighted mean over tasks; feature {LOSS} is the validation loss",
     )
 
 
 def name(feature_set: str, selection: str) -> str:
-    """A row's name."""
+    """Return a row's name."""
     plain = feature_set.replace(WITHOUT_REFERENCE, ", no reference").replace("_", " ")
     return plain if selection == "fixed" else f"{plain}, {selection.replace('_', ' ')}"
 
 
 def pearson(fit: pd.Series[Any], place: int) -> Interval:
-    """A fit's correlation and interval as an estimate, one colour a feature set."""
+    """Return a fit's correlation with its interval, in one colour per feature set."""
     value, low, high = (
         float(fit[c]) if not pd.isna(fit[c]) else math.nan
         for c in ("pearson", "pearson_low", "pearson_high")
@@ -123,16 +127,14 @@ def pearson(fit: pd.Series[Any], place: int) -> Interval:
 
 
 def fit_tables(source: ReportSource, fits: pd.DataFrame) -> list[Block]:
-    """The fits at a glance and the published ones; every figure of every fit is the table under the
-    figure.
+    """Return an overview of the fits and the published ones; the table under the figure holds every
+    figure of every fit.
     """
     return [overview_table(source, fits), *published_table(source)]
 
 
 def ordered(fits: pd.DataFrame) -> pd.DataFrame:
-    """Fits by scheme, then feature set, in the order in which the study of the literature names
-    them.
-    """
+    """Return fits by scheme, then feature set, in the order of the published study."""
     order = {s: i for i, s in enumerate(SCHEMES)}
     place = {name: i for i, name in enumerate(SHOWN)}
     sets = fits["feature_set"].str.replace(WITHOUT_REFERENCE, "").map(place).fillna(len(place))
@@ -142,8 +144,8 @@ def ordered(fits: pd.DataFrame) -> pd.DataFrame:
 
 
 def overview_table(source: ReportSource, fits: pd.DataFrame) -> Table:
-    """One row a feature set and selection, R² and ranking accuracy out of fold for each scheme,
-    linear model.
+    """Return R² and ranking accuracy out of fold of linear models, one row per feature set and
+    selection, for each scheme.
     """
     linear = ordered(fits[fits["model"] == "linear"])
     schemes = [s for s in SCHEMES if s in set(linear["scheme"])]
@@ -187,7 +189,7 @@ def overview_table(source: ReportSource, fits: pd.DataFrame) -> Table:
 
 
 def all_fits(source: ReportSource, fits: pd.DataFrame) -> Table:
-    """Every figure of every fit."""
+    """Return a table of every figure of every fit."""
     headings = {**FIGURES, "used": "feature names"}
     fits = ordered(fits).assign(
         used=lambda f: [", ".join(json_value(v).get("names", [])) for v in f["features"]]
@@ -207,7 +209,7 @@ def all_fits(source: ReportSource, fits: pd.DataFrame) -> Table:
 
 
 def published_table(source: ReportSource) -> list[Table]:
-    """The published figures, where the store has them."""
+    """Return the published figures, where the store has them."""
     published = pd.concat(
         [
             source.query("published", quantity=q)
@@ -235,7 +237,7 @@ def published_table(source: ReportSource) -> list[Table]:
 
 
 def scatter(source: ReportSource, fits: pd.DataFrame) -> Figure:
-    """Predicted against stored score for the three sets of the study, by method."""
+    """Return predicted against stored scores for the three sets of the study, by method."""
     rows = source.query("predictions")
     schemes = [s for s in SCHEMES if s in set(fits["scheme"])][:2]
     chosen = fits[
@@ -272,7 +274,7 @@ def scatter(source: ReportSource, fits: pd.DataFrame) -> Figure:
         legend=source.styles(rows["series"]),
         columns=3,
         query=source.command("predictions"),
-        caption="One marker a checkpoint; on the dashed line the prediction is exact.",
+        caption="One marker per checkpoint; on the dashed line the prediction is exact.",
         protocol="linear regression, the features of the set",
         table=Table(
             name="predictions",
@@ -284,7 +286,7 @@ def scatter(source: ReportSource, fits: pd.DataFrame) -> Figure:
 
 
 def points(source: ReportSource, rows: pd.DataFrame) -> list[Series]:
-    """One series a method, without lines."""
+    """Return one series per method, without lines."""
     found = []
     for style in source.styles(rows["series"]):
         part = rows[rows["series"] == style.key]
@@ -307,8 +309,8 @@ def points(source: ReportSource, rows: pd.DataFrame) -> list[Series]:
 
 
 def correlation_table(source: ReportSource) -> Table:
-    """Correlation of each feature with the score: at each scale, pooled, and whether the signs
-    agree; published ranks beside.
+    """Return the correlation of each feature with the score at each scale and pooled, whether its
+    signs agree, and its published rank.
     """
     table = feature_table(source.store, source.name, source.preset)
     rows = table.complete([])
@@ -350,12 +352,12 @@ def correlation_table(source: ReportSource) -> Table:
 
 
 def absent(value: object) -> float | None:
-    """A correlation, None where it does not exist."""
+    """Return a correlation, None where it does not exist."""
     return None if value is None or pd.isna(value) else float(value)  # type: ignore[call-overload, arg-type]
 
 
 def known(source: ReportSource, feature: str) -> float | None:
-    """The published |r| of a feature."""
+    """Return the published |r| of a feature."""
     if feature not in PUBLISHED_GEOMETRY:
         return None
     rows = source.query("published", quantity="")

@@ -10,7 +10,7 @@ from lowrank.report.tables import Table
 
 
 def build(source: ReportSource) -> Section:
-    """Everything needed to judge whether two reports may be compared."""
+    """Return everything that is needed to judge whether two reports may be compared."""
     section = Section(
         name="provenance",
         title="Provenance",
@@ -27,7 +27,7 @@ def build(source: ReportSource) -> Section:
 
 
 def machines(source: ReportSource) -> Table:
-    """Code, libraries and devices, and what they made."""
+    """Return a table of code, libraries and devices, and what was computed with them."""
     rows, lines = source.query("provenance"), []
     for _, group in rows.groupby("hash", sort=False):
         row = group.iloc[0]
@@ -59,7 +59,7 @@ def machines(source: ReportSource) -> Table:
 
 
 def protocols(source: ReportSource) -> Table:
-    """Every protocol behind a value."""
+    """Return a table of every protocol behind a value."""
     rows, lines = source.query("protocols"), []
     rows["evaluation_set"] = (
         rows["evaluation_set"].astype(object).where(rows["evaluation_set"].notna(), None)
@@ -73,7 +73,7 @@ def protocols(source: ReportSource) -> Table:
                 int(row["metric_revision"]),
                 row["space"],
                 row["normalization"],
-                whole(row["direction_seed"]),
+                integer_or_none(row["direction_seed"]),
                 row["precision"],
                 row["evaluation_set"],
                 parameters,
@@ -100,13 +100,15 @@ def protocols(source: ReportSource) -> Table:
     )
 
 
-def whole(value: object) -> int | None:
-    """An integer column of a frame, in which a missing one became nan."""
+def integer_or_none(value: object) -> int | None:
+    """Return a value of an integer column as an integer, None where it is missing (nan in a
+    frame).
+    """
     return None if value is None or pd.isna(value) else int(value)  # type: ignore[call-overload, arg-type]
 
 
 def evaluation_sets(source: ReportSource) -> Table:
-    """The sets behind the validation losses and the metrics."""
+    """Return a table of the evaluation sets of the validation losses and the metrics."""
     rows = source.query("evaluation_sets")
     columns = ["name", "split", "seed", "examples", "tokens", "max_length", "packing"]
     frame = rows[columns].astype(object)
@@ -122,7 +124,7 @@ def evaluation_sets(source: ReportSource) -> Table:
 
 
 def runs(source: ReportSource) -> Table:
-    """Every run with its hashes."""
+    """Return a table of every run with its hashes."""
     rows = source.runs
     columns = [
         "scale",

@@ -19,7 +19,7 @@ SHOWN = (
 
 
 def build(source: ReportSource) -> Section:
-    """What each method costs."""
+    """Return memory and throughput of each method."""
     section = Section(
         name="resources",
         title="Memory and throughput",
@@ -58,7 +58,7 @@ def build(source: ReportSource) -> Section:
 def forest(
     source: ReportSource, rows: pd.DataFrame, column: str, label: str, unit: float, scale: str
 ) -> Forest | None:
-    """One quantity at one scale, or None where no run has it."""
+    """Return one quantity at one scale, or None where no run has it."""
     lines = []
     for style in source.styles(rows["series"]):
         found = spread(pd.to_numeric(rows[rows["series"] == style.key][column]) / unit)
@@ -85,7 +85,7 @@ def forest(
 
 
 def table(source: ReportSource) -> Table:
-    """Means over seeds of everything that is counted or measured."""
+    """Return the means over seeds of everything that is counted or measured."""
     columns = {
         "parameters_total": "parameters",
         "parameters_trainable": "trainable",
@@ -129,7 +129,7 @@ def table(source: ReportSource) -> Table:
 
 
 def cell(rows: pd.DataFrame, column: str) -> float | int | None:
-    """Mean over seeds: bytes in MiB, counts whole."""
+    """Return the mean over seeds: bytes in MiB, counts as integers."""
     found = spread(pd.to_numeric(rows[column]))
     if not found.n:
         return None

@@ -16,7 +16,7 @@ from lowrank.report.trajectories import finite
 
 
 def build(source: ReportSource) -> Section:
-    """Each seed's final loss, and the spread of every metric."""
+    """Return each seed's final loss, and the variation of every metric over seeds."""
     section = Section(
         name="seeds",
         title="Variability over seeds",
@@ -31,7 +31,7 @@ def build(source: ReportSource) -> Section:
     if not (counts > 1).any():
         section.blocks.append(
             Missing(
-                reason="no scale has two seeds, so nothing says how much another would differ",
+                reason="no scale has two seeds, so the variation over seeds is unknown",
                 command="lowrank study run FILE   (after seeds: [0, 1, 2] in the study file)",
             )
         )
@@ -46,7 +46,7 @@ def build(source: ReportSource) -> Section:
         ]
         if lines:
             panels.append(
-                Forest(title=scale, rows=lines, x_label="final validation loss, nats a token")
+                Forest(title=scale, rows=lines, x_label="final validation loss, nats per token")
             )
     section.blocks.append(
         Figure(
@@ -55,7 +55,7 @@ def build(source: ReportSource) -> Section:
             panels=panels,
             protocol=evaluation(source),
             query=source.command("checkpoints"),
-            caption="One marker a seed."
+            caption="One marker per seed."
             + (f" Not shown, for they have one seed: {', '.join(single)}." if single else ""),
             table=table(source, final),
         )
@@ -64,7 +64,7 @@ def build(source: ReportSource) -> Section:
 
 
 def estimates(rows: pd.DataFrame, style: Style) -> list[Interval]:
-    """One estimate for each seed, without an interval."""
+    """Return one estimate for each seed, without an interval."""
     found = []
     for seed, value in zip(rows["seed"], rows["validation_loss"], strict=True):
         found.append(
@@ -80,8 +80,8 @@ def estimates(rows: pd.DataFrame, style: Style) -> list[Interval]:
 
 
 def table(source: ReportSource, final: pd.DataFrame) -> Table:
-    """Mean, deviation, lowest and highest over seeds of the final loss and of every metric at the
-    last step.
+    """Return mean, deviation, lowest and highest over seeds of the final loss and of every metric
+    at the last step.
     """
     rows, ends = source.aggregates, dict(zip(final["run_id"], final["step"], strict=True))
     # a barrier between two runs belongs to the pair

@@ -22,7 +22,7 @@ NAMES = {"w": "W at the last checkpoint", "dw": "ΔW, last minus first checkpoin
 
 
 def build(source: ReportSource) -> Section:
-    """Trajectories of the shape metrics, then the distributions."""
+    """Return trajectories of the shape metrics, then the distributions."""
     section = Section(
         name="spectra",
         title="Spectra",
@@ -66,7 +66,7 @@ def build(source: ReportSource) -> Section:
 
 
 def distributions(source: ReportSource, rows: pd.DataFrame, matrix: str) -> list[Figure]:
-    """Singular values by projection type, one figure for each protocol and scale."""
+    """Return the singular values by projection type, one figure for each protocol and scale."""
     figures = []
     for place, (way, of_way) in enumerate(source.ways(rows, "matrix")):
         for scale in source.scales:
@@ -116,12 +116,12 @@ def distributions(source: ReportSource, rows: pd.DataFrame, matrix: str) -> list
 
 
 def without_markers(series: list[Series]) -> list[Series]:
-    """The same curves as plain lines: a spectrum has too many points to mark each."""
+    """Return the same curves as plain lines: a spectrum has too many points to mark each."""
     return [replace(one, markers=False) for one in series]
 
 
 def table(source: ReportSource, rows: pd.DataFrame, matrix: str, scale: str) -> Table:
-    """Largest, median and smallest singular value of each method and projection type."""
+    """Return the largest, median and smallest singular value of each method and projection type."""
     lines = []
     for (series, module), group in rows.groupby(["series", "module"], sort=False):
         means = group.groupby("position")["mean"].mean().sort_index()

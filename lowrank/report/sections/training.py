@@ -19,7 +19,7 @@ SMOOTHING = 0.9  # of the exponential average behind the batch loss
 
 
 def build(source: ReportSource) -> Section:
-    """Curves of loss, and of what drives it."""
+    """Return the curves of the loss, then of learning rate and gradient norm."""
     section = Section(name="training", title="Training curves")
     log = source.query("training_curve")
     losses = finite(source.checkpoints, "validation_loss")
@@ -40,7 +40,7 @@ def build(source: ReportSource) -> Section:
 
 
 def validation_figure(source: ReportSource, rows: pd.DataFrame) -> Figure:
-    """Validation loss of every checkpoint."""
+    """Return a figure of the validation loss of every checkpoint."""
     panels = []
     for scale in source.scales:
         series = seed_series(source, rows[rows["scale"] == scale], "step", "validation_loss")
@@ -50,7 +50,7 @@ def validation_figure(source: ReportSource, rows: pd.DataFrame) -> Figure:
                     title=scale,
                     series=series,
                     x_label="step",
-                    y_label="validation loss, nats a token",
+                    y_label="validation loss, nats per token",
                 )
             )
     columns = [
@@ -91,9 +91,9 @@ def validation_figure(source: ReportSource, rows: pd.DataFrame) -> Figure:
 
 
 def loss_figure(source: ReportSource, log: pd.DataFrame) -> Figure:
-    """Loss of the training batches, smoothed, one line a method."""
+    """Return a figure of the loss of the training batches, smoothed, one line per method."""
     panels = [
-        XY(title=scale, series=series, x_label="step", y_label="training loss, nats a token")
+        XY(title=scale, series=series, x_label="step", y_label="training loss, nats per token")
         for scale in source.scales
         if (series := curve(source, log[log["scale"] == scale], "loss", smooth=True))
     ]
@@ -103,7 +103,7 @@ def loss_figure(source: ReportSource, log: pd.DataFrame) -> Figure:
         panels=panels,
         legend=source.styles(log["series"]),
         query=source.command("training_curve"),
-        caption=f"Loss of the update's own batch, exponential average (factor {SMOOTHING} a step), mean over "
+        caption=f"Loss of each update's batch, exponential average (factor {SMOOTHING} per step), mean over "
         f"seeds; the band spans the seeds.",
         protocol="recorded during training",
         table=log_table(source, log),
@@ -111,7 +111,7 @@ def loss_figure(source: ReportSource, log: pd.DataFrame) -> Figure:
 
 
 def drive_figure(source: ReportSource, log: pd.DataFrame) -> Figure:
-    """Learning rate and gradient norm."""
+    """Return a figure of learning rate and gradient norm."""
     panels = []
     for column, label in (("learning_rate", "learning rate"), ("gradient_norm", "gradient norm")):
         for scale in source.scales:
@@ -140,7 +140,7 @@ def drive_figure(source: ReportSource, log: pd.DataFrame) -> Figure:
 def curve(
     source: ReportSource, log: pd.DataFrame, column: str, *, smooth: bool = False
 ) -> list[Series]:
-    """One series a method, thinned to :data:`POINTS`."""
+    """Return one series per method, thinned to :data:`POINTS`."""
     rows = finite(log.assign(shown=log[column].astype(float)), "shown").copy()
     if rows.empty:
         return []
@@ -154,12 +154,12 @@ def curve(
 
 
 def averaged(values: pd.Series[float]) -> pd.Series[float]:
-    """Exponential average without the bias of its start."""
+    """Return the exponential average without the bias of its start."""
     return values.ewm(alpha=1 - SMOOTHING, adjust=True).mean()
 
 
 def log_table(source: ReportSource, log: pd.DataFrame) -> Table:
-    """Loss at about twenty steps of every run."""
+    """Return the loss at about twenty steps of every run."""
     steps: Sequence[int] = sorted(set(log["step"]))
     kept = {steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(20, len(steps)))}
     columns = ["scale", "series", "seed", "step", "loss", "learning_rate", "gradient_norm"]
