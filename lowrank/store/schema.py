@@ -229,7 +229,8 @@ class MetricValue(Base):
             "checkpoint_id", REFERENCE_KEY, "protocol_id", "metric", "layer", "module"
         ),
         sa.Index(None, "metric", "layer", "module"),
-        # the feature tables are read from it alone; layer and module stand in it so that SQLite can
+        # Feature tables are read from this index alone; it holds layer and module because SQLite
+        # needs them for that.
         sa.Index(
             "ix_metric_value_aggregate",
             "checkpoint_id",
