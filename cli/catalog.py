@@ -91,7 +91,7 @@ def method_rows(whole: bool) -> Iterator[dict[str, Any]]:
 
     for name in registry.names():
         row = method_row(name, registry.get(name))
-        yield row if whole else {**row, "settings": shown(row["settings"])}
+        yield row if complete else {**row, "settings": shown(row["settings"])}
 
 
 def method_row(name: str, cls: type[Method]) -> dict[str, Any]:
@@ -118,18 +118,18 @@ def method_details(name: str) -> dict[str, Any]:
     return {**method_row(name, cls), "details": details.settings_of(cls.Settings)}
 
 
-def metric_rows(lenses: tuple[str, ...], whole: bool) -> Iterator[dict[str, Any]]:
-    """One row a metric, lens by lens; ``whole`` adds revision, default settings and presets."""
+def metric_rows(lenses: tuple[str, ...], complete: bool) -> Iterator[dict[str, Any]]:
+    """Yield one row per metric; ``complete`` adds revision, default settings and presets."""
     from lowrank import metrics as registry
 
     for name in lenses or registry.names():
         lens = registry.get(name)
         for info in lens.metrics:
-            yield metric_row(name, lens, info, whole)
+            yield metric_row(name, lens, info, complete)
 
 
-def metric_row(name: str, lens: type[Lens], info: MetricInfo, whole: bool) -> dict[str, Any]:
-    """Return the facts of a metric of the lens ``name``; ``whole`` as in :func:`metric_rows`."""
+def metric_row(name: str, lens: type[Lens], info: MetricInfo, complete: bool) -> dict[str, Any]:
+    """Return the facts of a metric of the lens ``name``; ``complete`` as in :func:`metric_rows`."""
     row: dict[str, Any] = {
         "metric": info.name,
         "lens": name,
@@ -139,7 +139,7 @@ def metric_row(name: str, lens: type[Lens], info: MetricInfo, whole: bool) -> di
         "better": info.better,
         "source": info.source,
     }
-    if whole:
+    if complete:
         row |= {
             "revision": lens.revision,
             "defaults": defaults(lens.Settings),

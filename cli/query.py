@@ -35,7 +35,7 @@ FORMATS = ("table", "csv", "json", "parquet")
     "-o",
     "target",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write this file, whole or not.",
+    help="Write this file, completely or not at all.",
 )
 @json_option
 @database_option
@@ -48,7 +48,7 @@ def query(
     target: Path | None,
     as_json: bool,
 ) -> None:
-    """Ask the store: a named query, or a SELECT. Without NAME: list the named queries with their
+    """Query the store: by name, or with a SELECT. Without NAME: list the named queries with their
     parameters.
 
     \b
@@ -83,7 +83,7 @@ def _ask(
 
     named = queries.get(name) if name is not None else None
     if named is not None:
-        named.bind(params)  # a wrong parameter is told before a database is asked for
+        named.bind(params)  # report a wrong parameter before a database is opened
     with open_store(read_only=True) as store:
         return named.run(store, params) if named is not None else store.select(sql or "", params)
 

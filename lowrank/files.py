@@ -1,9 +1,9 @@
-"""Files and folders that are written whole or not at all, and JSON that carries its own hash.
+"""Files and folders that are written completely or not at all, and JSON that contains its hash.
 
 Content is written under a temporary name beside its target (``.NAME.xxxxxxxx.tmp``), flushed to the
 disk and renamed. A process that is killed leaves the target as it was, absent or old, and at worst
-a temporary that nobody reads. What the disk refuses is an OSError here; callers translate it into
-an error of their own with the fix.
+a temporary file that nobody reads. What the disk refuses is an OSError here; callers translate it
+into an error that names the fix.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SEAL = "sha256"  # key of a JSON file under which a hash of its other keys stand
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file to write to, which takes the place of ``path`` when the block ends without an
+    """Yield a file to write to, which takes the place of ``path`` when the block ends without an
     error. The folder of ``path`` has to exist.
 
     Raises OSError where the disk refuses.
@@ -44,7 +44,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def atomic_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give an empty folder to fill, which gets the name ``folder`` when the block ends without an
+    """Yield an empty folder to fill, which gets the name ``folder`` when the block ends without an
     error. Missing parents are made.
 
     ``replace`` puts it in the place of a folder that is there, whose content is deleted then;
@@ -83,7 +83,7 @@ def forget_unfinished(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a folder to the disk; raises OSError where the disk refuses."""
+    """Flush a file or a folder to the disk; raise OSError where the disk refuses."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -92,10 +92,10 @@ def sync(path: Path) -> None:
 
 
 def exchange(new: Path, folder: Path) -> None:
-    """Put ``new`` in the place of ``folder``; what stood there is at ``new`` afterwards.
+    """Put ``new`` in the place of ``folder``, whose former content is at ``new`` afterwards.
 
-    Where Linux can swap two names in one step it does, so that a folder stands there at every
-    moment. Elsewhere the old one is moved aside first, and back if the new one cannot follow.
+    Linux swaps the two names in one step, so that the folder exists at every moment. Elsewhere the
+    old folder is moved aside first, and moved back if the new one cannot take its place.
     """
     if not folder.exists():
         os.replace(new, folder)
@@ -135,8 +135,8 @@ def sealed(body: dict[str, Any], *, strict: bool = True) -> str:
 
     Without ``strict``, NaN and Infinity may stand in it; with it they are a ValueError.
     """
-    whole = body | {SEAL: _seal(body)}
-    return json.dumps(whole, indent=1, sort_keys=True, allow_nan=not strict)
+    complete = body | {SEAL: _seal(body)}
+    return json.dumps(complete, indent=1, sort_keys=True, allow_nan=not strict)
 
 
 def unsealed(text: str) -> dict[str, Any]:

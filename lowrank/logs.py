@@ -1,14 +1,15 @@
-"""The log of the package: where its lines go, what stands on each of them, and what never does.
+"""The log of the package: where lines are written, what each contains, and what none may contain.
 
 Modules log to ``logging.getLogger(__name__)``, below the logger ``lowrank``. Importing configures
-nothing; a command calls :func:`configure`, which gives that logger two handlers and leaves every
-other logger alone:
+nothing; a command calls :func:`configure`, which attaches two handlers to that logger and leaves
+every other logger alone:
 
 - the file ``logs/lowrank.log`` in the study's folder, shared by all processes that work on the
-  study, with time, level, host, process, run and unit of work on every line, tracebacks included;
-- stderr, for people: warnings as ``note: …``, errors as ``failed: …``, more with ``-v``.
+study, with time, level, host, process, run and unit of work on every line, tracebacks included; -
+stderr, for people: warnings as ``note: …``, errors as ``failed: …``, more with ``-v``.
 
-Passwords that :func:`hide` was given, and those of URLs and connection strings, are masked in both.
+Passwords registered with :func:`hide`, and those of URLs and connection strings, are masked in
+both.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ LEVELS = {
 }
 MAX_BYTES = 10 * 2**20  # of one log file, about; then it becomes lowrank.log.1
 BACKUPS = 5  # older files that are kept
-SHOWN = {"shown": True}  # as ``extra``: stderr has the record already, in other words
+SHOWN = {"shown": True}  # as ``extra``: the record was printed to stderr already, in other words
 MASK = "***"
-SHORTEST = 4  # letters of a password that is masked wherever it stands; shorter ones are in words
+SHORTEST = 4  # letters of a password that is masked everywhere; shorter ones occur in words
 LONGEST = 100_000  # characters of a traceback that a row holds
 PREFIXES = {logging.WARNING: "note: ", logging.ERROR: "failed: ", logging.CRITICAL: "failed: "}
 CREDENTIALS = (
@@ -59,20 +60,20 @@ _logger = logging.getLogger(LOGGER)
 
 
 class _State:
-    """What :func:`configure` and :func:`hide` set in this process."""
+    """The settings of :func:`configure` and :func:`hide` in this process."""
 
-    configured: tuple[Path | None, int] | None = None  # what was asked of configure
+    configured: tuple[Path | None, int] | None = None  # the arguments of configure
     verbosity = NORMAL
     handlers: tuple[logging.Handler, ...] = ()
     hidden: tuple[str, ...] = ()  # the longest first
 
 
 def configure(root: Path | None, verbosity: int) -> None:
-    """Send what the package logs to stderr and, where ``root`` is a study's folder, to its file.
+    """Log to stderr and, where ``root`` is a study's folder, to the file in it.
 
-    ``verbosity`` is -1 for errors alone and no progress bars (``-q``), 0 for warnings, 1 for what
-    is being done (``-v``), 2 for everything (``-vv``). The file has INFO and above, or everything.
-    A later call replaces an earlier one. A folder that cannot be written is a warning, no error.
+    ``verbosity`` is -1 for errors without progress bars (``-q``), 0 for warnings, 1 for what is
+    being done (``-v``), 2 for everything (``-vv``). The file gets INFO and above, or everything. A
+    later call replaces an earlier one. A folder that cannot be written is a warning, not an error.
     """
     reset()
     _State.configured = root, verbosity
@@ -88,7 +89,7 @@ def configure(root: Path | None, verbosity: int) -> None:
 
 
 def reset() -> None:
-    """Undo :func:`configure`: no handlers, the package logs as any library does."""
+    """Undo :func:`configure`: without handlers, the package logs as any library does."""
     for handler in _State.handlers:
         _logger.removeHandler(handler)
         handler.close()
@@ -99,7 +100,7 @@ def reset() -> None:
 
 @contextmanager
 def scope() -> Iterator[None]:
-    """Undo at the end of the block what is configured inside: blocks may stand in one another."""
+    """Undo at the end of the block what is configured inside; blocks may be nested."""
     before = _State.configured
     try:
         yield
@@ -110,17 +111,17 @@ def scope() -> Iterator[None]:
 
 
 def path(root: Path) -> Path:
-    """Give the path of the log of the study whose folder is ``root``; it need not exist."""
+    """Return the path of the log of the study whose folder is ``root``; it need not exist."""
     return root / "logs" / "lowrank.log"
 
 
 def quiet() -> bool:
-    """Say whether people asked for rows and errors alone (``-q``)."""
+    """Return whether only rows and errors were asked for (``-q``)."""
     return _State.verbosity == QUIET
 
 
 def flags() -> list[str]:
-    """Give the options by which a process that this one starts says as much as this one."""
+    """Return the options by which a child process logs as much as this one."""
     return {QUIET: ["-q"], NORMAL: [], VERBOSE: ["-v"], DEBUG: ["-vv"]}[_State.verbosity]
 
 
@@ -128,7 +129,8 @@ def flags() -> list[str]:
 def context(*, run: object = None, unit: object = None) -> Iterator[None]:
     """Put the id of a run and the key of a unit of work on every line logged inside the block.
 
-    What is None stays as it is outside. A thread that is started inside begins without them.
+    What is None stays as it is outside. A thread that is started inside the block begins without
+    them.
     """
     outer = _context.get()
     token = _context.set(
@@ -141,20 +143,21 @@ def context(*, run: object = None, unit: object = None) -> Iterator[None]:
 
 
 def unexpected(sentence: str, error: BaseException) -> str:
-    """Log an exception that nobody expected, with its traceback, and return that as text.
+    """Log an unexpected exception with its traceback, and return the traceback as text.
 
-    ``sentence`` says what failed. The text is fit for the column ``traceback`` of a run or of a
-    unit of work.
+    ``sentence`` states what failed. The text fits the column ``traceback`` of a run or of a unit of
+    work.
     """
     _logger.error("%s", sentence, exc_info=error)
     return traceback_text(error)
 
 
 def traceback_text(error: BaseException) -> str:
-    """Give the traceback of ``error`` as a database can hold it: masked, no NUL, not endless.
+    """Return the traceback of ``error`` as a database can hold it: masked, without NUL, of limited
+    length.
 
-    Of a text of more than 100,000 characters a quarter is kept from its head, the rest from its
-    end, which says what happened.
+    Of a text of more than 100,000 characters a quarter is kept from its beginning and the rest from
+    its end, which states the error.
     """
     text = masked("".join(traceback.format_exception(error)))
     text = text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")
@@ -165,10 +168,10 @@ def traceback_text(error: BaseException) -> str:
 
 
 def hide(*secrets: str) -> None:
-    """Mask these passwords from now on wherever a line of the log or a traceback holds them.
+    """Mask these passwords from now on wherever a line of the log or a traceback contains them.
 
-    One of fewer than four letters is masked in URLs and connection strings alone, where every
-    password is: elsewhere it would be part of ordinary words, and the holes would spell it.
+    A password of fewer than four letters is masked only in URLs and connection strings, where every
+    password is masked: elsewhere it would be part of ordinary words, and the gaps would reveal it.
     """
     known = set(_State.hidden)
     for secret in secrets:
@@ -178,7 +181,7 @@ def hide(*secrets: str) -> None:
 
 
 def masked(text: str) -> str:
-    """Give ``text`` without passwords."""
+    """Return ``text`` without passwords."""
     for secret in _State.hidden:
         text = text.replace(secret, MASK)
     for pattern, replacement in CREDENTIALS:
@@ -187,7 +190,7 @@ def masked(text: str) -> str:
 
 
 def _add(handler: logging.Handler, formatter: logging.Formatter, level: int) -> None:
-    """Attach a handler; the logger lets through what any of its handlers wants."""
+    """Attach a handler, and let the logger pass all levels that one of its handlers needs."""
     handler.setFormatter(formatter)
     handler.setLevel(level)
     handler.addFilter(_in_context)
@@ -204,7 +207,7 @@ def _in_context(record: logging.LogRecord) -> bool:
 
 
 class _Terminal(logging.Handler):
-    """Handler for stderr as it is when a record comes, above the progress bars that stand there."""
+    """Handler for the stderr of the moment, which writes above the progress bars shown there."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
@@ -219,10 +222,10 @@ class _Terminal(logging.Handler):
 
 
 class _Sentences(logging.Formatter):
-    """Format for people: a sentence, its traceback only where they asked for more."""
+    """Format for people: a sentence, with its traceback only where more was asked for."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the text of a record."""
+        """Return the text of a record."""
         wordy = _State.verbosity >= VERBOSE
         text = masked(_text(record) if wordy else record.getMessage())
         if record.levelno >= logging.WARNING:
@@ -232,10 +235,10 @@ class _Sentences(logging.Formatter):
 
 
 class _Lines(logging.Formatter):
-    """Format for the file: whatever a record holds, the same words stand before each line of it."""
+    """Format for the file: every line of a record begins with the same words."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the lines of a record."""
+        """Return the lines of a record."""
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         who = f"host={_host()} process={record.process}"
         where = " ".join(_place(record, always=True))
@@ -245,13 +248,13 @@ class _Lines(logging.Formatter):
 
 
 def _text(record: logging.LogRecord) -> str:
-    """The message of a record, and the traceback that came with it."""
+    """Return the message of a record with its traceback, if it has one."""
     error = record.exc_info[1] if record.exc_info else None
     return record.getMessage() + (f"\n{traceback_text(error)}" if error else "")
 
 
 def _place(record: logging.LogRecord, always: bool = False) -> Iterator[str]:
-    """``run=…`` and ``unit=…`` of a record, where it has them or ``always``."""
+    """Yield ``run=…`` and ``unit=…`` of a record, where it has them or ``always``."""
     for name in ("run", "unit"):
         value = getattr(record, name, "")
         if value or always:
@@ -265,11 +268,13 @@ def _host() -> str:
 
 @cache
 def _file_handler() -> type[Any]:
-    """The class of the handler of the file; its library is loaded where a file is written."""
+    """Return the class of the file's handler; its library is imported only where a file is
+    written.
+    """
     from concurrent_log_handler import ConcurrentRotatingFileHandler
 
     class File(ConcurrentRotatingFileHandler):
-        """Rotating file of several processes; one that cannot be written is said once, no error."""
+        """Rotating file of several processes; failure to write it is reported once."""
 
         def __init__(self, file: Path) -> None:
             super().__init__(
@@ -282,7 +287,7 @@ def _file_handler() -> type[Any]:
             self._said = False
 
         def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
-            """Say that a record could not be written, the first time."""
+            """Report that a record could not be written, the first time."""
             if not self._said:
                 self._said = True
                 reason = _unwritable(Path(self.baseFilename), sys.exc_info()[1])

@@ -39,6 +39,7 @@ MOVED = {
     "lowrank.report.raster": "lowrank.report.plot.raster",
     "lowrank.report.scene": "lowrank.report.plot.scene",
     "lowrank.report.theme": "lowrank.report.plot.theme",
+    "lowrank.store.patience": "lowrank.store.retry",
     "lowrank.train.snapshot": "lowrank.train.resume",
 }
 

@@ -1,16 +1,18 @@
-"""Predictors of downstream performance from stored rows: cross-validated by whole groups, with what
-a careful reader asks for.
+"""Predictors of downstream performance from stored rows, cross-validated by leaving out groups,
+with intervals and permutation tests.
 """
 
 from lowrank.predict.crossval import CrossValidation, PredictError, cross_validate
-from lowrank.predict.study import FIGURES, SCHEMES, Summary, predict
+from lowrank.predict.study import FIGURES, SCHEMES, PredictSummary, predict
 
 __all__ = [
     "FIGURES",
     "SCHEMES",
     "CrossValidation",
     "PredictError",
-    "Summary",
+    "PredictSummary",
     "cross_validate",
     "predict",
 ]
+
+Summary = PredictSummary  # the old name, which outsiders may import

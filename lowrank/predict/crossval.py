@@ -1,5 +1,5 @@
-"""Cross-validation that leaves out whole groups: every prediction is made by a fit that has not
-seen its group.
+"""Cross-validation that leaves out groups: every prediction comes from a fit that has not seen its
+group.
 
 Figures of merit are pooled: computed once over the out-of-fold predictions of all rows, not
 averaged over folds.
@@ -25,8 +25,8 @@ from lowrank.errors import LowrankError, UnknownNameError
 
 MODELS = ("linear", "ridge")
 PENALTIES = tuple(float(p) for p in np.logspace(-2, 4, 13))
-FEWEST = 3  # rows of a fold whose correlation means anything; that of two points is always 1 or -1
-INNER_FOLDS = 5  # at most, of the search for the penalty
+FEWEST = 3  # rows of a fold for a meaningful correlation; that of two points is always 1 or -1
+INNER_FOLDS = 5  # at most, in the search for the penalty
 Floats = NDArray[np.float64]
 Selection = Callable[[pd.DataFrame, Floats, NDArray[np.intp]], list[str]]
 """``select(features of the training rows, their target, their positions)`` → names of the columns
@@ -40,7 +40,7 @@ class PredictError(LowrankError):
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """Out-of-fold predictions of all rows and what they are worth; figures are nan where they do
+    """Out-of-fold predictions of all rows and their figures of merit; figures are nan where they do
     not exist.
 
     ``predicted`` and ``fold`` (the group that was left out) are in the order of the rows. ``r2`` is
@@ -95,13 +95,13 @@ def cross_validate(
             "rmse": float(np.sqrt(np.mean((y[test] - predicted[test]) ** 2))),
             **({"features": columns} if select else {}),
         }
-    columns, whole = fit(frame, y, inner, model, select, np.arange(len(y)))
+    columns, on_all = fit(frame, y, inner, model, select, np.arange(len(y)))
     return CrossValidation(
         predicted=predicted,
         fold=labels,
         pearson=correlation(y, predicted),
         r2=r2(y, predicted),
-        r2_in_sample=r2(y, whole.predict(frame[columns].to_numpy())),
+        r2_in_sample=r2(y, on_all.predict(frame[columns].to_numpy())),
         spearman=rank_correlation(y, predicted),
         ranking_accuracy=ranking_accuracy(y, predicted),
         per_fold=per_fold,
@@ -111,7 +111,9 @@ def cross_validate(
 def checked(
     features: ArrayLike | pd.DataFrame, target: ArrayLike, groups: ArrayLike
 ) -> tuple[pd.DataFrame, Floats, NDArray[np.object_]]:
-    """The inputs as frame and arrays, or one sentence about what is wrong with them."""
+    """Return the inputs as a frame and arrays; raise PredictError, one sentence, where they cannot
+    be used.
+    """
     frame = (
         features.reset_index(drop=True)
         if isinstance(features, pd.DataFrame)
@@ -149,7 +151,7 @@ def checked(
 
 
 def two_dimensional(features: ArrayLike) -> Floats:
-    """An array (rows, columns); one dimension is one column."""
+    """Return an array (rows, columns); one dimension becomes one column."""
     array = np.asarray(features, dtype=float)
     return array[:, None] if array.ndim == 1 else array
 
@@ -162,7 +164,7 @@ def fit(
     select: Selection | None,
     rows: NDArray[np.intp],
 ) -> tuple[list[str], Any]:
-    """(columns used, fitted estimator) on training rows alone."""
+    """Return (columns used, fitted estimator) of a fit to training rows only."""
     columns = select(frame, y, rows) if select else list(frame.columns)
     X = frame[columns].to_numpy()
     estimator, options = estimator_for(model, inner)
@@ -170,8 +172,8 @@ def fit(
 
 
 def estimator_for(model: str, inner: NDArray[np.object_]) -> tuple[BaseEstimator, dict[str, Any]]:
-    """A fresh estimator with what its ``fit`` needs. A ridge whose rows are all of one inner group
-    leaves out single rows.
+    """Return a new estimator and the keyword arguments of its ``fit``. Where all rows are of one
+    inner group, the penalty of a ridge is chosen by leaving out single rows.
     """
     if model == "linear":
         return make_pipeline(StandardScaler(), LinearRegression()), {}
@@ -204,12 +206,12 @@ class GroupedRidge(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Floats) -> Floats:
-        """Predictions of the fit to all rows."""
+        """Return the predictions of the fit to all rows."""
         predicted: Floats = self.estimator_.predict(X)
         return predicted
 
     def _errors(self, X: Floats, y: Floats, X_left: Floats, y_left: Floats) -> Floats:
-        """Sum of squared errors on the rows left out, for each penalty."""
+        """Return the sum of squared errors on the left-out rows for each penalty."""
         centre, mean = X.mean(axis=0), y.mean()
         values, vectors = np.linalg.eigh((X - centre).T @ (X - centre))
         moments = vectors.T @ ((X - centre).T @ (y - mean))
@@ -221,26 +223,28 @@ class GroupedRidge(RegressorMixin, BaseEstimator):
 
 
 def correlation(y: Floats, predicted: Floats) -> float:
-    """Pearson's correlation; nan for fewer than two rows or a constant side."""
+    """Return Pearson's correlation; nan for fewer than two rows or a constant side."""
     if len(y) < 2 or np.ptp(y) == 0 or np.ptp(predicted) == 0:
         return float("nan")
     return float(np.corrcoef(y, predicted)[0, 1])
 
 
 def rank_correlation(y: Floats, predicted: Floats) -> float:
-    """Spearman's correlation; nan where Pearson's is."""
+    """Return Spearman's correlation; nan where Pearson's of the ranks is."""
     return correlation(stats.rankdata(y), stats.rankdata(predicted)) if len(y) > 1 else float("nan")
 
 
 def r2(y: Floats, predicted: Floats) -> float:
-    """1 - residual over total sum of squares; nan for a constant target."""
+    """Return 1 minus the ratio of the residual to the total sum of squares; nan for a constant
+    target.
+    """
     total = float(((y - y.mean()) ** 2).sum())
     return 1.0 - float(((y - predicted) ** 2).sum()) / total if total > 0 else float("nan")
 
 
 def ranking_accuracy(y: Floats, predicted: Floats) -> float:
-    """Share of pairs with different targets whose order is predicted; a tie of predictions counts a
-    half.
+    """Return the share of pairs with different targets whose order is predicted; a tie of
+    predictions counts as a half.
     """
     upper = np.triu_indices(len(y), 1)
     truth = np.sign(y[:, None] - y[None, :])[upper]

@@ -1,4 +1,4 @@
-"""The feature table of a study: one row a checkpoint, from stored rows alone."""
+"""The feature table of a study: one row per checkpoint, from stored rows only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lowrank.metrics.base import MetricInfo
 from lowrank.predict.crossval import PredictError
 from lowrank.store import Store, queries
 
-LOSS = "log_perplexity"  # ln of the perplexity: the validation loss, nats a token
+LOSS = "log_perplexity"  # ln of the perplexity: the validation loss, nats per token
 TARGET = "downstream_mean"
 PUBLISHED_GEOMETRY = (
     "ccbh",
@@ -41,9 +41,11 @@ IDENTITY = ["scale", "method", "variant", "seed", "step"]
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Checkpoints by names: ``frame`` has :data:`KEYS`, the target, ``run`` and ``own_reference``
-    (the row is what its activations are compared with), and one column for each of ``features``
-    (nan where there is no finite value).
+    """The features of checkpoints.
+
+    ``frame`` has :data:`KEYS`, the target, ``run`` and ``own_reference`` (the row is the one that
+    its activations are compared with), and one column for each of ``features`` (nan where there is
+    no finite value).
     """
 
     frame: pd.DataFrame
@@ -51,17 +53,17 @@ class FeatureTable:
     scores: tuple[str, ...]
 
     def complete(self, names: Sequence[str]) -> FeatureTable:
-        """Only rows with a finite target and finite ``names``."""
+        """Return the rows whose target and ``names`` are finite."""
         kept = np.isfinite(self.frame[[TARGET, *names]].to_numpy(dtype=float)).all(axis=1)
         return FeatureTable(self.frame[kept].reset_index(drop=True), self.features, self.scores)
 
     def labels(self) -> list[str]:
-        """A readable name for each row."""
+        """Return a readable name for each row."""
         return [label(row) for row in self.frame[IDENTITY].itertuples(index=False, name=None)]
 
     def content_hash(self, names: Sequence[str], *settings: int) -> str:
-        """SHA-256 over what a fit of ``names`` sees: keys, features and target in the order of the
-        keys, and ``settings``.
+        """Return the SHA-256 over all that a fit of ``names`` uses: keys, features and target in
+        the order of the keys, and ``settings``.
         """
         rows = (
             self.frame.sort_values(IDENTITY)[[*IDENTITY, *names, TARGET]]
@@ -73,12 +75,12 @@ class FeatureTable:
 
 
 def label(identity: tuple[str, str, str, int, int]) -> str:
-    """``method-scale-s0 step 100``."""
+    """Return a checkpoint's label, ``method-scale-s0 step 100``."""
     return f"{run_label(identity[:-1])} step {identity[-1]}"
 
 
 def run_label(identity: tuple[str, str, str, int]) -> str:
-    """``method-scale-s0``."""
+    """Return a run's label, ``method-scale-s0``."""
     scale, method, variant, seed = identity
     return "-".join(part for part in (method, variant, scale, f"s{seed}") if part)
 
@@ -86,12 +88,13 @@ def run_label(identity: tuple[str, str, str, int]) -> str:
 def feature_table(
     store: Store, study: str, protocol: str = "exact", every: int = 1
 ) -> FeatureTable:
-    """All checkpoints of a study after step 0 that have a downstream score, with every aggregate
-    metric as a feature.
+    """Return the features of all checkpoints of a study after step 0 that have a downstream score;
+    every aggregate metric is a feature.
 
-    ``every`` keeps each run's every second, third … of these, the last one among them. Of several
-    protocols of one name the newest counts for each metric, of several runs of one method, variant,
-    scale and seed the newest. Raises PredictError where nothing has been evaluated downstream.
+    ``every`` keeps each run's every second, third … of these checkpoints, counted from the last
+    one. Of several protocols of one name the newest counts for each metric; of several runs of one
+    method, variant, scale and seed, the newest. Raises PredictError where nothing has been
+    evaluated downstream.
     """
     columns, rows = queries.get("feature_values").run(store, {"study": study, "protocol": protocol})
     values = pd.DataFrame(rows, columns=columns)
@@ -117,9 +120,8 @@ def feature_table(
     frame["run"] = [
         run_label(row) for row in frame[IDENTITY[:-1]].itertuples(index=False, name=None)
     ]
-    frame = thinned(
-        frame.reset_index().sort_values(IDENTITY), every
-    )  # ids differ between stores: neither order nor name is theirs
+    # Ids differ between stores, so neither order nor names come from them.
+    frame = thinned(frame.reset_index().sort_values(IDENTITY), every)
     return FeatureTable(
         frame.reset_index(drop=True),
         tuple(str(c) for c in wide.columns),
@@ -128,42 +130,42 @@ def feature_table(
 
 
 def names_of(found: Iterable[str]) -> dict[str, str]:
-    """{metric: feature} of those of ``found`` that are features of a checkpoint; see
-    :class:`~lowrank.metrics.base.MetricInfo`.
+    """Return {metric: feature} for the metrics of ``found`` that are features of one checkpoint;
+    see :class:`~lowrank.metrics.base.MetricInfo`.
     """
     infos = map(metrics.about, dict.fromkeys(found))
     return {info.name: info.feature for info in infos if info.role != "pair"}
 
 
 def about(feature: str) -> MetricInfo:
-    """Say what is declared of the metric whose aggregate ``feature`` is."""
+    """Return the declaration of the metric whose aggregate ``feature`` is."""
     by_feature = {info.feature: info for info in metrics.declared().values()}
     return by_feature.get(feature) or metrics.about(feature)
 
 
 def columns() -> dict[str, str]:
-    """Give {metric: feature} of the wide table: the published eight, then all others that a lens
-    declares.
+    """Return {metric: feature} of the wide table: the eight of the published predictor, then all
+    others that a lens declares.
     """
     every = names_of(metrics.declared())
     return {**published_columns(), **every}
 
 
 def published_columns() -> dict[str, str]:
-    """Give {metric: feature} of the published predictor."""
+    """Return {metric: feature} of the published predictor."""
     return {about(feature).name: feature for feature in PUBLISHED_GEOMETRY}
 
 
 def newest(values: pd.DataFrame) -> pd.DataFrame:
-    """Of each name the rows of its newest protocol."""
+    """Return, for each name, the rows of its newest protocol."""
     return values[
         values["protocol_id"] == values.groupby("name")["protocol_id"].transform("max")
     ].copy()
 
 
 def primary_scores(scores: pd.DataFrame) -> pd.Series[float]:
-    """The unweighted mean over tasks of each task's primary metric, for checkpoints that have every
-    task.
+    """Return the unweighted mean over tasks of each task's primary metric, for checkpoints that
+    have every task.
     """
     parts = scores["name"].str.rsplit(":", n=1, expand=True)
     scores = scores.assign(
@@ -177,10 +179,11 @@ def primary_scores(scores: pd.DataFrame) -> pd.Series[float]:
 
 
 def primary_rows(scores: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each task's primary metric: the one that their protocol names (``is_primary``).
+    """Return the rows of each task's primary metric: the one that their protocol names
+    (``is_primary``).
 
-    Where a protocol names none for a task, as for scores that were put into the store by other
-    means, it is accuracy or else the first metric by name.
+    Where a protocol names none for a task, as for scores written into the store by other means, the
+    primary metric is accuracy, or else the first metric by name.
     """
     named = scores.groupby(["protocol_id", "task"])["is_primary"].transform("max").astype(bool)
     rank = scores["metric"].where(scores["metric"] != "acc", "")
@@ -189,7 +192,7 @@ def primary_rows(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def thinned(frame: pd.DataFrame, every: int) -> pd.DataFrame:
-    """Every ``every``-th checkpoint of each run, counted from its last."""
+    """Return every ``every``-th checkpoint of each run, counted from its last."""
     if every < 1:
         raise PredictError(f"every {every}-th checkpoint cannot be kept; give 1 or more")
     from_end = frame.groupby("run_id")["step"].rank(ascending=False).astype(int) - 1
@@ -197,7 +200,9 @@ def thinned(frame: pd.DataFrame, every: int) -> pd.DataFrame:
 
 
 def resolve_set(name: str, known: Sequence[str]) -> tuple[str, ...]:
-    """The features of a set: one of :data:`SETS`, or names joined by commas, each of them known."""
+    """Return the features of a set: one of :data:`SETS`, or known names joined by commas. Raises
+    UnknownNameError.
+    """
     if name in SETS:
         return SETS[name]
     parts = [part.strip() for part in name.split(",") if part.strip()]

@@ -1,4 +1,6 @@
-"""How sure: intervals that respect runs, and a test of what geometry adds to the loss."""
+"""Uncertainty of a fit: intervals that respect runs, and a test of what geometry adds to
+the loss.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from lowrank.predict.crossval import Floats
 
 RESAMPLES = 2000
 PERMUTATIONS = 199
-ROUNDING = 1e-12  # gains closer than this are equal: another order of the same sums
+ROUNDING = 1e-12  # gains closer than this are equal: they differ by the order of summation
 
 
 def bootstrap_pearson(
@@ -25,12 +27,12 @@ def bootstrap_pearson(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of the pooled Pearson correlation, whole clusters (runs) drawn with
-    replacement.
+    """Return a percentile interval of the pooled Pearson correlation; clusters (runs) are drawn
+    with replacement.
 
     Rows of one run are not independent, so runs are the unit that is resampled. The fits themselves
-    are not repeated: the interval is about the rows that were predicted. nan for fewer than three
-    clusters.
+    are not repeated: the interval is about the rows that were predicted. Both ends are nan for
+    fewer than three clusters.
     """
     y, p, labels = (
         np.asarray(target, dtype=float),
@@ -55,9 +57,9 @@ def bootstrap_pearson(
     drawn = np.random.default_rng(seed).integers(len(members), size=(resamples, len(members)))
     counts = np.stack([np.bincount(row, minlength=len(members)) for row in drawn])
     n, sum_y, sum_p, yy, pp, yp = (counts @ moments).T
-    spread = (yy - sum_y**2 / n) * (pp - sum_p**2 / n)
+    scatter = (yy - sum_y**2 / n) * (pp - sum_p**2 / n)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = np.where(spread > 0, (yp - sum_y * sum_p / n) / np.sqrt(spread), np.nan)
+        found = np.where(scatter > 0, (yp - sum_y * sum_p / n) / np.sqrt(scatter), np.nan)
     tail = 100 * (1 - level) / 2
     low, high = np.nanpercentile(found, [tail, 100 - tail])
     return float(low), float(high)
@@ -73,14 +75,16 @@ def permutation_p(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> float:
-    """P value of: the features ``added`` say nothing about the target that ``base`` does not.
+    """Return the p value of the hypothesis that ``added`` predicts nothing of the target beyond
+    ``base``.
 
-    Statistic: by how much ``added`` raises the pooled out-of-fold R² of ``base``, linear model.
-    What the target holds beyond its linear regression on ``base`` is exchanged between runs
-    (Freedman and Lane 1983): all features stay where they are, with their dependence on one another
-    and on the groups. Whole runs are exchanged, row k of one for row k of the other, so that the
-    dependence within a run stays, and only runs of equally many rows, so that every exchange is a
-    permutation. (1 + how many permutations gain at least as much) / (1 + permutations).
+    The statistic is the gain in pooled out-of-fold R² of a linear model when ``added`` joins
+    ``base``. The residuals of the target's linear regression on ``base`` are exchanged between runs
+    (Freedman and Lane 1983): all features keep their places, with their dependence on one another
+    and on the groups. Complete runs are exchanged, row k of one for row k of the other, which keeps
+    the dependence within a run, and only runs with equally many rows, so that every exchange is a
+    permutation. The p value is (1 + number of permutations that gain at least as much) / (1 +
+    permutations).
     """
     labels, runs = np.asarray(groups, dtype=object), np.asarray(clusters, dtype=object)
     known, y = base.to_numpy(dtype=float), np.asarray(target, dtype=float)
@@ -94,10 +98,11 @@ def permutation_p(
 
 
 def out_of_fold_r2(features: Floats, targets: Floats, groups: NDArray[np.object_]) -> Floats:
-    """Pooled out-of-fold R² of least squares for many targets (rows, targets) on the same features
-    (rows, columns).
+    """Return the pooled out-of-fold R² of least squares for many targets (rows, targets) on the
+    same features (rows, columns).
 
-    The same figure as :func:`~lowrank.predict.crossval.cross_validate`'s for each of them.
+    Each is the figure that :func:`~lowrank.predict.crossval.cross_validate` returns for that
+    target.
     """
     residual = np.empty_like(targets)
     for train, test in LeaveOneGroupOut().split(features, groups=groups):
@@ -111,8 +116,8 @@ def out_of_fold_r2(features: Floats, targets: Floats, groups: NDArray[np.object_
 
 
 def exchange(runs: NDArray[np.object_], generator: np.random.Generator) -> NDArray[np.intp]:
-    """For each row, the row whose residual it gets: runs of equally many rows permuted, positions
-    within them kept.
+    """Return, for each row, the row whose residual it gets: runs with equally many rows are
+    permuted, positions within them kept.
     """
     members = [np.flatnonzero(runs == run) for run in dict.fromkeys(runs)]
     source = np.empty(len(runs), dtype=np.intp)

@@ -1,4 +1,4 @@
-"""The predictor on the published values alone: a check of the arithmetic that needs no training."""
+"""The predictor on the published values alone, which checks its arithmetic without training."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ PERPLEXITY, SCORE, CHANCE = "validation_perplexity", "zero_shot_percent", "rando
 
 
 def published_rows(store: Store) -> pd.DataFrame:
-    """One row for each published model: scale, method, log_perplexity, downstream_mean (percent,
-    unweighted over tasks).
+    """Return one row for each published model: scale, method, log_perplexity, downstream_mean
+    (percent, unweighted over tasks).
     """
     values = store.find(PublishedValue, quantity=[PERPLEXITY, SCORE])
     frame = pd.DataFrame(
@@ -40,8 +40,8 @@ def published_rows(store: Store) -> pd.DataFrame:
 
 
 def published_check(store: Store) -> dict[str, CrossValidation]:
-    """loss_only on the published final checkpoints, leaving out one size (``loso``) and one method
-    (``lomo``).
+    """Return the cross-validations of the loss alone on the published final checkpoints, leaving
+    out one size (``loso``) and one method (``lomo``).
     """
     rows = published_rows(store)
     return {

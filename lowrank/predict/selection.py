@@ -1,4 +1,4 @@
-"""Choosing features: those whose correlation with the target has one sign at every size, the
+"""Choosing features: those whose correlation with the target has the same sign at every size, the
 strongest first.
 """
 
@@ -14,10 +14,10 @@ KEPT = 8  # as many as the published predictor has
 
 
 def correlations(features: pd.DataFrame, target: Floats, sizes: ArrayLike) -> pd.DataFrame:
-    """One row a feature: its correlation with the target at each size, their mean, and whether all
-    signs agree.
+    """Return one row per feature: its correlation with the target at each size, their mean, and
+    whether all signs agree.
 
-    A size at which a feature or the target is constant says nothing about it and does not count.
+    A size at which a feature or the target is constant gives no correlation and does not count.
     """
     labels = np.asarray(sizes, dtype=object)
     X = features.to_numpy(dtype=float)
@@ -42,8 +42,8 @@ def correlations(features: pd.DataFrame, target: Floats, sizes: ArrayLike) -> pd
 
 
 def columnwise(X: Floats, y: Floats) -> Floats:
-    """Pearson's correlation of each column of X (rows, columns) with y; nan where one of the two is
-    constant.
+    """Return Pearson's correlation of each column of X (rows, columns) with y; nan where one of the
+    two is constant.
     """
     if len(y) < 2:
         return np.full(X.shape[1], np.nan)
@@ -57,8 +57,8 @@ def columnwise(X: Floats, y: Floats) -> Floats:
 def consistent(
     features: pd.DataFrame, target: Floats, sizes: ArrayLike, keep: int = KEPT
 ) -> list[str]:
-    """The ``keep`` features of consistent sign with the largest mean |r|; the strongest alone where
-    no sign is consistent.
+    """Return the ``keep`` features of consistent sign with the largest mean |r|, or only the
+    strongest where no sign is consistent.
     """
     table = correlations(features, target, sizes)
     table["strength"] = table["mean"].abs().fillna(-1.0)
@@ -68,8 +68,8 @@ def consistent(
 
 
 def nested(sizes: ArrayLike, fixed: tuple[str, ...] = (), keep: int = KEPT) -> Selection:
-    """A selection for :func:`~lowrank.predict.crossval.cross_validate` that sees training rows
-    alone.
+    """Return a selection for :func:`~lowrank.predict.crossval.cross_validate` that uses training
+    rows only.
 
     ``sizes`` are those of all rows; columns named ``fixed`` are always used, the others compete.
     """

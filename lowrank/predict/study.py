@@ -47,12 +47,12 @@ SELECTIONS = {
     "nested": "chosen inside each training fold",
 }
 REVISION = 2
-"""Of what a fit computes from its rows; 2: the permutation test exchanges what the target holds
-beyond the loss.
+"""Revision of what a fit computes from its rows; 2: the permutation test exchanges the residuals of
+the target on the loss.
 """
 WITHOUT_REFERENCE = "/without_reference"
-"""Suffix of a feature set whose rows leave out those that activations are compared with (CKA 1, L2
-0 by definition).
+"""Suffix of a feature set without the rows that activations are compared with (CKA 1, L2 0 by
+definition).
 """
 
 
@@ -72,7 +72,7 @@ FIGURES = {
     "ranking_accuracy": "ranking",
     "permutation_p": "p",
 }
-"""What is told of a fit, in order: its column → a heading."""
+"""The reported figures of a fit, in order: column → heading."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class Spec:
 
 
 @dataclass
-class Summary:
-    """What :func:`predict` did: all fits that the present rows give, how many of them are new, and
-    what to know.
+class PredictSummary:
+    """The outcome of :func:`predict`: all fits of the present rows, how many of them are new, and
+    notes on what is not used.
     """
 
     fits: list[PredictorFit] = field(default_factory=list)
@@ -114,14 +114,14 @@ def predict(
     every: int = 1,
     permutations: int = PERMUTATIONS,
     progress: bool = True,
-) -> Summary:
+) -> PredictSummary:
     """Fit and cross-validate predictors of the mean downstream score of a study's checkpoints, and
     store them.
 
-    All fits see the same rows: checkpoints after step 0 with a target and every feature of the
-    sets, so that sets can be compared; what is left out is counted in each fit and told in the
-    notes. ``schemes`` None: those that the study has groups for. ``protocol`` None: the study's
-    preset. A fit of rows that have not changed is not repeated.
+    All fits use the same rows: checkpoints after step 0 with a target and every feature of the
+    sets, so that sets can be compared; what is left out is counted in each fit and reported in the
+    notes. ``schemes`` None means those that the study has groups for; ``protocol`` None, the
+    study's preset. A fit of rows that have not changed is not repeated.
 
     Raises PredictError where there are no downstream scores, no complete row, or too few groups for
     a scheme asked for.
@@ -134,7 +134,7 @@ def predict(
     table = feature_table(
         store, study_name, protocol or str(study.config.get("preset", "exact")), every
     )
-    summary = Summary()
+    summary = PredictSummary()
     sets, table, excluded = prepared(table, feature_sets, summary.notes)
     specs = [
         s
@@ -153,8 +153,8 @@ def predict(
 def prepared(
     table: FeatureTable, feature_sets: Sequence[str], notes: list[str]
 ) -> tuple[dict[str, tuple[str, ...]], FeatureTable, int]:
-    """(sets that can be fitted, their common complete rows, rows left out), with a note on whatever
-    is not used.
+    """Return (sets that can be fitted, their common complete rows, number of rows left out); add a
+    note on everything that is not used.
     """
     sets = {}
     for name in feature_sets:
@@ -186,7 +186,7 @@ def prepared(
         listed = ", ".join(f"{f} ({n} of {len(rows.frame)})" for f, n in partial.items())
         notes.append(
             f"no candidates for selection, since some rows lack a finite value: {listed}; "
-            "to have them in, let their lenses measure every checkpoint of the study file and run: lowrank measure FILE"
+            "to include them, let their lenses measure every checkpoint in the study file and run: lowrank measure FILE"
         )
     for name in list(sets):
         constant = [f for f in sets[name] if rows.frame[f].nunique() == 1]
@@ -195,7 +195,9 @@ def prepared(
                 f"the feature '{constant[0]}' has the same value in all {len(rows.frame)} rows and predicts nothing; leave it out"
             )
         if constant:
-            notes.append(f"{name} goes without {', '.join(constant)}: the same value in all rows")
+            notes.append(
+                f"{name} is fitted without {', '.join(constant)}: the same value in all rows"
+            )
             sets[name] = tuple(f for f in sets[name] if f not in constant)
         if not sets[name]:
             del sets[name]
@@ -203,7 +205,7 @@ def prepared(
 
 
 def lacking(table: FeatureTable, names: Sequence[str], excluded: int) -> str:
-    """Which checkpoints lack what, in a sentence."""
+    """Return a sentence that states which checkpoints lack which values."""
     broken = ~np.isfinite(table.frame[[TARGET, *names]].to_numpy(dtype=float))
     by_name = {
         name: int(broken[:, i].sum())
@@ -213,12 +215,12 @@ def lacking(table: FeatureTable, names: Sequence[str], excluded: int) -> str:
     rows = [label for label, bad in zip(table.labels(), broken.any(axis=1), strict=True) if bad]
     shown = ", ".join(rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
     what = ", ".join(f"{name} ({n})" for name, n in by_name.items())
-    left_out = f"{excluded} of {len(table.frame)} checkpoints left out for want of a finite {what}: {shown}"
+    left_out = f"{excluded} of {len(table.frame)} checkpoints left out because they lack a finite {what}: {shown}"
     return f"{left_out}; what was never measured: lowrank measure FILE"
 
 
 def usable_schemes(table: FeatureTable, asked: Sequence[str] | None, notes: list[str]) -> list[str]:
-    """The schemes asked for, or those that the rows have at least two groups for."""
+    """Return the schemes asked for, or those for which the rows have at least two groups."""
     usable = []
     for scheme in asked or SCHEMES:
         if scheme not in SCHEMES:
@@ -242,7 +244,7 @@ def planned(
     selections: Sequence[str],
     table: FeatureTable,
 ) -> list[Spec]:
-    """Every sensible combination: a set without geometry has nothing to select, and a single
+    """Return every sensible combination: a set without geometry has nothing to select, and a single
     feature no penalty to tune.
     """
     for name in selections:
@@ -276,7 +278,7 @@ def add_fit(
     table: FeatureTable,
     excluded: int,
     permutations: int,
-    summary: Summary,
+    summary: PredictSummary,
 ) -> None:
     """Make one fit, unless the store has it for the same rows."""
     rows = table
@@ -314,8 +316,8 @@ def add_fit(
 
 
 def tested(spec: Spec, candidates: tuple[str, ...], permutations: int) -> int:
-    """How many permutations test what a fit's geometry adds to the loss; 0 where there is nothing
-    to test.
+    """Return how many permutations test what a fit's geometry adds to the loss; 0 where there is
+    nothing to test.
     """
     wanted = (
         LOSS in candidates
@@ -327,8 +329,8 @@ def tested(spec: Spec, candidates: tuple[str, ...], permutations: int) -> int:
 
 
 def selectable(rows: FeatureTable, features: tuple[str, ...]) -> tuple[str, ...]:
-    """What a selection may choose from: geometry that is finite in all rows and not constant, and
-    the loss where the set has it.
+    """Return the candidates of a selection: geometry that is finite in all rows and not constant,
+    and the loss where the set has it.
     """
     frame = rows.frame
     full = [
@@ -349,7 +351,9 @@ def fitted(
     excluded: int,
     permutations: int,
 ) -> tuple[PredictorFit, tuple[FeatureTable, CrossValidation]]:
-    """The record of a fit and what its predictions are made of."""
+    """Return the record of a fit, and the rows and cross-validation that its predictions
+    come from.
+    """
     frame, column = rows.frame, SCHEMES[spec.scheme][1]
     fixed = tuple(f for f in candidates if f == LOSS)
     names: tuple[str, ...] = candidates
@@ -406,7 +410,7 @@ def fitted(
 
 
 def predictions_of(fit: PredictorFit, made: tuple[FeatureTable, CrossValidation]) -> list[Record]:
-    """One row a checkpoint."""
+    """Return one record per checkpoint."""
     rows, result = made
     assert fit.id is not None
     columns = zip(
@@ -431,5 +435,5 @@ def predictions_of(fit: PredictorFit, made: tuple[FeatureTable, CrossValidation]
 
 
 def plain(value: Any) -> Any:
-    """A value that JSON and the store can hold: None for what is not finite."""
+    """Return a value that JSON and the store can hold: None for one that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""The rows behind a report: named queries of ``sql/`` with bound parameters, as frames, each asked
+"""The rows behind a report: named queries of ``sql/`` with bound parameters, as frames, each run
 once.
 """
 
@@ -22,10 +22,8 @@ from lowrank.store.rows import NON_FINITE
 
 
 @dataclass
-class Source:
-    """One study of a store. Frames have a column ``series`` (method and variant) wherever they have
-    a method.
-    """
+class ReportSource:
+    """One study of a store. Frames with a method have a column ``series`` (method and variant)."""
 
     store: Store
     name: str
@@ -34,8 +32,8 @@ class Source:
     )
 
     def query(self, query: str, **params: Any) -> pd.DataFrame:
-        """The rows of a named query; the study's name is bound by itself where the query asks for
-        it.
+        """Return the rows of a named query; the study's name is bound automatically where the query
+        has that parameter.
         """
         key = (query, tuple(sorted(params.items())))
         if key not in self.frames:
@@ -47,8 +45,8 @@ class Source:
         return self.frames[key]
 
     def current(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Without the runs that a newer run of the same method, variant, scale and seed has
-        superseded, as either end of a pair.
+        """Return the rows without runs that a newer run of the same method, variant, scale and seed
+        has superseded, at either end of a pair.
         """
         for column in {"run_id", "reference_run_id"} & set(frame.columns):
             frame = frame[~frame[column].isin(self.superseded)]
@@ -56,8 +54,8 @@ class Source:
 
     @cached_property
     def superseded(self) -> frozenset[int]:
-        """Runs of the study that ``current_run_view`` does not have: the study file has changed
-        their recipe since.
+        """The study's runs that are not in ``current_run_view``: the study file has changed their
+        recipe since.
         """
         kept = results.current_runs(self.store, self.study.id)
         return frozenset(
@@ -65,7 +63,7 @@ class Source:
         )
 
     def command(self, query: str, **params: Any) -> str:
-        """The command that shows the rows of :meth:`query`."""
+        """Return the command that prints the rows of :meth:`query`."""
         given = {"study": self.name, **params}
         return " ".join([f"lowrank query {query}", *(f"--param {k}={v}" for k, v in given.items())])
 
@@ -88,7 +86,7 @@ class Source:
 
     @cached_property
     def identities(self) -> Identities:
-        """One look for each method."""
+        """The colour and marker of each method."""
         published = self.query("published", quantity="validation_perplexity")["method"]
         runs = self.runs
         return assign(published, runs.sort_values("run_id")["method"], runs["variant"])
@@ -109,9 +107,11 @@ class Source:
         return self.query("aggregates")
 
     def shown_in(self, section: str) -> pd.DataFrame:
-        """Aggregates of the metrics of one checkpoint whose declaration names this chapter."""
+        """Return aggregates of the metrics of one checkpoint whose declaration names this
+        chapter.
+        """
         rows = self.aggregates
-        return rows[said(rows, "section").eq(section) & ~of_pairs(rows)]
+        return rows[declared(rows, "section").eq(section) & ~of_pairs(rows)]
 
     @cached_property
     def scales(self) -> list[str]:
@@ -127,7 +127,7 @@ class Source:
         )
 
     @cached_property
-    def arms(self) -> list[tuple[str, str]]:
+    def recipes(self) -> list[tuple[str, str]]:
         """(method, variant) pairs in the order of their identities."""
         pairs = {
             (str(m), str(v)) for m, v in zip(self.runs["method"], self.runs["variant"], strict=True)
@@ -139,20 +139,22 @@ class Source:
         """The series that others are compared with: the first of the literature's methods that the
         study has.
         """
-        return series_key(*self.arms[0]) if self.arms else ""
+        return series_key(*self.recipes[0]) if self.recipes else ""
 
     def styles(self, series: Iterable[str] | None = None) -> list[Style]:
-        """Styles of the study's series in their order; only those named in ``series``, if given."""
+        """Return the styles of the study's series in their order; only of those in ``series``, if
+        given.
+        """
         wanted = None if series is None else set(series)
-        found = [self.identities.style(m, v) for m, v in self.arms]
+        found = [self.identities.style(m, v) for m, v in self.recipes]
         return [s for s in found if wanted is None or s.key in wanted]
 
     def ways(self, frame: pd.DataFrame, key: str) -> list[tuple[str, pd.DataFrame]]:
-        """(protocol name, rows) of each way in which the frame's values were made, the study's main
+        """Return (protocol name, rows) for each protocol of the frame's values, the study's main
         one first.
 
         Of several protocols of one name only the newest is shown for each value of ``key`` (metric,
-        curve, task): the older ones are what the study file said before.
+        curve, task): the older ones belong to earlier versions of the study file.
         """
         latest = frame.groupby(["protocol", key])["protocol_id"].transform("max")
         parts = {
@@ -169,20 +171,19 @@ class Source:
         )
 
     def describe(self, frame: pd.DataFrame) -> str:
-        """The protocols of the frame's rows in one line."""
+        """Return the protocols of the frame's rows in one line."""
         rows = self.query("protocols")
         rows = rows[rows["protocol_id"].isin(set(frame["protocol_id"]))]
         return "; ".join(described(row) for row in rows.to_dict("records"))
 
 
 def described(row: dict[Hashable, Any]) -> str:
-    """One protocol in words."""
+    """Return one protocol in words."""
     parts = [f"{row['name']} (revision {row['metric_revision']})"]
     parts += [f"{row['space']} weights"] if row["space"] else []
     parts += [f"{row['normalization']} normalisation"] if row["normalization"] else []
-    if row["evaluation_sha256"] and not pd.isna(
-        row["evaluation_sha256"]
-    ):  # a lens that needs no text has none
+    # A lens that needs no text has no evaluation set.
+    if row["evaluation_sha256"] and not pd.isna(row["evaluation_sha256"]):
         parts.append(
             f"{int(row['examples'])} rows of {row['evaluation_set']} ({str(row['evaluation_sha256'])[:8]})"
         )
@@ -192,22 +193,22 @@ def described(row: dict[Hashable, Any]) -> str:
     return f"{row['lens']}: " + ", ".join(parts) + f", protocol {str(row['parameters_hash'])[:8]}"
 
 
-def said(rows: pd.DataFrame, fact: str) -> pd.Series[Any]:
-    """What the declaration of each row's metric says: a field of
-    :class:`~lowrank.metrics.base.MetricInfo`.
+def declared(rows: pd.DataFrame, fact: str) -> pd.Series[Any]:
+    """Return a field of :class:`~lowrank.metrics.base.MetricInfo`, as declared for each row's
+    metric.
     """
     names = rows["metric"].astype(object)
     return names.map({name: getattr(metrics.about(name), fact) for name in set(names)})
 
 
 def of_pairs(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Whether each row's metric belongs to a pair of runs and to neither of the two."""
-    return said(rows, "role").eq("pair")
+    """Return whether each row's metric belongs to a pair of runs and to neither of the two."""
+    return declared(rows, "role").eq("pair")
 
 
 def restore(frame: pd.DataFrame) -> pd.DataFrame:
-    """Floats again where the store keeps value and kind apart (absent stays nan, its kind says so);
-    series named.
+    """Restore infinities where the store keeps value and kind apart (absent stays nan), and name
+    the series.
     """
     for kind in [c for c in frame.columns if c.endswith("_kind")]:
         value = kind.removesuffix("_kind")
@@ -224,6 +225,6 @@ def restore(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def json_value(value: Any) -> dict[str, Any]:
-    """A JSON column as a mapping; SQLite gives its text, PostgreSQL the value."""
+    """Return a JSON column as a mapping; SQLite gives its text, PostgreSQL the value."""
     found = json.loads(value) if isinstance(value, str) else value
     return found if isinstance(found, dict) else {}

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lowrank.report.figure import Figure
 from lowrank.report.plot.charts import XY, Forest, Interval, Series
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.summary import each_over_seeds, over_seeds, spreads
 from lowrank.report.tables import Table
 
@@ -29,7 +29,7 @@ class Quantity:
 
 
 def trajectory_figures(
-    source: Source,
+    source: ReportSource,
     rows: pd.DataFrame,
     quantities: Sequence[Quantity],
     *,
@@ -72,7 +72,9 @@ def trajectory_figures(
     return figures
 
 
-def quantity_panels(source: Source, rows: pd.DataFrame, quantity: Quantity) -> list[XY | Forest]:
+def quantity_panels(
+    source: ReportSource, rows: pd.DataFrame, quantity: Quantity
+) -> list[XY | Forest]:
     """Return one panel for each scale that has finite values.
 
     A panel shows curves over the steps, or one row per method if there is only one step.
@@ -98,7 +100,7 @@ def quantity_panels(source: Source, rows: pd.DataFrame, quantity: Quantity) -> l
     return panels
 
 
-def at_one_step(source: Source, rows: pd.DataFrame, title: str, quantity: Quantity) -> Forest:
+def at_one_step(source: ReportSource, rows: pd.DataFrame, title: str, quantity: Quantity) -> Forest:
     """Return a panel with one row per method: the mean over seeds and their range.
 
     With a single seed, the range is the stored standard error.
@@ -123,13 +125,13 @@ def at_one_step(source: Source, rows: pd.DataFrame, title: str, quantity: Quanti
 
 
 def seed_series(
-    source: Source, rows: pd.DataFrame, x: str, y: str, error: str = ""
+    source: ReportSource, rows: pd.DataFrame, x: str, y: str, error: str = ""
 ) -> list[Series]:
     """Return the mean over seeds of each method's rows, in the order of identities."""
     return each_over_seeds(rows, source.styles(rows["series"]), x, y, error)
 
 
-def trajectory_table(source: Source, rows: pd.DataFrame, name: str, title: str) -> Table:
+def trajectory_table(source: ReportSource, rows: pd.DataFrame, name: str, title: str) -> Table:
     """Return mean and spread over seeds in long form: metric, scale, method, step."""
     order = {style.key: place for place, style in enumerate(source.styles())}
     by = ["metric", "scale", "series", "step"]

@@ -31,12 +31,12 @@ from lowrank.report.sections import (
     spectra,
     training,
 )
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.store import Store
 
 MARKER = ".lowrank-report"
 log = logging.getLogger(__name__)
-CHAPTERS: tuple[Callable[[Source], Section | None], ...] = (
+CHAPTERS: tuple[Callable[[ReportSource], Section | None], ...] = (
     overview.build,
     perplexity.build,
     training.build,
@@ -74,8 +74,8 @@ def write(
     out = Path(out).absolute()
     check_target(out)
     log.info("writing the report of '%s' to %s", study_name, out)
-    source = Source(store, study_name)
-    sections = build(source, Source(*against) if against else None, progress)
+    source = ReportSource(store, study_name)
+    sections = build(source, ReportSource(*against) if against else None, progress)
     try:
         with atomic_folder(out, replace=True) as folder:
             fill(folder, source, sections, progress)
@@ -88,7 +88,7 @@ def write(
     return out / "index.html"
 
 
-def build(source: Source, other: Source | None, progress: bool) -> list[Section]:
+def build(source: ReportSource, other: ReportSource | None, progress: bool) -> list[Section]:
     """Return all chapters, followed by a section on what would fill the empty ones."""
     found = []
     for chapter in progress_bar(
@@ -102,7 +102,7 @@ def build(source: Source, other: Source | None, progress: bool) -> list[Section]
     return [*found, remaining(source, found)]
 
 
-def remaining(source: Source, sections: list[Section]) -> Section:
+def remaining(source: ReportSource, sections: list[Section]) -> Section:
     """Return the section that lists what is missing, with the commands that would change this."""
     section = Section(
         name="missing",
@@ -124,7 +124,7 @@ def remaining(source: Source, sections: list[Section]) -> Section:
     return section
 
 
-def fill(folder: Path, source: Source, sections: list[Section], progress: bool) -> None:
+def fill(folder: Path, source: ReportSource, sections: list[Section], progress: bool) -> None:
     """Write page, tables and figures into ``folder``."""
     for name in ("tables", "figures"):
         (folder / name).mkdir()

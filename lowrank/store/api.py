@@ -20,7 +20,7 @@ from lowrank.errors import StoreError
 from lowrank.store import migrate, write
 from lowrank.store.engine import create_engine, mask, parse_url, single, translated, writing
 from lowrank.store.records import EvaluationSet, Protocol, Record, TrainingLog, WorkUnit
-from lowrank.store.rows import Codec, codec
+from lowrank.store.rows import RecordCodec, codec
 
 R = TypeVar("R", bound=Record)
 _PARAMETER_TYPES: dict[type, sa.types.TypeEngine[Any]] = {
@@ -29,7 +29,7 @@ _PARAMETER_TYPES: dict[type, sa.types.TypeEngine[Any]] = {
     float: sa.Double(),
 }
 BATCH = 10_000  # rows of one INSERT
-IN_CHUNK = 10_000  # values of one IN list; SQLite takes 32,766 parameters a statement
+IN_CHUNK = 10_000  # values of one IN list; SQLite takes 32,766 parameters per statement
 
 
 class Store:
@@ -57,7 +57,7 @@ class Store:
     def open(
         cls, url: str | os.PathLike[str], *, create: bool = False, read_only: bool = False
     ) -> Self:
-        """The store at a SQLAlchemy URL or in an SQLite file.
+        """Open the store at a SQLAlchemy URL or in an SQLite file.
 
         ``create`` makes the tables (and the folder of the file) where there are none; a database of
         an older or newer schema is an error that names the command, never upgraded here.
@@ -92,7 +92,7 @@ class Store:
         return Path(str(self._url.database)) if self.dialect == "sqlite" else None
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         self._engine.dispose()
         self._reader.dispose()
 
@@ -114,17 +114,15 @@ class Store:
     # ----------------------------------------------------------------------------------------------
 
     def add(self, record: R) -> R:
-        """The stored record with its id: inserted, or found under its key and equal in every fixed
-        field.
+        """Store ``record`` and return it with its id: inserted, or found under its key and equal in
+        every fixed field.
         """
         with self._writing() as connection:
             found = codec(type(record))
             return write.add(connection, found, self._completed(connection, record))
 
     def add_all(self, records: Iterable[Record]) -> int:
-        """Add many records of any types in one transaction; the number that were
-        not there before.
-        """
+        """Add many records of any types in one transaction and return how many of them are new."""
         added = 0
         with self._writing() as connection:
             for record_type, group in groupby(records, type):
@@ -136,7 +134,7 @@ class Store:
 
     def put(self, record: R) -> R:
         """Add ``record``, or set the mutable fields of the row that has its key to those of
-        ``record``.
+        ``record``; return the stored record.
         """
         with self._writing() as connection:
             found = codec(type(record))
@@ -149,7 +147,7 @@ class Store:
             )
 
     def update(self, record_type: type[R], record_id: int | None, **changes: Any) -> R:
-        """Set mutable fields of one row; the record as it is now."""
+        """Set mutable fields of one row and return its record after the change."""
         fixed = sorted(changes.keys() - record_type.mutable)
         if fixed:
             raise StoreError(
@@ -159,8 +157,8 @@ class Store:
             return write.update(connection, codec(record_type), record_id, changes)
 
     def forget_training_log(self, run_id: int | None, after_step: int) -> int:
-        """Delete the training curve after ``after_step``, which a resumed run writes again; the
-        number of points.
+        """Delete the training curve after ``after_step``, which a resumed run writes again, and
+        return the number of points deleted.
         """
         log = codec(TrainingLog).table
         with self._writing() as connection:
@@ -169,8 +167,8 @@ class Store:
             ).rowcount
 
     def forget_unit(self, unit_key: str) -> int:
-        """Delete the row of a unit of work that is done, which leaves only its results; the number
-        of rows.
+        """Delete the row of a finished unit of work, whose results remain, and return the number of
+        rows deleted.
         """
         units = codec(WorkUnit).table
         with self._writing() as connection:
@@ -178,7 +176,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Self]:
-        """All calls of this thread inside are one transaction; an error undoes them all."""
+        """Make all calls of this thread inside one transaction; an error rolls all of them back."""
         with self._writing():
             yield self
 
@@ -196,14 +194,14 @@ class Store:
     # ----------------------------------------------------------------------------------------------
 
     def find(self, record_type: type[R], **where: Any) -> list[R]:
-        """Records whose columns equal ``where``, by id; None means NULL, a list, tuple or set means
-        one of them.
+        """Return the records whose columns equal ``where``, ordered by id; None means NULL, a list,
+        tuple or set means any of its values.
         """
         return sorted(self.iterate(record_type, **where), key=lambda record: record.id or 0)
 
     def iterate(self, record_type: type[R], *, batch: int = 5_000, **where: Any) -> Iterator[R]:
-        """As :meth:`find`, holding ``batch`` records at a time (by id within each 10,000 values of
-        a list).
+        """Yield the records of :meth:`find`, holding ``batch`` of them at a time (ordered by id
+        within each 10,000 values of a list).
         """
         return self._select(record_type, where, batch)
 
@@ -224,19 +222,19 @@ class Store:
                     yield found.decode(row)
 
     def first(self, record_type: type[R], **where: Any) -> R | None:
-        """The record with the lowest id among those that :meth:`find` finds."""
+        """Return the record with the lowest id among those that :meth:`find` returns, or None."""
         found = self._select(record_type, where, limit=1)
         return min(found, key=lambda record: record.id or 0, default=None)
 
     def get(self, record_type: type[R], record_id: int | None) -> R:
-        """The record with this id; a StoreError where there is none."""
+        """Return the record with this id; raise StoreError if there is none."""
         record = self.first(record_type, id=record_id)
         if record is None:
             raise StoreError(f"the table '{codec(record_type).name}' has no row {record_id}")
         return record
 
     def count(self, record_type: type[R], **where: Any) -> int:
-        """How many records :meth:`find` would find."""
+        """Return the number of records that :meth:`find` would return."""
         found = codec(record_type)
         query = sa.select(sa.func.count()).select_from(found.table)
         with self._reading(single=True) as connection:
@@ -246,8 +244,8 @@ class Store:
             )
 
     def stored(self, records: Sequence[R]) -> list[R]:
-        """The stored records that have the keys of ``records``, in their order; a StoreError where
-        one is not there.
+        """Return the stored records that have the keys of ``records``, in the same order; raise
+        StoreError if one is missing.
         """
         if not records:
             return []
@@ -268,11 +266,11 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[Self]:
-        """All reads of this thread inside see one moment of the database; nothing can be written
-        inside.
+        """Make all reads of this thread inside see one moment of the database; nothing can be
+        written inside.
         """
         if getattr(self._local, "connection", None) is not None:
-            yield self  # a transaction or a snapshot is open: it sees one moment as it is
+            yield self  # an open transaction or snapshot sees one moment already
             return
         with translated(self._url), self._engine.connect() as connection:
             if self.dialect == "postgresql":
@@ -289,8 +287,8 @@ class Store:
         params: Mapping[str, Any] | None = None,
         types: Mapping[str, type] | None = None,
     ) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Column names and rows of one statement with ``:name`` parameters; the database refuses it
-        if it writes.
+        """Return column names and rows of one statement with ``:name`` parameters; the database
+        refuses a statement that writes.
 
         JSON comes as text and truth as 1 and 0, on both databases. ``types`` gives the Python type
         of parameters that may be None.
@@ -310,11 +308,11 @@ class Store:
     def connection(
         self, *, writes: bool = False, statements: int | None = None
     ) -> AbstractContextManager[Connection]:
-        """The connection of this thread's transaction, or a new one: for the modules of this
-        package alone.
+        """Return the connection of this thread's transaction, or a new one. Only the modules of
+        this package may call it.
 
-        ``statements=1`` promises that there is no more than one to a transaction, which saves
-        PostgreSQL two round trips.
+        ``statements=1`` promises at most one statement per transaction, which saves PostgreSQL two
+        round trips.
         """
         return (
             self._writing(single=statements == 1)
@@ -359,7 +357,7 @@ class Store:
             yield connection
 
     def _completed(self, connection: Connection, record: R) -> R:
-        """A protocol gets its hash; any other record stays as it is."""
+        """Return a protocol with its hash, and any other record as it is."""
         if not isinstance(record, Protocol):
             return record
         sets = codec(EvaluationSet).table
@@ -371,16 +369,16 @@ class Store:
         found = write.protocol_hash(record, content)
         if record.parameters_hash not in ("", found):
             raise StoreError(
-                f"the protocol '{record.name}' of lens '{record.lens}' comes with a hash that is not its own"
+                f"the protocol '{record.name}' of lens '{record.lens}' has another parameters_hash than its fields; leave it empty"
             )
         return replace(record, parameters_hash=found)
 
 
 def _conditions(
-    found: Codec[R], where: Mapping[str, Any]
+    found: RecordCodec[R], where: Mapping[str, Any]
 ) -> Iterator[list[sa.ColumnElement[bool]]]:
-    """WHERE clauses, several where a list of values is too long for one statement (ids stay in
-    order within one).
+    """Yield WHERE clauses: several where a list of values is too long for one statement (rows are
+    ordered by id within each).
     """
     plain: list[sa.ColumnElement[bool]] = []
     chunked: list[sa.ColumnElement[bool]] = []

@@ -1,13 +1,13 @@
 """Claiming units of work, so that any number of processes on any number of machines share them.
 
-There is no queue: the plan is what is missing, and a unit is claimed by one atomic statement that
-inserts its row, or takes over a row whose lease is over by the database's own clock. A heartbeat
-renews the lease while the work goes on. The row goes when the work is done; it stays, with error
-and attempts, when the work failed. A claim says that nobody else *is doing* a unit, not that nobody
-*has done* it: look after claiming whether the work is still missing.
+There is no queue: the plan is what is missing. One atomic statement claims a unit: it inserts the
+unit's row, or takes over a row whose lease has expired by the database's own clock. A heartbeat
+renews the lease while the work goes on. The row is deleted when the work is done; when the work
+failed, it stays, with error and attempts. A claim means that nobody else *is doing* a unit, not
+that nobody *has done* it: check after claiming whether the work is still missing.
 
-A lease outlives a dead process by up to ``lease`` seconds. On the machine of the dead its successor
-need not wait: the owner's name says which process it was.
+A lease outlives a dead process by up to ``lease`` seconds. A successor on the same machine need not
+wait: the owner's name identifies the process.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ from lowrank.store.schema import WorkUnit
 LEASE = 120.0  # seconds; longer than a store may be away from a training run
 HEARTBEATS_A_LEASE = 4
 UNITS: Any = WorkUnit.__table__
-_abandoned: set[str] = (
-    set()
-)  # owners of this process whose rows may be there though nobody works for them
+# Owners of this process whose rows may exist although nothing works on their units.
+_abandoned: set[str] = set()
 
 
 class database_now(FunctionElement[float]):  # noqa: N801  (a function of SQL)
@@ -46,7 +45,7 @@ _NOW = {
     "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
     "postgresql": "CAST(extract(epoch FROM clock_timestamp()) AS double precision)",
 }
-# As text (of constants alone), since SQLAlchemy compiles an INSERT with ON CONFLICT anew each time.
+# As text (made of constants only): SQLAlchemy would compile an INSERT with ON CONFLICT each time.
 _TAKE = {
     dialect: sa.text(f"""
         INSERT INTO work_unit (unit_key, kind, status, owner, lease_until, heartbeat_at, attempts, error,
@@ -87,9 +86,7 @@ class Claim:
         return self._lost.is_set()
 
     def check(self) -> None:
-        """Raise :class:`ClaimLostError` where the claim is known to be lost; costs nothing, asks
-        nobody.
-        """
+        """Raise :class:`ClaimLostError` where the claim is known to be lost, without a query."""
         if self.lost:
             raise ClaimLostError(
                 f"the claim on '{self.unit_key}' was lost: its lease lapsed and another process took it over"
@@ -98,27 +95,27 @@ class Claim:
     def confirm(self) -> None:
         """Renew the lease, or raise :class:`ClaimLostError`.
 
-        In a transaction with the results it makes storing them and holding the claim one: until the
-        transaction ends, nobody can take the unit over.
+        Called in the transaction that stores results, it makes storing them and holding the claim
+        one step: until the transaction ends, nobody can take the unit over.
         """
         if not self._claims.renew(self):
             self._lost.set()
         self.check()
 
     def give_up(self) -> None:
-        """Somebody is at the unit after all (a process that slept through its lease): it is looked
-        at again later.
+        """Mark the claim as lost because another process is still working on the unit (one that
+        slept through its lease); the unit is tried again later.
         """
         self._lost.set()
 
     def fail(self, error: str) -> None:
-        """The work failed: the row stays and says why."""
+        """Mark the unit as failed: its row stays, with the error."""
         self._claims.fail(self, error)
         self._over = True
 
     def finish(self) -> None:
-        """As :meth:`confirm`, for the last results: the row goes in their transaction, so that no
-        moment has both or neither.
+        """Delete the row in the transaction of the last results, so that no moment has both or
+        neither; raise :class:`ClaimLostError` where the claim is lost.
         """
         self._over = self._claims.release(self)
         if not self._over:
@@ -136,8 +133,8 @@ class Claims:
         self._heart = _Heart(self)
 
     def claim(self, unit_key: str) -> Claim | None:
-        """The unit, claimed for this process; None where another process has it or where it has
-        failed.
+        """Claim the unit for this process; return None where another process holds it or where it
+        has failed.
         """
         claim = self.take(unit_key)
         if claim is None:
@@ -147,8 +144,8 @@ class Claims:
         return claim
 
     def take(self, unit_key: str, from_dead: str = "") -> Claim | None:
-        """One statement: insert the row, or take over one whose lease is over or whose owner is
-        ``from_dead``.
+        """Insert the unit's row, or take over one whose lease has expired or whose owner is
+        ``from_dead``, in one statement.
         """
         owner = new_owner()
         values = {
@@ -165,12 +162,12 @@ class Claims:
                     _TAKE[self.store.dialect], values
                 ).scalar_one_or_none()
         except StoreError:
-            _abandoned.add(owner)  # the connection broke: the row may be there all the same
+            _abandoned.add(owner)  # the connection broke: the row may exist
             raise
         return None if attempts is None else Claim(self, unit_key, owner, attempts)
 
     def holder(self, unit_key: str) -> str:
-        """The owner of a unit's row, '' where there is none."""
+        """Return the owner of a unit's row, '' where there is none."""
         with self.store.connection(statements=1) as connection:
             found = connection.execute(
                 sa.select(UNITS.c.owner).where(UNITS.c.unit_key == unit_key)
@@ -178,13 +175,13 @@ class Claims:
         return found or ""
 
     def taken(self) -> set[str]:
-        """Keys of the units of this kind whose lease runs, of owners not known to be dead, in one
-        look.
+        """Return the keys of the units of this kind that are leased to owners not known to be dead,
+        in one query.
         """
         return {key for key, dead in self.looked().items() if not dead}
 
     def looked(self) -> dict[str, str]:
-        """The units of this kind whose lease runs: key -> its owner where that is known to be dead,
+        """Return the leased units of this kind: key -> owner where it is known to be dead,
         else ''.
         """
         running = (
@@ -199,18 +196,18 @@ class Claims:
         return {key: owner if owner in _abandoned or is_dead(owner) else "" for key, owner in rows}
 
     def renew(self, claim: Claim) -> bool:
-        """Begin the lease anew; False where the claim is not this one's any more."""
+        """Extend the lease and return True, or False where another owner has the claim."""
         now = database_now()
         return self._change(
             claim, sa.update(UNITS).values(lease_until=now + self.lease, heartbeat_at=now)
         )
 
     def release(self, claim: Claim) -> bool:
-        """Take the row away: the work is done, or somebody else may do it."""
+        """Delete the row: the work is done, or another process may do it."""
         return self._change(claim, sa.delete(UNITS))
 
     def fail(self, claim: Claim, error: str) -> bool:
-        """Leave the row with the error; the unit is not claimed again until :meth:`reopen`."""
+        """Keep the row with the error; the unit is not claimed again until :meth:`reopen`."""
         return self._change(
             claim, sa.update(UNITS).values(status="failed", owner="", lease_until=None, error=error)
         )
@@ -225,8 +222,8 @@ class Claims:
             return bool(connection.execute(statement.where(*own)).rowcount)
 
     def reopen(self) -> int:
-        """Let the failed units of this kind (and study) be claimed again, their attempts kept;
-        their number.
+        """Let the failed units of this kind (and study) be claimed again, keeping their attempts;
+        return their number.
         """
         failed = [UNITS.c.kind == self.kind, UNITS.c.status == "failed"]
         if self.study_id is not None:
@@ -236,11 +233,11 @@ class Claims:
             return int(connection.execute(change).rowcount)
 
     def sweep(self) -> int:
-        """Take away the rows that nobody works for (of this kind and study); their number.
+        """Delete the rows of this kind (and study) whose owners have gone, and return their number.
 
-        For when nothing is missing: a process that dies between storing its last result and
-        releasing its claim leaves one, and so does a connection that breaks at either end of a
-        claim.
+        Call it when nothing is missing: a process that dies between storing its last result and
+        releasing its claim leaves such a row, and so does a connection that breaks at either end of
+        a claim.
         """
         own = [UNITS.c.kind == self.kind, UNITS.c.status == "claimed"]
         if self.study_id is not None:
@@ -265,10 +262,11 @@ class Claims:
 
     @contextmanager
     def hold(self, unit_key: str, from_dead: str | None = None) -> Iterator[Claim | None]:
-        """The unit with a heartbeat while the block runs, None where it cannot be had; released at
-        the end of the block.
+        """Claim the unit and renew its lease while the block runs; yield None where it cannot be
+        claimed. The claim is released at the end of the block.
 
-        ``from_dead``: its owner as :meth:`looked` has found it; None looks now.
+        ``from_dead`` is its dead owner as :meth:`looked` returned it; with None this method looks
+        itself.
         """
         claim = self.claim(unit_key) if from_dead is None else self.take(unit_key, from_dead)
         if claim is None:
@@ -278,28 +276,30 @@ class Claims:
         over = False
         try:
             yield claim
-            over = claim._over  # what was said in a transaction that an error undid is not so
+            over = claim._over  # only now: an error would have rolled it back
         finally:
             self._heart.remove(claim)
             if not over:
                 _abandoned.add(claim.owner)
-                with suppress(StoreError):  # a store that is away: the lease ends by itself
+                with suppress(StoreError):  # where the store is away, the lease expires
                     self.release(claim)
                     _abandoned.discard(claim.owner)
 
     @contextmanager
     def require(self, unit_key: str, what: str) -> Iterator[Claim]:
-        """As :meth:`hold`; raises :class:`BusyError` where another process has the unit."""
+        """Claim the unit as :meth:`hold` does; raise :class:`BusyError` where another process holds
+        it.
+        """
         with self.hold(unit_key) as claim:
             if claim is None:
                 raise BusyError(
-                    f"{what}: {describe(self.holder(unit_key))} is at it; wait for it or stop it"
+                    f"{what}: {describe(self.holder(unit_key))} is working on it; wait for it or stop it"
                 )
             yield claim
 
 
 class _Heart:
-    """One thread that renews the leases of all claims held through a :class:`Claims`; it ends when
+    """A thread that renews the leases of all claims held through a :class:`Claims`; it ends when
     none is held.
     """
 
@@ -310,14 +310,16 @@ class _Heart:
     def add(self, claim: Claim) -> None:
         with self._lock:
             self._held.add(claim)
-            if self._thread is None or not self._thread.is_alive():  # a forked process has none
+            if (
+                self._thread is None or not self._thread.is_alive()
+            ):  # a forked process has no thread
                 self._thread = threading.Thread(
                     target=self._beat, name=f"heartbeat {self._claims.kind}", daemon=True
                 )
                 self._thread.start()
 
     def remove(self, claim: Claim) -> None:
-        """After this no beat of the claim is under way."""
+        """Stop renewing the claim; no renewal of it is under way when this returns."""
         with self._lock:
             self._held.discard(claim)
 
@@ -329,11 +331,9 @@ class _Heart:
                     self._thread = None
                     return
                 for claim in list(self._held):
-                    with suppress(
-                        StoreError
-                        # away for now: the next beat may reach it, and whoever stores results asks
-                        # again
-                    ):
+                    # Where the store is away, a later beat may reach it, and storing results
+                    # confirms the claim again.
+                    with suppress(StoreError):
                         if not self._claims.renew(claim) and not claim._over:
                             claim._lost.set()
                             self._held.discard(claim)

@@ -1,7 +1,6 @@
-"""Moving and merging stores by natural keys, and telling whether two are the same.
+"""Copying and merging stores by natural keys, and comparing two stores.
 
-Ids are a database's own affair: what a row refers to is found again in the other store by its
-natural key.
+Ids belong to one database: what a row refers to is found in the other store by its natural key.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from lowrank.errors import ConflictError, StoreError
 from lowrank.progress import progress_bar
 from lowrank.store.api import Store
 from lowrank.store.records import Record
-from lowrank.store.rows import Codec, codec, record_types, same_value, shown
+from lowrank.store.rows import RecordCodec, codec, record_types, same_value, shown
 
 R = TypeVar("R", bound=Record)
 Ids = dict[str, dict[int, int]]  # table -> id in the source -> id in the target
@@ -31,12 +30,12 @@ def copy_store(
     *,
     prefer: Preference = None,
 ) -> list[dict[str, Any]]:
-    """Copy every row of ``source`` into ``target``, which is made where it is empty; one row of
-    counts a table.
+    """Copy every row of ``source`` into ``target``, which is created where it is empty; return one
+    row of counts per table.
 
-    All of it is one transaction of the target. Rows that are there already must be the same, else
-    ConflictError. Fields that change with time (a study's file, a run's status) may differ only
-    with ``prefer``, which says whose state stays.
+    The whole copy is one transaction of the target. Rows that the target has already must be the
+    same, else ConflictError is raised. Fields that change with time (a study's file, a run's
+    status) may differ only with ``prefer``, which names the side whose state is kept.
     """
     with Store.open(source, read_only=True) as here, Store.open(target, create=True) as there:
         if here.url_masked == there.url_masked:
@@ -64,22 +63,26 @@ def _copy_table(
         if found.is_parent or (record_type.mutable and new < len(batch)):
             for old, record, stored in zip(batch, moved, there.stored(moved), strict=True):
                 mapping[old.id or 0] = stored.id or 0
-                _settle(there, found, record, stored, prefer)
+                _reconcile(there, found, record, stored, prefer)
         read, added = read + len(batch), added + new
         bar.update(len(batch))
     return {"table": found.name, "rows": read, "added": added}
 
 
-def _moved(found: Codec[R], record: R, ids: Ids) -> R:
-    """``record`` with the ids that its references have in the target."""
+def _moved(found: RecordCodec[R], record: R, ids: Ids) -> R:
+    """Return ``record`` with the ids that its references have in the target."""
     references = {
         field: ids[table].get(getattr(record, field)) for field, table in found.parents.items()
     }
     return replace(record, id=None, **references)
 
 
-def _settle(there: Store, found: Codec[R], record: R, stored: R, prefer: Preference) -> None:
-    """Fields that change with time: the same, or those of the preferred side."""
+def _reconcile(
+    there: Store, found: RecordCodec[R], record: R, stored: R, prefer: Preference
+) -> None:
+    """Make the fields that change with time those of the preferred side; raise ConflictError where
+    they differ and none is preferred.
+    """
     mutable = found.record_type.mutable
     differing = sorted(
         name for name in mutable if not same_value(getattr(record, name), getattr(stored, name))
@@ -94,13 +97,13 @@ def _settle(there: Store, found: Codec[R], record: R, stored: R, prefer: Prefere
         source, target = (shown(getattr(side, telling[0])) for side in (record, stored))
         raise ConflictError(
             f"'{found.name}' of {key} has {telling[0]} = {source} in the source and {target} in the target; "
-            "say whose state stays with: --prefer source or --prefer target"
+            "choose whose state to keep with: --prefer source or --prefer target"
         )
 
 
 def differences(one: Store, other: Store, ignore_volatile: bool = True) -> list[str]:
-    """What keeps two stores from being the same, a sentence each, by natural keys and values;
-    empty: nothing.
+    """Return the differences of two stores by natural keys and values, one sentence each; the list
+    is empty where they are the same.
 
     ``ignore_volatile`` leaves out timing, memory and provenance.
     """
@@ -122,11 +125,11 @@ def differences(one: Store, other: Store, ignore_volatile: bool = True) -> list[
 
 def _contents(
     store: Store,
-    table: Codec[R],
+    table: RecordCodec[R],
     keys: Keys,
     ignore_volatile: bool,
 ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """(natural key, values) of every row; references are natural keys, too."""
+    """Yield (natural key, values) of every row; references are given as natural keys."""
     own = keys.setdefault(table.name, {})
     skipped = {*table.record_type.key, *(table.record_type.volatile if ignore_volatile else ())}
     names = [field.name for field in table.fields if field.name not in skipped]
@@ -137,7 +140,7 @@ def _contents(
         yield key, {name: _resolved(table, record, name, keys) for name in names}
 
 
-def _resolved(table: Codec[R], record: R, name: str, keys: Keys) -> Any:
+def _resolved(table: RecordCodec[R], record: R, name: str, keys: Keys) -> Any:
     value = getattr(record, name)
     return (
         keys[table.parents[name]][value] if name in table.parents and value is not None else value

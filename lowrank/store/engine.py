@@ -36,15 +36,16 @@ from lowrank.errors import StoreAwayError, StoreError
 
 LOCK_TIMEOUT = 30.0  # seconds that a writer waits for another one on SQLite
 CONNECT_TIMEOUT = 10  # seconds that PostgreSQL has to answer
-IDLE = 1.0  # seconds after which a connection is tried before it is used again
+IDLE = 1.0  # seconds after which an idle connection is tested before it is used
 SECRET_PARAMETERS = ("password", "sslpassword", "passfile")
 MASK = "***"
+# Conditions that may be fixed while a call is retried.
 PASSING = (
     "database is locked",
     "disk is full",
     "disk I/O error",
     "No space left on device",
-)  # what may be mended meanwhile
+)
 UNREACHABLE = (
     "connection failed",
     "connection is bad",
@@ -52,11 +53,11 @@ UNREACHABLE = (
     "connection timeout",
     "failed to resolve host",
 )
-BROKEN_OFF = (
-    "08",
-    "57P0",
-)  # SQLSTATE: connection exceptions; a server that stops, crashed or starts
-to_json = partial(json.dumps, allow_nan=False, sort_keys=True)  # PostgreSQL's JSON knows no nan
+# Beginnings of SQLSTATE: connection exceptions; a server that stops, crashed or starts.
+BROKEN_OFF = ("08", "57P0")
+to_json = partial(
+    json.dumps, allow_nan=False, sort_keys=True
+)  # nan is not valid JSON in PostgreSQL
 _READABLE = {
     sqlite3.SQLITE_SELECT,
     sqlite3.SQLITE_READ,
@@ -76,8 +77,8 @@ _READABLE_PRAGMAS = {
 
 
 def parse_url(text: str | os.PathLike[str]) -> URL:
-    """A SQLAlchemy URL from a URL or from the path of an SQLite file; the log never shows its
-    passwords.
+    """Return a SQLAlchemy URL for a URL or for the path of an SQLite file; hide its passwords from
+    the log.
     """
     text = os.fspath(text)
     if "://" not in text:
@@ -107,13 +108,13 @@ def _parsed(text: str) -> URL:
 
 
 def mask(url: URL) -> str:
-    """``url`` as it may be shown: no password, wherever it stands."""
+    """Return ``url`` as text without any password, for messages."""
     hidden = {key: MASK for key in url.query if key.lower() in SECRET_PARAMETERS}
     return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def secrets(url: URL) -> list[str]:
-    """The passwords in ``url``."""
+    """Return the passwords in ``url``."""
     given = [
         url.password,
         *(value for key, value in url.query.items() if key.lower() in SECRET_PARAMETERS),
@@ -123,8 +124,8 @@ def secrets(url: URL) -> list[str]:
 
 @contextmanager
 def translated(url: URL) -> Iterator[None]:
-    """Errors of SQLAlchemy and of the drivers as one sentence that names the database, its password
-    masked.
+    """Raise the errors of SQLAlchemy and of the drivers as a StoreError of one sentence that names
+    the database, its password masked.
     """
     try:
         yield
@@ -147,7 +148,7 @@ def translated(url: URL) -> Iterator[None]:
 
 
 def one_line(error: BaseException | None) -> str:
-    """The message of an error as one line."""
+    """Return the message of an error as one line."""
     return (
         "; ".join(part.strip() for part in str(error).splitlines() if part.strip())
         or type(error).__name__
@@ -167,18 +168,19 @@ def _is_unreachable(error: Exception) -> bool:
 
 
 def _is_broken_off(error: DBAPIError) -> bool:
-    """Whether PostgreSQL closed the connection, or nobody answered (which bears no SQLSTATE).
+    """Return whether PostgreSQL closed the connection, or nothing answered (such errors have no
+    SQLSTATE).
 
-    SQLAlchemy knows it of connections in use (``connection_invalidated``), not of one that breaks
-    while it is being opened.
+    SQLAlchemy recognises this for connections in use (``connection_invalidated``), but not for one
+    that breaks while it is being opened.
     """
     state = getattr(error.orig, "sqlstate", "")
     return isinstance(error, OperationalError) and (state is None or state.startswith(BROKEN_OFF))
 
 
 def create_engine(url: URL, *, read_only: bool = False, foreign_keys: bool = True) -> Engine:
-    """An engine on ``url``; the transactions of a read-only one cannot write, which the database
-    itself enforces.
+    """Return an engine for ``url``; the database itself keeps the transactions of a read-only
+    engine from writing.
     """
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, read_only, foreign_keys)
@@ -191,13 +193,13 @@ def create_engine(url: URL, *, read_only: bool = False, foreign_keys: bool = Tru
 
 
 def writing(engine: Engine) -> Engine:
-    """The same engine, whose transactions take SQLite's write lock as they begin."""
+    """Return the same engine, whose transactions take SQLite's write lock as they begin."""
     return engine.execution_options(lowrank_writes=True)
 
 
 def single(engine: Engine) -> Engine:
-    """The same engine for single statements, on PostgreSQL without BEGIN and COMMIT: one round trip
-    instead of three.
+    """Return the same engine for single statements, on PostgreSQL without BEGIN and COMMIT: one
+    round trip instead of three.
     """
     return (
         engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -207,21 +209,22 @@ def single(engine: Engine) -> Engine:
 
 
 def _postgresql_engine(url: URL, read_only: bool) -> Engine:
-    # prepare_threshold=0: each text of a reader is prepared, and a prepared text is one statement
+    # prepare_threshold=0: every statement of a reader is prepared, and a prepared text can hold
+    # only one statement.
     connect: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT}
     if read_only:
         connect |= {"prepare_threshold": 0, "cursor_factory": _binary_cursor()}
     engine = sa.create_engine(url, connect_args=connect, json_serializer=to_json)
     if read_only:
-        _as_sqlite_has_it(engine)
+        _return_values_like_sqlite(engine)
     _refuse_forked(engine)
     _refuse_broken(engine)
     return engine.execution_options(postgresql_readonly=True) if read_only else engine
 
 
 def _binary_cursor() -> Any:
-    """A cursor whose results come in PostgreSQL's binary format: for large tables of floats a third
-    of the time is the text.
+    """Return a cursor class whose results come in PostgreSQL's binary format: for large tables of
+    floats the text format takes a third of the time.
     """
     import psycopg
 
@@ -233,8 +236,8 @@ def _binary_cursor() -> Any:
     return BinaryCursor
 
 
-def _as_sqlite_has_it(engine: Engine) -> None:
-    """Results as those of SQLite: JSON as text, truth as 1 and 0, exact decimals as floats."""
+def _return_values_like_sqlite(engine: Engine) -> None:
+    """Make results those of SQLite: JSON as text, truth as 1 and 0, exact decimals as floats."""
     from psycopg.types.bool import BoolBinaryLoader
     from psycopg.types.numeric import NumericBinaryLoader
     from psycopg.types.string import TextBinaryLoader
@@ -249,7 +252,7 @@ def _as_sqlite_has_it(engine: Engine) -> None:
 
     class JsonbText(TextBinaryLoader):
         def load(self, data: Any) -> Any:
-            return super().load(data[1:])  # behind a byte for the version
+            return super().load(data[1:])  # after the byte of its version
 
     @sa.event.listens_for(engine, "connect")
     def register(connection: Any, _record: Any) -> None:
@@ -266,9 +269,8 @@ def _sqlite_engine(url: URL, read_only: bool, foreign_keys: bool) -> Engine:
     @sa.event.listens_for(engine, "connect")
     def configure(connection: sqlite3.Connection, record: Any) -> None:
         connection.isolation_level = None  # transactions begin below, not inside the driver
-        connection.create_function(
-            "exp", 1, _exp, deterministic=True
-        )  # not every SQLite is built with it
+        # Not every build of SQLite has exp.
+        connection.create_function("exp", 1, _exp, deterministic=True)
         if read_only:
             connection.set_authorizer(_only_reading)
         else:
@@ -288,8 +290,8 @@ def _sqlite_engine(url: URL, read_only: bool, foreign_keys: bool) -> Engine:
 
 
 def _refuse_forked(engine: Engine) -> None:
-    """A process that was forked opens connections of its own: two on one socket or one file lock
-    would mix.
+    """Make a forked process open its own connections: two processes on one socket or file lock
+    would interfere.
     """
 
     @sa.event.listens_for(engine, "connect")
@@ -304,8 +306,8 @@ def _refuse_forked(engine: Engine) -> None:
 
 
 def _refuse_broken(engine: Engine) -> None:
-    """A connection that lay idle for a while is tried before use; at once after use that would
-    double the round trips.
+    """Test a connection before use if it has been idle for a while; testing every time would double
+    the round trips.
     """
 
     @sa.event.listens_for(engine, "checkin")
@@ -313,7 +315,7 @@ def _refuse_broken(engine: Engine) -> None:
         record.info["used"] = time.monotonic()
 
     @sa.event.listens_for(engine, "checkout")
-    def try_it(connection: Any, record: Any, _proxy: Any) -> None:
+    def ping(connection: Any, record: Any, _proxy: Any) -> None:
         if time.monotonic() - record.info.get("used", math.inf) > IDLE:
             try:
                 engine.dialect.do_ping(connection)
@@ -331,8 +333,8 @@ def _only_reading(action: int, name: str | None, *_details: str | None) -> int:
 
 
 def _read_only_url(url: URL) -> URL:
-    """The file opened for reading; on a medium that cannot be written, where no writer can exist
-    either, as immutable.
+    """Return the URL that opens the file for reading; as immutable on a medium that cannot be
+    written, where there cannot be a writer either.
     """
     path = Path(str(url.database)).absolute()
     immutable = (

@@ -1,4 +1,4 @@
-"""What can be wrong inside a database, and mending it."""
+"""Checking a database for damage and leftovers, and removing leftovers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ USERS: tuple[Any, ...] = (
 
 
 def damage(store: Store) -> list[str]:
-    """What the database itself finds wrong with its pages and references; nothing for PostgreSQL,
-    which keeps watch itself.
+    """Return what SQLite finds wrong with its pages and references; nothing for PostgreSQL, which
+    checks its pages itself.
     """
     path = store.file
     if path is None:
@@ -44,7 +44,7 @@ def damage(store: Store) -> list[str]:
 
 
 def size(store: Store) -> int:
-    """Bytes of the database."""
+    """Return the size of the database in bytes."""
     path = store.file
     if path is not None:
         parts = (path, Path(f"{path}-wal"))
@@ -53,7 +53,7 @@ def size(store: Store) -> int:
 
 
 def dead_claims(store: Store) -> list[records.WorkUnit]:
-    """Claims whose lease is over by the database's clock, or whose process is known
+    """Return the claims whose lease has expired by the database's clock, or whose process is known
     to have ended.
     """
     with store.connection() as connection:
@@ -63,7 +63,9 @@ def dead_claims(store: Store) -> list[records.WorkUnit]:
 
 
 def drop_claim(store: Store, unit: records.WorkUnit) -> bool:
-    """Take away the row of a dead claim, unless somebody has taken it over meanwhile."""
+    """Delete the row of a dead claim and return True, unless another process has taken it over
+    meanwhile.
+    """
     own = (
         UNITS.c.unit_key == unit.unit_key,
         UNITS.c.owner == unit.owner,
@@ -79,14 +81,16 @@ def _unused() -> list[sa.ColumnElement[bool]]:
 
 
 def unused_protocols(store: Store) -> list[records.Protocol]:
-    """Protocols under which no value stands."""
+    """Return the protocols under which no value is stored."""
     with store.connection() as connection:
         ids = list(connection.execute(sa.select(schema.Protocol.id).where(*_unused())).scalars())
     return store.find(records.Protocol, id=ids) if ids else []
 
 
 def drop_protocol(store: Store, protocol: records.Protocol) -> bool:
-    """Delete a protocol under which no value stands; one that is used meanwhile stays."""
+    """Delete a protocol under which no value is stored and return True; one that has come into use
+    meanwhile is kept.
+    """
     with store.connection(writes=True) as connection:
         return bool(
             connection.execute(

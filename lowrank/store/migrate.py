@@ -1,8 +1,7 @@
-"""Schema versions: all contact with Alembic.
+"""Schema versions: all use of Alembic.
 
 An upgrade or a downgrade is one transaction, also on SQLite, and one at a time: SQLite's write lock
-and an advisory lock of PostgreSQL keep a second process waiting, which then finds nothing left to
-do.
+and an advisory lock of PostgreSQL make a second process wait, which then finds nothing left to do.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ from lowrank.store.rows import codec
 from lowrank.store.schema import Base
 
 VERSION_TABLE = "alembic_version"
-ADVISORY_LOCK = 2605_13652  # any number of our own
+ADVISORY_LOCK = 2605_13652  # a number that no other program is likely to lock
 log = logging.getLogger(__name__)
 
 
 def head() -> str:
-    """The newest revision that this lowrank knows."""
+    """Return the newest schema revision of this lowrank."""
     return _known()[0]
 
 
 def current(connection: Connection) -> str | None:
-    """The revision of a database, None before the first one."""
+    """Return the schema revision of a database, None before the first one."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
     version = sa.table(VERSION_TABLE, sa.column("version_num", sa.String()))
@@ -52,7 +51,9 @@ def current(connection: Connection) -> str | None:
 
 
 def require_head(connection: Connection, shown_url: str) -> None:
-    """A StoreError that names the command, unless the database has the schema of this lowrank."""
+    """Raise a StoreError that names the command to run, unless the database has the schema of this
+    lowrank.
+    """
     found = current(connection)
     if found == head():
         return
@@ -68,7 +69,7 @@ def require_head(connection: Connection, shown_url: str) -> None:
 
 
 def create(url: URL) -> None:
-    """Make the tables where there are none; a database that has a schema already is left alone."""
+    """Create the tables where there are none; leave a database that has a schema as it is."""
     with _locked(url, lock=False) as connection:
         if current(connection) is not None:
             return
@@ -80,8 +81,8 @@ def create(url: URL) -> None:
 
 
 def upgrade(url: URL) -> tuple[str | None, str]:
-    """Bring a database to the newest schema and load the published values; revisions before and
-    after.
+    """Upgrade a database to the newest schema and load the published values; return the revisions
+    before and after.
     """
     with _locked(url) as connection:
         before = current(connection)
@@ -93,8 +94,8 @@ def upgrade(url: URL) -> tuple[str | None, str]:
 
 
 def downgrade(url: URL, revision: str) -> tuple[str | None, str | None]:
-    """Take a database back to ``revision`` (``base``: no tables, all rows lost); revisions before
-    and after.
+    """Downgrade a database to ``revision`` (``base``: no tables, all rows lost); return the
+    revisions before and after.
     """
     if revision != "base" and revision not in _known():
         raise StoreError(
@@ -110,8 +111,8 @@ def downgrade(url: URL, revision: str) -> tuple[str | None, str | None]:
 
 
 def check(url: URL) -> None:
-    """A StoreError where the database is not at the newest schema, or the models and the migrations
-    differ.
+    """Raise StoreError where the database is not at the newest schema, or the models and the
+    migrations differ.
     """
     require_file(url)
     with _locked(url, lock=False) as connection:
@@ -133,7 +134,7 @@ class Inspection:
 
 
 def inspect(url: URL) -> Inspection:
-    """Schema, size and row counts of a database; nothing is written."""
+    """Return schema, size and row counts of a database without writing to it."""
     require_file(url)
     engine = create_engine(url, read_only=True)
     try:
@@ -156,15 +157,17 @@ def inspect(url: URL) -> Inspection:
 
 
 def prepare(text: str) -> URL:
-    """The URL of a database that may not exist yet; the folder of an SQLite file is made."""
+    """Return the URL of a database that may not exist yet, and create the folder of an
+    SQLite file.
+    """
     url = parse_url(text)
     require_file(url, create=True)
     return url
 
 
 def require_file(url: URL, create: bool = False) -> None:
-    """A StoreError unless the file of an SQLite URL exists; with ``create`` only its folder must,
-    and is made.
+    """Raise StoreError unless the file of an SQLite URL exists; with ``create`` only its folder is
+    needed, and created.
     """
     if url.get_backend_name() != "sqlite":
         return
@@ -186,7 +189,9 @@ def require_file(url: URL, create: bool = False) -> None:
 
 @contextmanager
 def developer_connection() -> Iterator[Connection]:
-    """The database of ``LOWRANK_DATABASE_URL``, for the ``alembic`` command at a checkout."""
+    """Yield a connection to the database of ``LOWRANK_DATABASE_URL``, for the ``alembic`` command
+    in a checkout.
+    """
     given = os.environ.get("LOWRANK_DATABASE_URL")
     if not given:
         raise StoreError(
@@ -197,9 +202,7 @@ def developer_connection() -> Iterator[Connection]:
 
 
 def load_published(connection: Connection) -> int:
-    """Load the values of the literature that come with lowrank; the number that were not there
-    before.
-    """
+    """Load the values of the literature that come with lowrank and return how many are new."""
     text = files("lowrank").joinpath("presets", "published.csv").read_text(encoding="utf-8")
     values = [_published(row) for row in csv.DictReader(text.splitlines())]
     return write.add_many(connection, codec(PublishedValue), values)
@@ -226,7 +229,7 @@ def _upgrade(connection: Connection) -> None:
 
 @cache
 def _known() -> list[str]:
-    """All revisions, the newest first."""
+    """Return all revisions, the newest first."""
     script = ScriptDirectory.from_config(_config(None))
     return [revision.revision for revision in script.walk_revisions()]
 
@@ -240,8 +243,8 @@ def _config(connection: Connection | None) -> Config:
 
 @contextmanager
 def _locked(url: URL, *, lock: bool = True) -> Iterator[Connection]:
-    """A transaction for the schema; foreign keys rest meanwhile on SQLite, where altering a table
-    replaces it.
+    """Yield a transaction for schema changes; SQLite checks foreign keys at its end alone, since
+    altering a table there replaces it.
     """
     engine = create_engine(url, foreign_keys=False)
     try:
@@ -250,7 +253,7 @@ def _locked(url: URL, *, lock: bool = True) -> Iterator[Connection]:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
             yield connection
             if lock and connection.dialect.name == "sqlite":
-                _require_whole(connection)
+                _require_references(connection)
     finally:
         engine.dispose()
 
@@ -268,7 +271,7 @@ def _bytes(connection: Connection, url: URL) -> int:
     )
 
 
-def _require_whole(connection: Connection) -> None:
+def _require_references(connection: Connection) -> None:
     broken: Any = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
     if broken is not None:
         raise StoreError(

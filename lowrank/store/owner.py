@@ -1,5 +1,5 @@
-"""Who holds a claim: a process named so that others on its machine can tell whether
-it still lives.
+"""The owner of a claim: a name of a process by which others on its machine can find out whether it
+still runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SEPARATOR = "/"
 
 
 def new_owner() -> str:
-    """A name for this process that no other claim has: machine, process, its start,
+    """Return a unique name for a claim of this process: machine, process id, start of the process,
     a random token.
     """
     pid = os.getpid()
@@ -23,8 +23,8 @@ def new_owner() -> str:
 
 
 def is_dead(owner: str) -> bool:
-    """Whether the process behind ``owner`` is known to have ended; False where that cannot be told
-    from here.
+    """Return whether the process of ``owner`` is known to have ended; False where this machine
+    cannot find out.
     """
     parts = owner.split(SEPARATOR)
     if len(parts) != 4 or parts[0] != machine() or not parts[1].isdigit():
@@ -33,7 +33,7 @@ def is_dead(owner: str) -> bool:
 
 
 def describe(owner: str) -> str:
-    """``owner`` for people: host and process."""
+    """Return ``owner`` for messages: host and process."""
     parts = owner.split(SEPARATOR)
     return (
         f"process {parts[1]} on {parts[0].partition('@')[0]}"
@@ -44,8 +44,8 @@ def describe(owner: str) -> str:
 
 @cache
 def machine() -> str:
-    """The host, and what tells apart hosts, boots and containers of one name: process numbers are
-    compared within it alone.
+    """Return the host, with a hash that distinguishes boots and containers of the same name:
+    process ids are comparable only within it.
     """
     seen = []
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
@@ -62,8 +62,8 @@ def machine() -> str:
 
 
 def started(pid: int) -> str | None:
-    """When a process began, as text that is compared only; None where it has ended, '' where the
-    system does not say.
+    """Return when a process began, as text to compare; None where it has ended, '' where the system
+    does not report it.
     """
     try:
         state, *rest = (

@@ -1,14 +1,15 @@
-"""Wide answers from long ones: a named query may use another one as a table with a column a name.
+"""Wide tables from long ones: a named query may use another one as a table with one column per
+name.
 
-Its header says so::
+The header of the query declares it::
 
     -- pivot: QUERY by KEY: NAME -> VALUE[, columns MODULE:FUNCTION[ and found]]
 
-In the statement, QUERY is then a table with one row for each value of the column KEY. ``QUERY.*``
-stands for one column a name of the column NAME: the mean of VALUE, NULL where there is none;
-``QUERY.mean`` and ``QUERY.n`` are the mean and the number of all its values. The function gives
-{name: column} of the columns that are always there, in their order; names found in the rows follow
-where the header says ``and found``, or no function.
+In the statement, QUERY is then a table with one row per value of the column KEY. ``QUERY.*`` stands
+for one column per name in the column NAME: the mean of VALUE, NULL where there is none;
+``QUERY.mean`` and ``QUERY.n`` are the mean and the number of all its values. The function returns
+{name: column} of the columns that are always present, in their order; names found in the rows
+follow where the header ends with ``and found``, or has no function.
 """
 
 from __future__ import annotations
@@ -27,15 +28,17 @@ WRITTEN = re.compile(
     r"(?:, columns (?P<declared>[a-z][\w.]*:[a-z]\w*)(?P<found> and found)?)?"
 )
 LAST_ORDER = re.compile(r"\nORDER BY [^()]*\Z")
-FEW = 16  # names: so many are looked up in an index; of more, every row of the long form is read
+FEW = 16  # up to this many names are looked up in an index; for more, all long rows are read
 
 Ask = Callable[[str], list[str]]
-"""From a statement with one column of texts to these."""
+"""Returns the texts of a statement with one column."""
 
 
 @dataclass(frozen=True)
 class Pivot:
-    """A header's line: ``query`` has rows by ``key``, and ``value`` under each ``name``."""
+    """A pivot line of a header: ``query`` has one row per ``key``, and ``value`` under each
+    ``name``.
+    """
 
     query: str
     key: str
@@ -46,16 +49,20 @@ class Pivot:
 
     @classmethod
     def parse(cls, owner: str, text: str) -> Pivot:
-        """Read the line of the query ``owner``; a StoreError says how it is written."""
+        """Parse a pivot line of the query ``owner``; raise a StoreError that shows the expected
+        form.
+        """
         match = WRITTEN.fullmatch(text)
         if match is None:
-            raise StoreError(f"sql/{owner}.sql: the pivot '{text}' is not written as: {FORM}")
+            raise StoreError(
+                f"sql/{owner}.sql: the pivot '{text}' is malformed; write it as: {FORM}"
+            )
         declared = match["declared"] or ""
         found = not declared or match["found"] is not None
         return cls(match["query"], match["key"], match["name"], match["value"], declared, found)
 
     def columns(self, long: str, ask: Ask) -> dict[str, str]:
-        """Give {name: column}: those declared, then those that ``ask`` finds in the rows of
+        """Return {name: column}: the declared columns, then those that ``ask`` finds in the rows of
         ``long``, sorted.
         """
         columns: dict[str, str] = {}
@@ -68,15 +75,15 @@ class Pivot:
         return columns
 
     def uses(self, sql: str, what: str) -> bool:
-        """Say whether ``sql`` names ``what`` of the pivot: a column, or ``*``."""
+        """Return whether ``sql`` names ``what`` of the pivot: a column, or ``*``."""
         end = "" if what == "*" else r"\b"
         return re.search(rf"\b{self.query}\.{re.escape(what)}{end}", sql) is not None
 
 
 @dataclass
 class Statement:
-    """A statement in the making: its text, the names as parameters, and what its columns are
-    called.
+    """A statement under construction: its text, the names bound as parameters, and the names of its
+    columns.
     """
 
     sql: str
@@ -85,7 +92,7 @@ class Statement:
     called: dict[str, str] = field(default_factory=dict)
 
     def add(self, pivot: Pivot, long: str, ask: Ask) -> None:
-        """Make the table of ``pivot`` from the statement ``long``."""
+        """Add the table of ``pivot``, made from the statement ``long``."""
         long = LAST_ORDER.sub("", long)
         parts, where = [pivot.key], ""
         if pivot.uses(self.sql, "*"):
@@ -110,13 +117,13 @@ class Statement:
 
     @property
     def text(self) -> str:
-        """The whole statement."""
+        """The complete statement."""
         begun = re.match(r"WITH\s", self.sql)
         rest = f", {self.sql[begun.end() :]}" if begun else f"\n{self.sql}"
         return f"WITH {', '.join(self.tables)}{rest}"
 
     def names(self, owner: str, columns: Iterable[str]) -> list[str]:
-        """Call the columns of the answer by their names; a StoreError where two have the same."""
+        """Return the column names of the answer; raise StoreError where two are the same."""
         named = [self.called.get(column, column) for column in columns]
         twice = {name for name in named if named.count(name) > 1}
         if twice:
@@ -127,7 +134,7 @@ class Statement:
 
 
 def _listed(sql: str, table: str, marks: Mapping[str, Any]) -> str:
-    """Write the columns of a pivot for ``table.*``, and nothing where it has none."""
+    """Replace ``table.*`` with the columns of a pivot, or remove it where there are none."""
     if marks:
         return re.sub(rf"\b{table}\.\*", ", ".join(f"{table}.{mark}" for mark in marks), sql)
     return re.sub(rf"\b{table}\.\*\s*,\s*|,\s*{table}\.\*", "", sql)

@@ -43,7 +43,7 @@ HEADER = re.compile(r"-- (?P<key>description|param|pivot): (?P<value>.+)")
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a query; ``default`` counts where it is not ``required``."""
+    """A parameter of a query; ``default`` applies where it is not ``required``."""
 
     name: str
     type: str
@@ -54,7 +54,9 @@ class Parameter:
         return f"{self.name} ({self.type}{', required' if self.required else ''})"
 
     def convert(self, value: Any) -> Any:
-        """``value``, a text of the command line or a number, as this parameter's type."""
+        """Return ``value``, a text from the command line or a number, as this parameter's type;
+        raise UsageError for another type.
+        """
         if value is None and not self.required and self.default is None:
             return None
         target, accepted = TYPES[self.type], ACCEPTED[self.type]
@@ -75,8 +77,8 @@ class Query:
     pivots: tuple[Pivot, ...] = ()
 
     def bind(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """A value for every parameter; unknown, missing and ill-typed ones are a UsageError that
-        names them.
+        """Return a value for every parameter; raise a UsageError that names an unknown, missing or
+        ill-typed one.
         """
         known = {parameter.name: parameter for parameter in self.parameters}
         for name in given:
@@ -98,7 +100,7 @@ class Query:
     def run(
         self, store: Store, params: Mapping[str, Any]
     ) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Column names and rows of the query in ``store``."""
+        """Return column names and rows of the query in ``store``."""
         bound = self.bind(params)
         if not self.pivots:
             return store.select(self.sql, bound, self.types)
@@ -117,7 +119,7 @@ class Query:
 
 
 def names() -> list[str]:
-    """All named queries, sorted."""
+    """Return the names of all queries, sorted."""
     return sorted(
         entry.name.removesuffix(".sql")
         for entry in files("lowrank.sql").iterdir()
@@ -127,14 +129,16 @@ def names() -> list[str]:
 
 @cache
 def get(name: str) -> Query:
-    """The query called ``name``; an unknown name raises with the nearest known one."""
+    """Return the query called ``name``; raise an UnknownNameError that suggests the nearest known
+    name.
+    """
     if name not in names():
         raise UnknownNameError("query", name, names())
     return parse(name, files("lowrank.sql").joinpath(f"{name}.sql").read_text(encoding="utf-8"))
 
 
 def listing() -> list[dict[str, str]]:
-    """One row a query: name, description, parameters."""
+    """Return one row per query: name, description, parameters."""
     found = map(get, names())
     return [
         {
@@ -147,31 +151,33 @@ def listing() -> list[dict[str, str]]:
 
 
 def parse(name: str, text: str) -> Query:
-    """A query from the text of its file."""
+    """Return the query that the text of its file defines; raise StoreError for a malformed
+    header.
+    """
     lines = text.splitlines()
     header = list(takewhile(lambda line: line.startswith("--"), lines))
     found = [HEADER.fullmatch(line) for line in header]
-    said: dict[str, list[str]] = {"description": [], "param": [], "pivot": []}
+    declared: dict[str, list[str]] = {"description": [], "param": [], "pivot": []}
     for match in found:
         if match:
-            said[match["key"]].append(match["value"])
-    if len(said["description"]) != 1 or None in found:
+            declared[match["key"]].append(match["value"])
+    if len(declared["description"]) != 1 or None in found:
         raise StoreError(
             f"sql/{name}.sql: the header must be one '-- description: …' line, and '-- param: …' and "
             "'-- pivot: …' lines"
         )
-    parameters = tuple(_parameter(name, text) for text in said["param"])
-    pivots = tuple(Pivot.parse(name, text) for text in said["pivot"])
+    parameters = tuple(_parameter(name, text) for text in declared["param"])
+    pivots = tuple(Pivot.parse(name, text) for text in declared["pivot"])
     sql = "\n".join(lines[len(header) :]).strip()
     _require_used(name, "\n".join([sql, *(get(pivot.query).sql for pivot in pivots)]), parameters)
-    return Query(name, said["description"][0], parameters, sql, pivots)
+    return Query(name, declared["description"][0], parameters, sql, pivots)
 
 
 def _parameter(query: str, text: str) -> Parameter:
     match = PARAMETER.fullmatch(text)
     if match is None or match["type"] not in TYPES:
         raise StoreError(
-            f"sql/{query}.sql: the parameter '{text}' is not written as: name text|integer|real [default VALUE]"
+            f"sql/{query}.sql: the parameter '{text}' is malformed; write it as: name text|integer|real [default VALUE]"
         )
     literal = match["default"]
     plain = Parameter(match["name"], match["type"], required=literal is None)
@@ -185,7 +191,7 @@ def _parameter(query: str, text: str) -> Parameter:
 def _texts(
     store: Store, params: Mapping[str, Any], types: Mapping[str, type], sql: str
 ) -> list[str]:
-    """The texts that a statement of one column gives."""
+    """Return the texts in the only column of a statement's answer."""
     return [str(text) for (text,) in store.select(sql, params, types)[1]]
 
 

@@ -102,15 +102,14 @@ class Run(Record):
     rank: int | None = None
     config: Json = field(default_factory=dict)
     base_learning_rate: float | None = None
-    effective_learning_rate: float | None = (
-        None  # learning rate times the scale of the method's update
-    )
+    # Learning rate times the scale of the method's update.
+    effective_learning_rate: float | None = None
     total_steps: int = 0
     precision: str = "float32"
     world_size: int = 1
     attempts: int = 0
     error: str = ""
-    traceback: str = ""  # of an exception that nobody expected; '' for any other end
+    traceback: str = ""  # of an unexpected exception; '' for any other end
     failed_step: int | None = None  # update whose loss or gradient was not finite
     last_finite_loss: float | None = None
     init_hash: str = ""  # equal for runs that start from the same effective weights
@@ -145,8 +144,8 @@ class EvaluationSet(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Record):
-    """Weights at a step. ``path`` is relative to the study's root; ``validation_loss`` is in nats a
-    token.
+    """Weights at a step. ``path`` is relative to the study's root; ``validation_loss`` is in nats
+    per token.
     """
 
     key = ("run_id", "step")
@@ -164,7 +163,7 @@ class Checkpoint(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingLog(Record):
-    """One point of the training curve; ``loss`` in nats a token, of the update's own batch."""
+    """One point of the training curve; ``loss`` is in nats per token, of the update's batch."""
 
     key = ("run_id", "step")
     volatile = frozenset({"tokens_per_second"})
@@ -179,7 +178,7 @@ class TrainingLog(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol(Record):
-    """How a value was made. ``parameters_hash`` covers every other field; code version is
+    """The way in which a value was made. ``parameters_hash`` covers every other field; code version is
     provenance, not protocol.
     """
 
@@ -193,13 +192,13 @@ class Protocol(Record):
     direction_seed: int | None = None
     precision: str = ""
     parameters: Json = field(default_factory=dict)
-    parameters_hash: str = ""  # filled by the store: it knows the evaluation set's content hash
+    parameters_hash: str = ""  # set by the store, which has the evaluation set's content hash
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricValue(Record):
     """One number of one checkpoint. ``value`` None means absent by definition;
-    ``note`` says why.
+    ``note`` states the reason.
     """
 
     key = ("checkpoint_id", "reference_checkpoint_id", "protocol_id", "metric", "layer", "module")
@@ -360,7 +359,7 @@ class PublishedValue(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkUnit(Record):
-    """A claimed or failed unit of work; what is done has its own rows and no unit."""
+    """A claimed or failed unit of work; a finished one has results and no row here."""
 
     key = ("unit_key",)
     mutable = frozenset(
@@ -375,5 +374,5 @@ class WorkUnit(Record):
     heartbeat_at: float | None = None
     attempts: int = 0
     error: str = ""
-    traceback: str = ""  # of an exception that nobody expected
+    traceback: str = ""  # of an unexpected exception
     study_id: int | None = None

@@ -1,8 +1,8 @@
-"""Which results a store has, as plain tuples: what stages of a study compare with what it asks for,
-and what reports leave out.
+"""The results that a store has, as plain tuples: the stages of a study compare them with what the
+study asks for, and reports leave out superseded runs by them.
 
-Statements of SQL stand in this package and in ``sql/`` alone. A protocol without an id is one that
-the store does not have: nothing is stored under it.
+Only this package and ``sql/`` contain SQL statements. A protocol without an id is one that the
+store does not have: nothing is stored under it.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def item_counts(store: Store, protocol_id: int | None) -> dict[tuple[int, str, s
 def stored_items(
     store: Store, checkpoint_id: int | None, protocol_id: int | None, task: str
 ) -> set[tuple[str, str]]:
-    """Return the (metric, item) that are stored one by one of a task of a checkpoint."""
+    """Return the (metric, item) pairs of a checkpoint's task that are stored one by one."""
     _, rows = store.select(
         "SELECT metric, item FROM downstream_item "
         "WHERE checkpoint_id = :checkpoint AND protocol_id = :protocol AND task = :task",

@@ -1,4 +1,4 @@
-"""Between records and rows: which table, which columns, and how a value is written, read and
+"""Conversion between records and rows: tables, columns, and how a value is written, read and
 compared.
 """
 
@@ -26,7 +26,7 @@ NON_FINITE = {schema.NAN: math.nan, schema.INFINITE: math.inf, schema.NEGATIVE_I
 
 @cache
 def record_types() -> list[type[Record]]:
-    """All record types, a type after those that it refers to."""
+    """Return all record types, each after those that it refers to."""
     by_table = {
         table_name(cls): cls
         for cls in vars(records).values()
@@ -36,12 +36,12 @@ def record_types() -> list[type[Record]]:
 
 
 def table_name(record_type: type[Record]) -> str:
-    """``MetricValue`` lives in ``metric_value``."""
+    """Return the name of a record type's table: ``metric_value`` for ``MetricValue``."""
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in record_type.__name__).lstrip("_")
 
 
 def kind_of(value: float | None) -> str:
-    """finite, nan, inf, -inf or absent."""
+    """Return the kind of a value: finite, nan, inf, -inf or absent."""
     if value is None:
         return schema.ABSENT
     if math.isfinite(value):
@@ -54,7 +54,7 @@ def kind_of(value: float | None) -> str:
 
 
 def same_value(one: Any, other: Any) -> bool:
-    """Equality in which nan equals nan, also inside containers."""
+    """Return whether two values are equal, with nan equal to nan."""
     if isinstance(one, float) and isinstance(other, float):
         return one == other or (math.isnan(one) and math.isnan(other))
     return bool(one == other)
@@ -62,7 +62,9 @@ def same_value(one: Any, other: Any) -> bool:
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a record: how it becomes a column value, and whether a kind stands beside it."""
+    """A field of a record: how it becomes a column value, and whether a column for its kind belongs
+    to it.
+    """
 
     name: str
     encode: Callable[[Any], Any]
@@ -72,8 +74,8 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Codec(Generic[R]):
-    """Everything about one record type and its table."""
+class RecordCodec(Generic[R]):
+    """The conversion between one record type and the rows of its table."""
 
     record_type: type[R]
     table: sa.Table
@@ -88,8 +90,8 @@ class Codec(Generic[R]):
         return self.table.name
 
     def encode(self, record: R) -> dict[str, Any]:
-        """Column values of ``record``, without id; a wrong type is one sentence that names table
-        and column.
+        """Return the column values of ``record``, without id; raise a StoreError that names table
+        and column for a value of a wrong type.
         """
         row: dict[str, Any] = {}
         values = vars(record)
@@ -123,7 +125,7 @@ class Codec(Generic[R]):
         row[field.name] = value
 
     def decode(self, row: sa.Row[Any]) -> R:
-        """The record in a row of ``columns``."""
+        """Return the record in a row of ``columns``."""
         values = dict(row._mapping)
         for field in self.fields:
             if field.has_kind:
@@ -131,19 +133,18 @@ class Codec(Generic[R]):
                 if kind in NON_FINITE:
                     values[field.name] = NON_FINITE[kind]
         for name in self._mappings:
-            if isinstance(
-                values[name], str
-            ):  # readers of PostgreSQL get JSON as text, as SQLite has it
+            # Read-only connections to PostgreSQL return JSON as text, as SQLite does.
+            if isinstance(values[name], str):
                 values[name] = json.loads(values[name])
         return self.record_type(**values)
 
     def value(self, row: Mapping[str, Any], name: str) -> Any:
-        """The value of a field in encoded columns, nan and infinities included."""
+        """Return the value of a field in encoded columns, nan and infinities included."""
         kind = row.get(name + schema.KIND_SUFFIX)
         return NON_FINITE[kind] if kind in NON_FINITE else row[name]
 
     def key_of(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The natural key as the unique columns hold it."""
+        """Return the natural key as the unique columns hold it."""
         return tuple(
             [
                 row[name] if name != schema.REFERENCE_KEY else row[REFERENCE] or 0
@@ -196,20 +197,20 @@ class Codec(Generic[R]):
         )
 
     def field(self, name: str) -> Field:
-        """The field called ``name``."""
+        """Return the field called ``name``; raise StoreError if there is none."""
         for field in self.fields:
             if field.name == name:
                 return field
         raise StoreError(f"the table '{self.name}' has no column '{name}'")
 
 
-def codec(record_type: type[R]) -> Codec[R]:
-    """The codec of a record type."""
-    return cast(Codec[R], _codec(cast(Any, record_type)))
+def codec(record_type: type[R]) -> RecordCodec[R]:
+    """Return the codec of a record type."""
+    return cast(RecordCodec[R], _codec(cast(Any, record_type)))
 
 
 @cache
-def _codec(record_type: type[Record]) -> Codec[Any]:
+def _codec(record_type: type[Record]) -> RecordCodec[Any]:
     table = schema.Base.metadata.tables[table_name(record_type)]
     hints = get_type_hints(record_type)
     names = [f.name for f in dataclasses.fields(record_type) if f.name != "id"]
@@ -222,11 +223,11 @@ def _codec(record_type: type[Record]) -> Codec[Any]:
         if c.foreign_keys
     }
     columns = tuple(table.c[name] for name in ["id", *names, *kinds])
-    return Codec(record_type, table, fields, columns, tuple(unique.columns), parents)
+    return RecordCodec(record_type, table, fields, columns, tuple(unique.columns), parents)
 
 
 def _references(table: str) -> list[tuple[type[Record], str]]:
-    """(record type, field) of everything that refers to ``table``."""
+    """Return (record type, field) of everything that refers to ``table``."""
     return [
         (cls, field)
         for cls in record_types()
@@ -255,7 +256,9 @@ def _encoder(kind: sa.types.TypeEngine[Any]) -> Callable[[Any], Any]:
 
 
 def _json(value: Any) -> Any:
-    """As it will be read again: tuples are lists, keys are strings, nan is refused."""
+    """Return ``value`` as it will be read from JSON: tuples become lists, keys strings; nan is
+    refused.
+    """
     return json.loads(json.dumps(value, allow_nan=False, sort_keys=True))
 
 
@@ -280,6 +283,9 @@ def _text(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """``value`` for a sentence."""
+    """Return ``value`` as text for a message, at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "…"
+
+
+Codec = RecordCodec  # the old name, which outsiders may import

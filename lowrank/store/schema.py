@@ -60,13 +60,15 @@ class Base(DeclarativeBase):
 
 
 def one_of(column: str, *values: str) -> sa.CheckConstraint:
-    """Only ``values`` may stand in ``column``."""
+    """Return the constraint that ``column`` holds one of ``values``."""
     allowed = ", ".join(f"'{value}'" for value in values)
     return sa.CheckConstraint(f"{column} IN ({allowed})", name=column)
 
 
 def result(column: str) -> sa.CheckConstraint:
-    """A value exactly where its kind is finite, and a kind that is known."""
+    """Return the constraint that a value is stored exactly where its kind is finite, and that the
+    kind is known.
+    """
     kinds = ", ".join(f"'{kind}'" for kind in KINDS)
     condition = (
         f"{column}_kind IN ({kinds}) AND ({column} IS NOT NULL) = ({column}_kind = '{FINITE}')"
@@ -75,7 +77,9 @@ def result(column: str) -> sa.CheckConstraint:
 
 
 def reference_key() -> Mapped[int]:
-    """The part of a unique key that stands for a reference checkpoint, 0 where there is none."""
+    """Return the computed column that stands for a reference checkpoint in a unique key, 0 where
+    there is none.
+    """
     return mapped_column(
         sa.Integer, sa.Computed("coalesce(reference_checkpoint_id, 0)", persisted=True)
     )
@@ -225,7 +229,8 @@ class MetricValue(Base):
             "checkpoint_id", REFERENCE_KEY, "protocol_id", "metric", "layer", "module"
         ),
         sa.Index(None, "metric", "layer", "module"),
-        # the feature tables are read from it alone; layer and module stand in it so that SQLite can
+        # Feature tables are read from this index alone; it holds layer and module because SQLite
+        # needs them for that.
         sa.Index(
             "ix_metric_value_aggregate",
             "checkpoint_id",

@@ -1,4 +1,4 @@
-"""What ``lowrank.open`` gives: a store for reading, whose answers are pandas frames."""
+"""The result of ``lowrank.open``: a store for reading, whose answers are pandas data frames."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class View:
         self._store = store
 
     def queries(self) -> pd.DataFrame:
-        """The named queries: name, description, parameters."""
+        """Return the named queries: name, description, parameters."""
         import pandas as pd
 
         return pd.DataFrame(queries.listing())
 
     def query(self, name: str, **params: Any) -> pd.DataFrame:
-        """The answer of a named query; :meth:`queries` lists them with their parameters."""
+        """Return the answer of a named query; :meth:`queries` lists them with their parameters."""
         return frame(*queries.get(name).run(self._store, params))
 
     def sql(self, text: str, **params: Any) -> pd.DataFrame:
-        """The answer of one SELECT, in which ``:name`` stands for the parameter ``name``."""
+        """Return the answer of one SELECT, in which ``:name`` stands for the parameter ``name``."""
         return frame(*self._store.select(text, params))
 
     def close(self) -> None:
@@ -63,7 +63,9 @@ class View:
 
 
 def frame(columns: list[str], rows: list[tuple[Any, ...]]) -> pd.DataFrame:
-    """Rows as a frame, infinities put back from the kinds beside them; see :class:`View`."""
+    """Return rows as a data frame, with infinities restored from the columns of kinds; see
+    :class:`View`.
+    """
     import pandas as pd
 
     found = pd.DataFrame(rows, columns=columns)
@@ -78,5 +80,5 @@ def frame(columns: list[str], rows: list[tuple[Any, ...]]) -> pd.DataFrame:
 
 
 def open_view(url: str | os.PathLike[str]) -> View:
-    """The view of the store at a SQLAlchemy URL or in an SQLite file."""
+    """Return a view of the store at a SQLAlchemy URL or in an SQLite file."""
     return View(Store.open(url, read_only=True))

@@ -1,4 +1,4 @@
-"""Writing rows under natural keys: insert what is new, compare what is there, overwrite nothing."""
+"""Writing rows under natural keys: insert new rows, compare those that exist, overwrite nothing."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from lowrank.errors import ConflictError, StoreError
 from lowrank.hashing import spaced_hash
 from lowrank.store.engine import one_line
 from lowrank.store.records import Protocol, Record
-from lowrank.store.rows import Codec, codec, same_value, shown
+from lowrank.store.rows import RecordCodec, codec, same_value, shown
 
 R = TypeVar("R", bound=Record)
 Row = dict[str, Any]
 Key = tuple[Any, ...]
-KEY_CHUNK = (
-    2_000  # keys of one look-up: a key has up to seven columns, and SQLite takes 32,766 parameters
-)
+# Keys of one look-up: a key has up to seven columns, and SQLite takes 32,766 parameters.
+KEY_CHUNK = 2_000
 
 
 def protocol_hash(protocol: Protocol, evaluation_set_sha256: str | None) -> str:
-    """SHA-256 over every field of a protocol, with the content of its evaluation set in place of
-    the id.
+    """Return the SHA-256 over every field of a protocol, with the content hash of its evaluation
+    set in place of the id.
     """
     body = {
         f.name: getattr(protocol, f.name)
@@ -45,8 +44,8 @@ def protocol_hash(protocol: Protocol, evaluation_set_sha256: str | None) -> str:
         ) from error
 
 
-def add(connection: Connection, codec: Codec[R], record: R) -> R:
-    """The stored record under the key of ``record``, inserted where there was none."""
+def add(connection: Connection, codec: RecordCodec[R], record: R) -> R:
+    """Return the stored record under the key of ``record``, inserted where there was none."""
     row = codec.encode(record)
     with _refusals(codec.name):
         new = connection.execute(
@@ -59,8 +58,8 @@ def add(connection: Connection, codec: Codec[R], record: R) -> R:
     return stored
 
 
-def add_many(connection: Connection, codec: Codec[R], records: Sequence[R]) -> int:
-    """Insert what is new and compare the rest; the number of new rows."""
+def add_many(connection: Connection, codec: RecordCodec[R], records: Sequence[R]) -> int:
+    """Insert new records, compare the others with their rows, and return the number of new rows."""
     rows = _by_key(codec, map(codec.encode, records))
     if not rows:
         return 0
@@ -73,9 +72,9 @@ def add_many(connection: Connection, codec: Codec[R], records: Sequence[R]) -> i
 
 
 def update(
-    connection: Connection, codec: Codec[R], record_id: int | None, changes: Mapping[str, Any]
+    connection: Connection, codec: RecordCodec[R], record_id: int | None, changes: Mapping[str, Any]
 ) -> R:
-    """Set fields of one row; the record as it is then."""
+    """Set fields of one row and return its record after the change."""
     row: Row = {}
     for name, value in changes.items():
         codec.encode_field(codec.field(name), value, row)
@@ -91,8 +90,8 @@ def update(
     return codec.decode(stored)
 
 
-def lookup(connection: Connection, codec: Codec[R], keys: Sequence[Key]) -> Iterator[R]:
-    """The stored records under ``keys``, in any order."""
+def lookup(connection: Connection, codec: RecordCodec[R], keys: Sequence[Key]) -> Iterator[R]:
+    """Yield the stored records under ``keys``, in any order."""
     query = sa.select(*codec.columns)
     for start in range(0, len(keys), KEY_CHUNK):
         chunk = keys[start : start + KEY_CHUNK]
@@ -100,8 +99,8 @@ def lookup(connection: Connection, codec: Codec[R], keys: Sequence[Key]) -> Iter
             yield codec.decode(row)
 
 
-def require_same(codec: Codec[R], stored: Row, given: Row) -> None:
-    """A ConflictError that names table, key and both values, where a fixed field differs."""
+def require_same(codec: RecordCodec[R], stored: Row, given: Row) -> None:
+    """Raise a ConflictError that names table, key and both values, where a fixed field differs."""
     for name in codec.fixed:
         one, other = codec.value(stored, name), codec.value(given, name)
         if not same_value(one, other):
@@ -114,8 +113,8 @@ def require_same(codec: Codec[R], stored: Row, given: Row) -> None:
             )
 
 
-def _by_key(codec: Codec[R], rows: Iterator[Row]) -> dict[Key, Row]:
-    """Rows by natural key; the same key with two values is a conflict already here."""
+def _by_key(codec: RecordCodec[R], rows: Iterator[Row]) -> dict[Key, Row]:
+    """Return rows by natural key; raise ConflictError for one key with two values."""
     found: dict[Key, Row] = {}
     for row in rows:
         twin = found.setdefault(codec.key_of(row), row)
@@ -124,13 +123,12 @@ def _by_key(codec: Codec[R], rows: Iterator[Row]) -> dict[Key, Row]:
     return found
 
 
-def _insert_new(connection: Connection, codec: Codec[R], rows: list[Row]) -> int:
-    """Insert rows, leaving those whose key is there already alone; the number of new ones."""
+def _insert_new(connection: Connection, codec: RecordCodec[R], rows: list[Row]) -> int:
+    """Insert the rows whose keys are new and return their number; leave existing rows unchanged."""
     statement = _insert(connection, codec).inline()
     with _refusals(codec.name):
-        if (
-            connection.dialect.name == "sqlite" and codec.is_plain
-        ):  # the driver alone: half the time of a large batch
+        # The driver alone takes half the time for a large batch.
+        if connection.dialect.name == "sqlite" and codec.is_plain:
             text, names = _driver_insert(cast(Any, codec.record_type))
             values = [tuple([row[name] for name in names]) for row in rows]
             return int(
@@ -145,7 +143,7 @@ def _insert_new(connection: Connection, codec: Codec[R], rows: list[Row]) -> int
 
 @cache
 def _driver_insert(record_type: Any) -> tuple[str, list[str]]:
-    """The statement as SQLite's driver takes it, and the order of its parameters."""
+    """Return the statement for SQLite's driver and the order of its parameters."""
     found = codec(record_type)
     insert = (
         sqlite.insert(found.table)
@@ -156,8 +154,8 @@ def _driver_insert(record_type: Any) -> tuple[str, list[str]]:
     return str(compiled), list(compiled.positiontup or ())
 
 
-def _insert(connection: Connection, codec: Codec[R]) -> Any:
-    """INSERT that leaves a row alone whose key is there already."""
+def _insert(connection: Connection, codec: RecordCodec[R]) -> Any:
+    """Return an INSERT that leaves a row unchanged whose key exists already."""
     insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
         connection.dialect.name
     ]
@@ -166,7 +164,7 @@ def _insert(connection: Connection, codec: Codec[R]) -> Any:
 
 @contextmanager
 def _refusals(table: str) -> Iterator[None]:
-    """What a constraint refuses, as one sentence that names the table."""
+    """Raise what a constraint refuses as a StoreError of one sentence that names the table."""
     try:
         yield
     except (IntegrityError, DataError) as error:

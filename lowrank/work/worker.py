@@ -22,7 +22,7 @@ from lowrank.errors import (
 from lowrank.progress import ProgressBar, progress
 from lowrank.store import Store
 from lowrank.store.claims import Claim, Claims
-from lowrank.store.patience import patiently
+from lowrank.store.retry import with_retry
 from lowrank.work.stage import Claimed, Item, Stage, sentence_of
 from lowrank.work.summary import WorkSummary
 
@@ -281,7 +281,7 @@ class Worker(Generic[T, R]):
                 return save(store)
 
         try:
-            return patiently(once)
+            return with_retry(once)
         except ClaimLostError:
             if attempts == 1 or self._open(claimed):
                 raise

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from lowrank.errors import StoreAwayError
 from lowrank.store import Store, records
-from lowrank.store.patience import PATIENCE, patiently
+from lowrank.store.retry import RETRY_SECONDS, with_retry
 
 R = TypeVar("R", bound=records.Record)
 BATCH = 64  # rows of the training log that are worth a transaction
@@ -23,12 +23,13 @@ KINDS: dict[str, type[records.Record]] = {
 class RunWriter:
     """The rows of a run that are not stored yet, in order.
 
-    Training goes on for up to ``patience`` seconds while the database is away. Pending rows belong
-    in every resume point (:meth:`pending`), so that a kill during that time loses nothing either.
+    Training goes on for up to ``retry_seconds`` seconds while the database is away. Pending rows
+    belong in every resume point (:meth:`pending`), so that a kill during that time loses nothing
+    either.
     """
 
-    def __init__(self, store: Store, patience: float = PATIENCE) -> None:
-        self.store, self.limit = store, patience
+    def __init__(self, store: Store, retry_seconds: float = RETRY_SECONDS) -> None:
+        self.store, self.limit = store, retry_seconds
         self._rows: list[records.Record] = []
         self._tried = time.monotonic()
         self._away_since: float | None = None
@@ -83,20 +84,20 @@ class RunWriter:
     def drain(self) -> None:
         """Store all pending rows, retrying until the database has been away for the limit."""
         waited = 0.0 if self._away_since is None else time.monotonic() - self._away_since
-        patiently(self._store, max(0.0, self.limit - waited))
+        with_retry(self._store, max(0.0, self.limit - waited))
         self._away_since = None
 
     def add_now(self, record: R) -> R:
         """Store one record at once, retrying while the database is away; return it with its id."""
-        return patiently(lambda: self.store.add(record))
+        return with_retry(lambda: self.store.add(record))
 
     def update_run(self, run_id: int | None, **columns: Any) -> records.Run:
         """Set columns of the run's row at once, retrying while the database is away; return it."""
-        return patiently(lambda: self.store.update(records.Run, run_id, **columns))
+        return with_retry(lambda: self.store.update(records.Run, run_id, **columns))
 
     def forget_curve(self, run_id: int | None, after_step: int) -> None:
         """Delete the training log after ``after_step``, which a resumed run writes again."""
-        patiently(lambda: self.store.forget_training_log(run_id, after_step=after_step))
+        with_retry(lambda: self.store.forget_training_log(run_id, after_step=after_step))
 
     def _store(self) -> None:
         """Store all pending rows in one transaction.

@@ -77,7 +77,7 @@ def test_csv_is_exact(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert (found[1]["loss"], found[1]["loss_kind"]) == ("", "inf")
 
 
-def test_parquet_has_the_numbers_back(
+def test_parquet_restores_the_numbers(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "curve.parquet"
@@ -146,7 +146,7 @@ def test_statements_that_write_or_are_wrong(
     assert json.loads(ask(capsys, "--sql", "SELECT count(*) AS n FROM run", "--json")) == [{"n": 1}]
 
 
-def test_a_file_is_written_whole_or_not_at_all(
+def test_a_file_is_written_completely_or_not_at_all(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "runs.csv"

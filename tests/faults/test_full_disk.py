@@ -14,7 +14,7 @@ import pytest
 
 from lowrank import checkpoint
 from lowrank.cli.main import run
-from lowrank.store import Store, patience, records
+from lowrank.store import Store, records, retry
 from lowrank.store.copy import differences
 from lowrank.work.writer import RunWriter
 
@@ -77,7 +77,7 @@ def test_a_full_disk_is_reported_and_costs_nothing(
 ) -> None:
     monkeypatch.setenv("LOWRANK_CACHE", str(home / "cache"))
     monkeypatch.setattr(
-        patience.patiently, "__defaults__", (0.2,)
+        retry.with_retry, "__defaults__", (0.2,)
     )  # not the minute that a database may be away
     monkeypatch.setattr(RunWriter.__init__, "__defaults__", (0.2,))
     shutil.rmtree(disk / "out")

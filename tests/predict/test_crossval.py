@@ -82,7 +82,7 @@ def test_a_group_is_predicted_without_its_targets(model: str, select: Selection 
 
 
 @pytest.mark.parametrize("model", ["linear", "ridge"])
-def test_a_group_has_no_say_in_how_features_are_standardised(model: str) -> None:
+def test_standardisation_ignores_the_left_out_group(model: str) -> None:
     X, y, groups = problem()
     changed = X.copy()
     changed.loc[np.flatnonzero(groups == 2)[0]] *= 1e6
@@ -149,7 +149,7 @@ def test_ranking_accuracy_counts_pairs() -> None:
     assert np.isnan(ranking_accuracy(np.ones(3), np.arange(3.0)))
 
 
-def test_selection_wants_one_sign_at_every_size() -> None:
+def test_selection_requires_one_sign_at_every_size() -> None:
     generator = np.random.default_rng(1)
     y, sizes = generator.normal(size=90), np.repeat(["60m", "130m", "350m"], 30)
     flipped = np.where(sizes == "350m", -y, y)
@@ -186,7 +186,7 @@ def test_nested_selection_does_not_reward_noise() -> None:
     assert all(len(fold["features"]) == 8 for fold in honest.per_fold.values())
 
 
-def test_the_bootstrap_draws_whole_runs() -> None:
+def test_the_bootstrap_draws_complete_runs() -> None:
     generator = np.random.default_rng(2)
     runs = np.repeat(np.arange(8), 6)
     y = generator.normal(size=8)[runs] + 0.1 * generator.normal(size=48)
@@ -247,7 +247,7 @@ def test_the_p_value_is_that_of_exchanging_residuals_by_hand() -> None:
     )
 
 
-def test_the_test_keeps_its_level_where_geometry_only_tells_the_group() -> None:
+def test_the_test_keeps_its_level_where_geometry_only_identifies_the_group() -> None:
     """Features that differ between groups and say nothing about the target: small p values are as
     rare as they should be.
     """
@@ -288,7 +288,7 @@ def test_runs_of_different_length_are_not_exchanged() -> None:
         assert list(order[:3]) in ([0, 1, 2], [5, 6, 7])
 
 
-def test_two_rows_have_no_correlation_of_their_own() -> None:
+def test_two_rows_have_no_correlation() -> None:
     X, y, _ = problem(rows=6, columns=1)
     found = cross_validate(X, y, np.array([0, 0, 1, 1, 1, 1]))
     assert np.isnan(found.per_fold["0"]["pearson"])

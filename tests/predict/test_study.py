@@ -162,7 +162,7 @@ def test_values_that_are_not_finite_are_left_out_and_counted(
     assert "lowrank measure" in note
 
 
-def test_a_lens_that_is_missing_is_told_and_the_loss_still_fitted(
+def test_a_missing_lens_is_reported_and_the_loss_still_fitted(
     study: Callable[..., Store],
 ) -> None:
     store = study(lenses=frozenset({"spectra", "downstream"}))
@@ -171,7 +171,7 @@ def test_a_lens_that_is_missing_is_told_and_the_loss_still_fitted(
     assert any("ccbh" in note and "lowrank measure FILE" in note for note in summary.notes)
 
 
-def test_one_seed_is_told_or_refused(study: Callable[..., Store]) -> None:
+def test_one_seed_is_reported_or_refused(study: Callable[..., Store]) -> None:
     store = study(seeds=(0,), failed=None)
     summary = predict(store, "demo", feature_sets=("loss_only",), **FAST)
     assert {fit.scheme for fit in summary.fits} == {"loso", "lomo", "loro"}
@@ -248,7 +248,7 @@ def test_activations_go_by_their_mean_and_by_their_metric(study: Callable[..., S
     assert [fit.pearson for fit in one] == [fit.pearson for fit in other]
 
 
-def test_a_feature_of_some_rows_is_no_candidate_and_told(study: Callable[..., Store]) -> None:
+def test_a_feature_of_some_rows_is_no_candidate_and_reported(study: Callable[..., Store]) -> None:
     store = study()
     protocol = store.find(MetricValue, metric="stable_rank_w")[0].protocol_id
     some = store.find(Checkpoint, step=300)[0]

@@ -231,7 +231,7 @@ def full(*_: Any) -> None:
         ),
     ],
 )
-def test_every_caller_says_what_the_disk_refused(
+def test_every_caller_reports_what_the_disk_refused(
     write_it: Callable[[Path], None],
     error: type[LowrankError],
     message: str,

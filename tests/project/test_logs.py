@@ -107,7 +107,7 @@ def test_several_processes_lose_and_mix_nothing(tmp_path: Path) -> None:
     }
 
 
-def test_every_line_says_run_unit_process_and_host(tmp_path: Path) -> None:
+def test_every_line_states_run_unit_process_and_host(tmp_path: Path) -> None:
     logs.configure(tmp_path, logs.NORMAL)
     with logs.context(run=7):
         log.info("of the run")
@@ -167,7 +167,7 @@ def test_levels(
     assert logs.quiet() == (verbosity == logs.QUIET)
 
 
-def test_stderr_shows_a_traceback_only_to_who_asked(
+def test_stderr_shows_a_traceback_only_on_request(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for verbosity in (logs.NORMAL, logs.VERBOSE):

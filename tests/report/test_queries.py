@@ -299,7 +299,7 @@ def test_differences_are_against_the_same_seed_and_step(stores: dict[str, Store]
         )
 
 
-def test_barriers_say_which_pair_they_are_of(stores: dict[str, Store]) -> None:
+def test_barriers_name_their_pair(stores: dict[str, Store]) -> None:
     rows = ask(stores["sqlite"], "barriers")
     assert set(rows[rows["metric"] == "ccbh"]["pair"]) == {"step"}
     assert set(rows[rows["metric"] == "imbh"]["pair"]) == {"seed"}

@@ -187,7 +187,7 @@ def test_scales_go_from_small_to_large(written: Path) -> None:
     assert list(dict.fromkeys(r["scale"] for r in rows_of(written, "final"))) == ["nano", "micro"]
 
 
-def test_absent_values_say_why(written: Path) -> None:
+def test_absent_values_state_the_reason(written: Path) -> None:
     assert (
         "cola: no direction variance, sharpness random; the method has no dense equivalent"
         in read(written).texts["landscape"]
@@ -220,7 +220,7 @@ def test_published_scales_are_compared(
     assert row["source"] == "arXiv:2605.13652, table 1"
 
 
-def test_an_empty_study_says_what_would_fill_each_section(
+def test_an_empty_study_names_what_would_fill_each_section(
     factory: ModuleType, sqlite_store_url: str, tmp_path: Path
 ) -> None:
     with Store.open(sqlite_store_url) as store:
@@ -299,7 +299,7 @@ def test_two_studies_are_compared_with_intervals(
     assert "comparison" in read(tmp_path / "out").ids
 
 
-def test_one_seed_is_compared_by_stored_errors_and_other_protocols_are_told(
+def test_one_seed_is_compared_by_stored_errors_and_other_protocols_are_reported(
     factory: ModuleType, sqlite_store_url: str, tmp_path: Path
 ) -> None:
     common = {
@@ -390,7 +390,7 @@ def test_paired_differences_are_those_of_the_items(written: Path, filled: Path) 
         )
 
 
-def test_provenance_tells_of_every_evaluation_set_and_calls_none_nan(
+def test_provenance_lists_every_evaluation_set_and_shows_no_nan(
     written: Path, filled: Path
 ) -> None:
     with Store.open(filled, read_only=True) as store:

@@ -67,7 +67,7 @@ def test_many_small_uncertain_variances_count_almost_as_known() -> None:
     assert quantile(1000.0, np.ones(1000), np.ones(1000)) == pytest.approx(NORMAL, rel=2e-3)
 
 
-def test_geometry_that_does_not_help_is_said_not_to_whatever_its_p() -> None:
+def test_geometry_that_does_not_help_is_reported_so_whatever_its_p() -> None:
     assert "p = 0.045" in added(0.82, 0.87, 0.045, 90)
     said = added(0.87, 0.82, 0.045, 90)
     assert "does not improve the prediction" in said

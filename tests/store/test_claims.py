@@ -178,7 +178,7 @@ def breaking_after(store: Store, writes: int) -> Iterator[None]:
         del store.connection
 
 
-def test_a_claim_whose_answer_was_lost_is_had_at_once(store: Store) -> None:
+def test_a_claim_whose_answer_was_lost_is_acquired_at_once(store: Store) -> None:
     claims = Claims(store, "test")
     with breaking_after(store, writes=1), pytest.raises(StoreAwayError), claims.hold("a"):
         raise AssertionError

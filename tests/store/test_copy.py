@@ -106,7 +106,7 @@ def test_a_conflict_leaves_the_target_as_it_was(
 
 
 @pytest.mark.parametrize("prefer", ["source", "target"])
-def test_a_state_that_differs_asks_whose_stays(
+def test_a_state_that_differs_asks_for_a_preference(
     source: str, store_url: str, populate: Populate, prefer: str
 ) -> None:
     with Store.open(store_url) as target:
@@ -170,7 +170,7 @@ def test_a_snapshot_stays_at_its_moment(store: Store, store_url: str) -> None:
     assert store.count(records.Study) == 1
 
 
-def test_a_snapshot_inside_a_transaction_leaves_it_whole(store: Store) -> None:
+def test_a_snapshot_inside_a_transaction_leaves_it_intact(store: Store) -> None:
     with store.transaction():
         store.add(records.Study(name="one", config={}, config_hash=""))
         with store.snapshot():

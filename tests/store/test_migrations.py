@@ -147,7 +147,7 @@ def test_an_older_schema_names_the_command(
 
 
 @pytest.mark.parametrize("create", [False, True])
-def test_a_newer_schema_says_upgrade_lowrank(store_url: str, create: bool) -> None:
+def test_a_newer_schema_asks_to_upgrade_lowrank(store_url: str, create: bool) -> None:
     execute(store_url, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreError, match=r"schema 9999, which this lowrank .* upgrade lowrank"):
         Store.open(store_url, create=create)

@@ -118,7 +118,7 @@ def test_without_a_name_there_is_no_column(measured: Store, declared: dict[str, 
     )
 
 
-def test_a_statement_may_have_tables_of_its_own(measured: Store) -> None:
+def test_a_statement_may_define_tables(measured: Store) -> None:
     select = f"\nWITH one AS (SELECT 1 AS n){SELECT}".replace("c.step,", "one.n,", 1).replace(
         "WHERE", "CROSS JOIN one WHERE"
     )
@@ -133,7 +133,7 @@ def test_two_columns_of_one_name_are_an_error(measured: Store, declared: dict[st
 
 def test_wrong_lines_are_named() -> None:
     with pytest.raises(
-        StoreError, match=r"sql/mine\.sql: the pivot 'x' is not written as: QUERY by"
+        StoreError, match=r"sql/mine\.sql: the pivot 'x' is malformed; write it as: QUERY by"
     ):
         queries.parse("mine", f"{HEADER}-- pivot: x{SELECT}")
     with pytest.raises(UnknownNameError, match="did you mean 'checkpoint_metrics'"):

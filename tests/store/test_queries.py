@@ -145,7 +145,7 @@ def test_wrong_parameters_are_named(
     [
         ("SELECT 1", "header"),
         ("-- description: a\n-- note: b\nSELECT 1", "header"),
-        ("-- description: a\n-- param: x string\nSELECT :x", "not written as"),
+        ("-- description: a\n-- param: x string\nSELECT :x", "is malformed"),
         ("-- description: a\n-- param: x text\nSELECT 1", "'x' is declared or used"),
         ("-- description: a\nSELECT :y", "'y' is declared or used"),
     ],

@@ -337,7 +337,7 @@ def test_select_is_refused_by_the_database_where_it_writes(
     assert store.select("SELECT count(*) FROM study")[1] == [(1,)]
 
 
-def test_select_wants_rows(store: Store, run: Run) -> None:
+def test_select_requires_rows(store: Store, run: Run) -> None:
     with pytest.raises(StoreError, match="gives no rows"):
         store.select("COMMIT")
     assert store.select("SELECT count(*) FROM study")[1] == [(1,)]

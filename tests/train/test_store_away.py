@@ -16,7 +16,7 @@ import torch
 
 from lowrank.errors import BusyError, StoreAwayError
 from lowrank.store import Store, records
-from lowrank.store.patience import patiently
+from lowrank.store.retry import with_retry
 from lowrank.study import MissingRun, Plan, register, train_run
 from lowrank.train import loop as loop_module
 from lowrank.train import session as session_module
@@ -96,7 +96,7 @@ def test_training_goes_on_without_its_database(
 
 
 @pytest.mark.postgres
-@pytest.mark.parametrize("ending", ["patience", "kill"])
+@pytest.mark.parametrize("ending", ["retry", "kill"])
 def test_a_run_that_loses_its_database_resumes(
     plan: Plan,
     server: Any,
@@ -119,11 +119,11 @@ def test_a_run_that_loses_its_database_resumes(
                 time.sleep(0.4)
 
         before_update(patch, act)
-        patience = 0.3 if ending == "patience" else 60
+        retry_seconds = 0.3 if ending == "retry" else 60
         patch.setattr(
             session_module,
             "RunWriter",
-            functools.partial(writer_module.RunWriter, patience=patience),
+            functools.partial(writer_module.RunWriter, retry_seconds=retry_seconds),
         )
         if ending == "kill":
             with pytest.raises(Killed):
@@ -166,7 +166,7 @@ def test_a_run_that_was_taken_over_stores_nothing_more(
         assert [run.status for run in store.find(records.Run)] == ["running"]
 
 
-def test_patience_ends_and_other_errors_do_not_wait() -> None:
+def test_retrying_ends_and_other_errors_are_not_retried() -> None:
     calls: list[int] = []
 
     def away() -> int:
@@ -175,10 +175,10 @@ def test_patience_ends_and_other_errors_do_not_wait() -> None:
             raise StoreAwayError("away")
         return 7
 
-    assert patiently(away) == 7
+    assert with_retry(away) == 7
     with pytest.raises(StoreAwayError):
-        patiently(lambda: (_ for _ in ()).throw(StoreAwayError("away")), patience=0.2)
+        with_retry(lambda: (_ for _ in ()).throw(StoreAwayError("away")), seconds=0.2)
     begun = time.monotonic()
     with pytest.raises(ValueError, match="x"):
-        patiently(lambda: int("x"))
+        with_retry(lambda: int("x"))
     assert time.monotonic() - begun < 0.1

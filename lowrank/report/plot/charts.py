@@ -457,6 +457,3 @@ def draw_interval(scene: Scene, interval: Interval, x: Axis, y: float) -> None:
             series=style.key,
         )
     )
-
-
-Estimate = Interval  # the old name, which sections import

@@ -7,15 +7,15 @@ import pandas as pd
 from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.plot.axes import number
 from lowrank.report.plot.charts import Heat
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.trajectories import Quantity, finite, slug, trajectory_figures
 
 ORDER = ("activation_cka", "activation_l2", "activation_cosine", "activation_cka_debiased")
-OPEN = 2  # metrics whose heat maps stand open
+OPEN = 2  # metrics whose heat maps are shown unfolded
 
 
-def build(source: Source) -> Section:
-    """Trajectories of the means over layers, then a heat map for each metric."""
+def build(source: ReportSource) -> Section:
+    """Return the trajectories of the means over layers, then a heat map for each metric."""
     section = Section(
         name="activations",
         title="Activations",
@@ -46,29 +46,33 @@ def build(source: Source) -> Section:
 
 
 def label(metric: str) -> str:
-    """A metric's name without its family."""
+    """Return a metric's name without its family."""
     names = {"cka": "CKA", "l2": "L2 distance", "cosine": "cosine", "cka_debiased": "CKA, debiased"}
     short = metric.removeprefix("activation_")
     return names.get(short, short.replace("_", " "))
 
 
-def heat_maps(source: Source, rows: pd.DataFrame, metric: str, *, folded: bool) -> list[Figure]:
-    """Layer by step for each method; methods of one scale share their colours."""
+def heat_maps(
+    source: ReportSource, rows: pd.DataFrame, metric: str, *, folded: bool
+) -> list[Figure]:
+    """Return heat maps of layer by step for each method; methods of one scale share their
+    colours.
+    """
     figures = []
     for place, (way, part) in enumerate(source.ways(rows, "metric")):
         panels: list[Heat] = []
         counts: list[int] = []
         for scale in source.scales:
             of_scale = part[part["scale"] == scale]
-            # the reference against itself is constant by definition and says nothing
+            # The reference against itself is constant by definition.
             spreads = of_scale.groupby("series")["value"].agg(["min", "max"])
             shown = spreads.index[spreads["min"] < spreads["max"]]
             of_scale = of_scale[of_scale["series"].isin(shown)]
             if of_scale.empty:
                 continue
             log, values = metric.endswith("_l2"), of_scale["value"]
-            # a distance of 0, as of equal initial weights, has no logarithm and no say in where the
-            # colours begin
+            # A distance of 0, as of equal initial weights, has no logarithm:
+            # the colours begin above it.
             limits = (float(values[values > 0].min() if log else values.min()), float(values.max()))
             styles = source.styles(shown)
             panels += [
@@ -96,7 +100,7 @@ def heat_maps(source: Source, rows: pd.DataFrame, metric: str, *, folded: bool) 
 
 
 def heat(rows: pd.DataFrame, title: str, limits: tuple[float, float], *, log: bool) -> Heat:
-    """One method's heat map, deepest layer on top."""
+    """Return one method's heat map, with the deepest layer on top."""
     means = rows.groupby(["layer", "step"])["value"].mean()
     layers, steps = sorted(set(rows["layer"]), reverse=True), sorted(set(rows["step"]))
     values = [

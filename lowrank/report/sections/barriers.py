@@ -1,4 +1,4 @@
-"""Barriers: between consecutive checkpoints of one run (CCBH) and between methods (IMBH) with the
+"""Barriers between consecutive checkpoints of one run (CCBH) and between methods (IMBH), with the
 seed null.
 """
 
@@ -15,7 +15,7 @@ from lowrank.report.identity import series_key
 from lowrank.report.plot.axes import number
 from lowrank.report.plot.charts import XY, Heat, Series, Style
 from lowrank.report.sections.further import others
-from lowrank.report.source import Source, of_pairs
+from lowrank.report.source import ReportSource, of_pairs
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import (
@@ -31,8 +31,8 @@ from lowrank.report.trajectories import (
 MOMENTS = 3  # steps at which a matrix is shown
 
 
-def build(source: Source) -> Section:
-    """Both kinds of barrier."""
+def build(source: ReportSource) -> Section:
+    """Return the chapter with both kinds of barrier."""
     section = Section(
         name="barriers",
         title="Barriers",
@@ -78,16 +78,16 @@ def build(source: Source) -> Section:
     return section
 
 
-def line_figures(source: Source) -> list[Block]:
-    """The loss along the lines themselves: of consecutive checkpoints over training, and between
-    two methods at the end.
+def line_figures(source: ReportSource) -> list[Block]:
+    """Return figures of the loss along the lines: of consecutive checkpoints over training, and
+    between two methods at the end.
     """
     curves = source.query("curves")
     curves = finite(curves[curves["curve"].isin(["ccbh", "imbh"])], "mean")
     blocks: list[Block] = []
     for place, (way, part) in enumerate(source.ways(curves[curves["curve"] == "ccbh"], "curve")):
         panels = [
-            XY(title=scale, series=series, x_label="step", y_label="loss, nats a token")
+            XY(title=scale, series=series, x_label="step", y_label="loss, nats per token")
             for scale in source.scales
             if (
                 series := [
@@ -114,8 +114,8 @@ def line_figures(source: Source) -> list[Block]:
 
 
 def path(rows: pd.DataFrame, style: Style, scale: str) -> list[Series]:
-    """The loss of one method along its whole walk over the step, and the checkpoints on it; nothing
-    where it has none.
+    """Return the loss of one method along all its lines against the step, and the checkpoints on
+    it; nothing where there is none.
     """
     mine = rows[(rows["series"] == style.key) & (rows["scale"] == scale)]
     mine = mine[mine["run_id"] == mine["run_id"].min()].sort_values(["step", "position"])
@@ -140,9 +140,9 @@ def path(rows: pd.DataFrame, style: Style, scale: str) -> list[Series]:
     return [line, stops]
 
 
-def between_figure(source: Source, rows: pd.DataFrame, way: str, suffix: str) -> list[Block]:
-    """The loss along the lines from the baseline to every other method at the last step, one panel
-    a scale.
+def between_figure(source: ReportSource, rows: pd.DataFrame, way: str, suffix: str) -> list[Block]:
+    """Return a figure of the loss along the lines from the baseline to every other method at the
+    last step, one panel per scale.
     """
     names = reference(rows)
     flipped = rows["series"] == source.baseline
@@ -172,7 +172,7 @@ def between_figure(source: Source, rows: pd.DataFrame, way: str, suffix: str) ->
         if series:
             x_label = f"α: 0 is {source.baseline}, 1 the method"
             panels.append(
-                XY(title=scale, series=series, x_label=x_label, y_label="loss, nats a token")
+                XY(title=scale, series=series, x_label=x_label, y_label="loss, nats per token")
             )
     if not panels:
         return []
@@ -191,8 +191,8 @@ def between_figure(source: Source, rows: pd.DataFrame, way: str, suffix: str) ->
     ]
 
 
-def consecutive_figures(source: Source, rows: pd.DataFrame) -> list[Figure]:
-    """CCBH as a heat map, method by step."""
+def consecutive_figures(source: ReportSource, rows: pd.DataFrame) -> list[Figure]:
+    """Return heat maps of CCBH, method by step."""
     figures = []
     for place, (way, rows_of_way) in enumerate(source.ways(rows, "metric")):
         part = finite(rows_of_way)
@@ -239,12 +239,12 @@ def consecutive_figures(source: Source, rows: pd.DataFrame) -> list[Figure]:
 
 
 def cell(means: pd.Series[float], key: tuple[Any, ...]) -> float | None:
-    """A mean, or None where there is none."""
+    """Return a mean, or None where there is none."""
     return float(means[key]) if key in means.index else None
 
 
-def matrix_figures(source: Source, rows: pd.DataFrame) -> list[Block]:
-    """Method by method at a few steps, for each metric and protocol."""
+def matrix_figures(source: ReportSource, rows: pd.DataFrame) -> list[Block]:
+    """Return matrices of method by method at a few steps, for each metric and protocol."""
     blocks: list[Block] = []
     for metric, of_metric in sorted(
         rows.groupby("metric"), key=lambda pair: (len(str(pair[0])), pair[0])
@@ -262,7 +262,7 @@ def matrix_figures(source: Source, rows: pd.DataFrame) -> list[Block]:
                     title=f"Barriers between methods: {words(str(metric))}"
                     + (f" ({way})" if place else ""),
                     caption="Off the diagonal: two methods, same seed. On the diagonal, the null: one method, two seeds (empty "
-                    "where a scale has one seed). A barrier between methods tells them apart only as far as it exceeds the null.",
+                    "where a scale has one seed). A barrier between methods distinguishes them only as far as it exceeds the null.",
                     protocol=source.describe(part),
                     query=source.command("aggregates"),
                     notes=[*notes(part), *initialisation(part)],
@@ -281,12 +281,12 @@ def matrix_figures(source: Source, rows: pd.DataFrame) -> list[Block]:
 
 
 def is_null(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Whether a pair is one method at two seeds."""
+    """Return whether a pair is one method at two seeds."""
     return reference(rows) == rows["series"]
 
 
 def reference(rows: pd.DataFrame) -> pd.Series[str]:
-    """The other series of each pair."""
+    """Return the other series of each pair."""
     names = [
         series_key(str(m), str(v or ""))
         for m, v in zip(rows["reference_method"], rows["reference_variant"], strict=True)
@@ -294,9 +294,9 @@ def reference(rows: pd.DataFrame) -> pd.Series[str]:
     return pd.Series(names, index=rows.index, dtype=object)
 
 
-def matrices(source: Source, rows: pd.DataFrame) -> list[Heat]:
-    """Symmetric matrices at :data:`MOMENTS` steps of each scale, one range of one kind of colours a
-    scale.
+def matrices(source: ReportSource, rows: pd.DataFrame) -> list[Heat]:
+    """Return symmetric matrices at :data:`MOMENTS` steps of each scale; those of one scale share
+    range and colours.
     """
     panels = []
     ranges = rows.groupby("scale")["value"].agg(["min", "max"])
@@ -344,15 +344,15 @@ def matrices(source: Source, rows: pd.DataFrame) -> list[Heat]:
 
 
 def initialisation(rows: pd.DataFrame) -> list[str]:
-    """How many pairs start from the same weights."""
+    """Return a sentence that states how many pairs start from the same weights."""
     pairs, shared = len(rows), int(rows["shared_initialisation"].sum())
     return [
         f"{shared} of {pairs} pairs share their initialisation; the others differ by symmetry as well"
     ]
 
 
-def pair_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
-    """Every pair with its barrier."""
+def pair_table(source: ReportSource, rows: pd.DataFrame, name: str) -> Table:
+    """Return a table of every pair with its barrier."""
     lines = []
     for (scale, series, other, step), group in rows.assign(other=reference(rows)).groupby(
         ["scale", "series", "other", "step"], sort=True

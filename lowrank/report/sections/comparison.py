@@ -10,24 +10,24 @@ import pandas as pd
 from lowrank.predict.features import primary_rows
 from lowrank.report.figure import Block, Figure, Missing, Note, Section
 from lowrank.report.plot.axes import number
-from lowrank.report.plot.charts import Estimate, Forest
+from lowrank.report.plot.charts import Forest, Interval
 from lowrank.report.sections.overview import final_rows
-from lowrank.report.source import Source, of_pairs
+from lowrank.report.source import ReportSource, of_pairs
 from lowrank.report.summary import spread, welch
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite
 
 LOSS, SCORE = "validation loss", "mean score"
 COLUMNS = ["quantity", "scale", "series", "seed", "value", "error", "protocol"]
-SHOWN = (  # quantity, title, unit, what a value below zero says
-    (LOSS, "Difference of the final validation loss", "nats a token", "has the lower loss"),
+SHOWN = (  # quantity, title, unit, what a value below zero means
+    (LOSS, "Difference of the final validation loss", "nats per token", "has the lower loss"),
     (SCORE, "Difference of the mean downstream score", "mean over tasks", "has the lower score"),
 )
-DEVIATES = 1.959963984540054  # of a 95% interval, in standard errors
+DEVIATES = 1.959963984540054  # half width of a 95% interval, in standard errors
 
 
-def build(source: Source, other: Source) -> Section:
-    """Differences this minus other, of the final losses, metrics and scores."""
+def build(source: ReportSource, other: ReportSource) -> Section:
+    """Return the differences, this study minus the other, of final losses, metrics and scores."""
     section = Section(
         name="comparison",
         title=f"Against {other.name}",
@@ -49,8 +49,8 @@ def build(source: Source, other: Source) -> Section:
     return section
 
 
-def figures(source: Source, other: Source, table: pd.DataFrame) -> list[Block]:
-    """The differences of loss and mean score, one panel a scale."""
+def figures(source: ReportSource, other: ReportSource, table: pd.DataFrame) -> list[Block]:
+    """Return figures of the differences of loss and mean score, one panel per scale."""
     found: list[Block] = []
     for quantity, title, unit, below in SHOWN:
         rows = table[table["quantity"] == quantity]
@@ -79,8 +79,8 @@ def figures(source: Source, other: Source, table: pd.DataFrame) -> list[Block]:
     return found
 
 
-def full_table(source: Source, other: Source, table: pd.DataFrame) -> Table:
-    """Every difference."""
+def full_table(source: ReportSource, other: ReportSource, table: pd.DataFrame) -> Table:
+    """Return a table of every difference."""
     return Table(
         name="comparison",
         title=f"{source.name} minus {other.name}",
@@ -104,8 +104,8 @@ def full_table(source: Source, other: Source, table: pd.DataFrame) -> Table:
     )
 
 
-def estimates(source: Source, rows: pd.DataFrame) -> list[tuple[str, list[Estimate]]]:
-    """One row a method of one scale."""
+def estimates(source: ReportSource, rows: pd.DataFrame) -> list[tuple[str, list[Interval]]]:
+    """Return one row per method of one scale."""
     lines = []
     for style in source.styles(rows["series"]):
         found = rows[rows["series"] == style.key].iloc[0]
@@ -118,13 +118,13 @@ def estimates(source: Source, rows: pd.DataFrame) -> list[tuple[str, list[Estima
             else ""
         )
         tip = f"{style.label} at {found['scale']}: {number(value)}{span}"
-        lines.append((style.label, [Estimate(style, value, low, high, tip)]))
+        lines.append((style.label, [Interval(style, value, low, high, tip)]))
     return lines
 
 
-def comparable(source: Source, other: Source, table: pd.DataFrame) -> str:
-    """Whether both were scored on the same text, and which quantities were measured in the same
-    way.
+def comparable(source: ReportSource, other: ReportSource, table: pd.DataFrame) -> str:
+    """Return whether both were scored on the same text, and which quantities were measured in the
+    same way.
     """
     data = [set(s.runs["dataset_fingerprint"]) for s in (source, other)]
     losses = table[table["quantity"] == LOSS]["same_protocol"].all()
@@ -136,9 +136,9 @@ def comparable(source: Source, other: Source, table: pd.DataFrame) -> str:
     return text + (f" Measured under different protocols: {', '.join(differ)}." if differ else "")
 
 
-def final_values(source: Source) -> pd.DataFrame:
-    """Final loss, main-protocol metrics and scores of each run, long, each with its stored error
-    and protocol.
+def final_values(source: ReportSource) -> pd.DataFrame:
+    """Return final loss, metrics of the main protocol and scores of each run in long form, each
+    with its stored error and protocol.
     """
     if not len(source.checkpoints):
         return pd.DataFrame(columns=COLUMNS)
@@ -167,13 +167,13 @@ def final_values(source: Source) -> pd.DataFrame:
     return pd.concat([part[COLUMNS] for part in [*parts, mean_scores(parts[-1])] if len(part)])
 
 
-def main(source: Source, rows: pd.DataFrame, key: str) -> pd.DataFrame:
-    """The rows of the study's main protocol, the newest of its name."""
+def main(source: ReportSource, rows: pd.DataFrame, key: str) -> pd.DataFrame:
+    """Return the rows of the study's main protocol, the newest of its name."""
     return source.ways(rows, key)[0][1] if len(rows) else rows
 
 
 def mean_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """The mean over tasks of each run, its error from those of the tasks."""
+    """Return the mean over tasks of each run, with its error from those of the tasks."""
     if scores.empty:
         return scores
     grouped = scores.assign(square=scores["error"] ** 2).groupby(
@@ -188,7 +188,7 @@ def mean_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    """One row for each quantity, scale and series of both."""
+    """Return one row for each quantity, scale and series of both."""
     by = ["quantity", "scale", "series"]
     right, lines = dict(list(theirs.groupby(by, sort=False))), []
     for key, mine in ours.groupby(by, sort=False):
@@ -215,8 +215,8 @@ def differences(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
 def interval(
     first: pd.DataFrame, second: pd.DataFrame
 ) -> tuple[float, float | None, float | None, str | None]:
-    """(difference of means second - first, low, high, what the interval is from); None where
-    nothing gives one.
+    """Return (difference of means second - first, low, high, basis of the interval); None where no
+    interval can be computed.
     """
     difference, low, high = welch(first["value"], second["value"])
     if math.isfinite(low):

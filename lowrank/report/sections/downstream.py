@@ -12,15 +12,17 @@ from lowrank.predict.features import primary_rows
 from lowrank.report.figure import Block, Figure, Missing, Section
 from lowrank.report.identity import series_key
 from lowrank.report.plot.axes import number
-from lowrank.report.plot.charts import XY, Estimate, Forest, Style
-from lowrank.report.source import Source
+from lowrank.report.plot.charts import XY, Forest, Interval, Style
+from lowrank.report.source import ReportSource
 from lowrank.report.summary import quantile
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite, seed_series, slug
 
 
-def build(source: Source) -> Section:
-    """Means by category at the last step, the mean over tasks during training, and every task."""
+def build(source: ReportSource) -> Section:
+    """Return means by category at the last step, the mean over tasks during training, and every
+    task.
+    """
     section = Section(
         name="downstream",
         title="Downstream",
@@ -41,8 +43,10 @@ def build(source: Source) -> Section:
     return section
 
 
-def protocol_blocks(source: Source, rows: pd.DataFrame, way: str, *, folded: bool) -> list[Block]:
-    """All that is shown of one protocol."""
+def protocol_blocks(
+    source: ReportSource, rows: pd.DataFrame, way: str, *, folded: bool
+) -> list[Block]:
+    """Return all figures and tables of one protocol."""
     main, suffix = primary_rows(rows), f"-{slug(way)}" if folded else ""
     last = main[main["step"] == main.groupby("run_id")["step"].transform("max")]
     common: dict[str, Any] = {
@@ -88,11 +92,12 @@ def protocol_blocks(source: Source, rows: pd.DataFrame, way: str, *, folded: boo
 
 
 def paired_figure(
-    source: Source, last: pd.DataFrame, suffix: str, common: dict[str, Any], label: str
+    source: ReportSource, last: pd.DataFrame, suffix: str, common: dict[str, Any], label: str
 ) -> list[Figure]:
-    """Differences to the baseline on the same items; nothing where no single items are stored.
+    """Return differences to the baseline on the same items; nothing where no single items are
+    stored.
 
-    ``last`` has the primary scores at the last step, which say which metrics count.
+    ``last`` has the primary scores at the last step, which determine the metrics that are shown.
     """
     rows = against_baseline(source, last)
     if rows.empty:
@@ -126,12 +131,14 @@ def paired_figure(
     ]
 
 
-def against_baseline(source: Source, last: pd.DataFrame) -> pd.DataFrame:
-    """Every other series against the baseline, task by task, primary metrics alone."""
+def against_baseline(source: ReportSource, last: pd.DataFrame) -> pd.DataFrame:
+    """Return the differences of every other series to the baseline, task by task, of primary
+    metrics only.
+    """
     known = last[["protocol_id", "task", "metric", "category"]].drop_duplicates()
     if source.baseline not in set(last["series"]):
         return known.iloc[:0]
-    (method, variant), *others = source.arms
+    (method, variant), *others = source.recipes
     given = {"reference": method, "reference_variant": variant}
     found = [
         source.query("downstream_methods", method=m, variant=v, **given).assign(
@@ -147,8 +154,8 @@ def against_baseline(source: Source, last: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def paired_table(source: Source, rows: pd.DataFrame, name: str, query: str) -> Table:
-    """Each task's difference with its errors."""
+def paired_table(source: ReportSource, rows: pd.DataFrame, name: str, query: str) -> Table:
+    """Return a table of each task's difference with its errors."""
     headings = {
         "scale": "scale",
         "category": "category",
@@ -175,16 +182,15 @@ def paired_table(source: Source, rows: pd.DataFrame, name: str, query: str) -> T
     )
 
 
-def difference(rows: pd.DataFrame, style: Style) -> Estimate:
-    """Mean difference over tasks with a 95% interval; tasks have items of their own, so their
-    errors are taken as independent.
+def difference(rows: pd.DataFrame, style: Style) -> Interval:
+    """Return the mean difference over tasks with a 95% interval; tasks have separate items, so
+    their errors are taken as independent.
     """
     tasks = rows.set_index("task")[["difference", "standard_error", "items_error", "seeds"]].astype(
         float
     )
-    between = (tasks["standard_error"] ** 2 - tasks["items_error"] ** 2).clip(
-        lower=0
-    )  # what the seeds add to the items
+    # The part of the variance that comes from seeds.
+    between = (tasks["standard_error"] ** 2 - tasks["items_error"] ** 2).clip(lower=0)
     mean, total = float(tasks["difference"].mean()), float((tasks["standard_error"] ** 2).sum())
     reach = (
         quantile(total, between.to_numpy(), tasks["seeds"].to_numpy() - 1)
@@ -194,12 +200,12 @@ def difference(rows: pd.DataFrame, style: Style) -> Estimate:
     low, high = (mean - reach, mean + reach) if np.isfinite(reach) else (mean, mean)
     counts = f"{len(tasks)} tasks, {int(rows['seeds'].max())} seeds"
     tip = f"{style.label}: {number(mean, 3)} ({number(low, 3)} … {number(high, 3)}; {counts})"
-    return Estimate(style, mean, low, high, tip)
+    return Interval(style, mean, low, high, tip)
 
 
-def category_panels(source: Source, rows: pd.DataFrame) -> list[Forest]:
-    """One panel for each scale and category, and the mean over all tasks where there are several
-    categories.
+def category_panels(source: ReportSource, rows: pd.DataFrame) -> list[Forest]:
+    """Return one panel for each scale and category, and the mean over all tasks where there are
+    several categories.
     """
     panels = []
     groups = [(str(c), g) for c, g in rows.groupby("category", sort=True)]
@@ -226,9 +232,9 @@ def category_panels(source: Source, rows: pd.DataFrame) -> list[Forest]:
     return panels
 
 
-def estimate(rows: pd.DataFrame, style: Style, what: str) -> Estimate:
-    """Mean over tasks and seeds; items of one task are shared by seeds, so their errors are taken
-    as common to them.
+def estimate(rows: pd.DataFrame, style: Style, what: str) -> Interval:
+    """Return the mean over tasks and seeds; seeds share the items of a task, so their errors are
+    taken as common to them.
     """
     by_task = rows.groupby("task")
     means, errors = by_task["value"].mean(), by_task["standard_error"].mean()
@@ -236,11 +242,13 @@ def estimate(rows: pd.DataFrame, style: Style, what: str) -> Estimate:
     error = math.sqrt(float((errors**2).sum())) / len(errors) if errors.notna().all() else math.nan
     low, high = (mean - error, mean + error) if np.isfinite(error) else (mean, mean)
     tip = f"{style.label}, {what}: {number(mean)} ± {number(error, 2)} ({len(means)} tasks, {rows['seed'].nunique()} seeds)"
-    return Estimate(style, mean, low, high, tip)
+    return Interval(style, mean, low, high, tip)
 
 
-def score_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
-    """Every task at the last step: one row a task and scale, one column a method."""
+def score_table(source: ReportSource, rows: pd.DataFrame, name: str) -> Table:
+    """Return a table of every task at the last step: one row per task and scale, one column per
+    method.
+    """
     columns = [s.key for s in source.styles(rows["series"])]
     lines = []
     for scale in source.scales:
@@ -275,15 +283,15 @@ def score_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
 
 
 def with_error(rows: pd.DataFrame) -> str | None:
-    """Mean over seeds ± mean standard error."""
+    """Return the mean over seeds ± mean standard error as text."""
     if rows.empty:
         return None
     error = float(rows["standard_error"].astype(float).mean())
     return f"{float(rows['value'].mean()):.3f}" + (f" ± {error:.3f}" if np.isfinite(error) else "")
 
 
-def beyond_accuracy(source: Source, rows: pd.DataFrame, name: str) -> Figure:
-    """The other metrics of the tasks, as points by method."""
+def beyond_accuracy(source: ReportSource, rows: pd.DataFrame, name: str) -> Figure:
+    """Return a figure of the other metrics of the tasks, as points by method."""
     extra = rows[~rows.index.isin(primary_rows(rows).index)]
     panels = []
     for (metric, scale), group in extra.groupby(["metric", "scale"], sort=True):

@@ -1,4 +1,4 @@
-"""Metrics that no other chapter shows: a lens added by a file of its own appears here by itself."""
+"""Metrics that no other chapter shows: those of an added lens appear here without further code."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Collection
 import pandas as pd
 
 from lowrank.report.figure import Figure, Section
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.trajectories import Quantity, by_metric, trajectory_figures, words
 
 
-def build(source: Source) -> Section | None:
-    """Trajectories of the remaining metrics; None where there are none."""
+def build(source: ReportSource) -> Section | None:
+    """Return trajectories of the remaining metrics; None where there are none."""
     rest = source.shown_in("further")
     if rest.empty:
         return None
@@ -25,16 +25,16 @@ def build(source: Source) -> Section | None:
     return section
 
 
-def others(source: Source, chapter: str, shown: Collection[str]) -> list[Figure]:
-    """Trajectories of the metrics that name ``chapter`` in their declaration, but for those that it
-    has ``shown`` already.
+def others(source: ReportSource, chapter: str, shown: Collection[str]) -> list[Figure]:
+    """Return trajectories of the metrics whose declaration names ``chapter``, without those in
+    ``shown``.
     """
     rows = source.shown_in(chapter)
     return by_lens(source, rows[~rows["metric"].isin(shown)], chapter)
 
 
-def by_lens(source: Source, rows: pd.DataFrame, name: str) -> list[Figure]:
-    """Trajectories of all metrics of ``rows``, one figure for each lens and protocol."""
+def by_lens(source: ReportSource, rows: pd.DataFrame, name: str) -> list[Figure]:
+    """Return trajectories of all metrics of ``rows``, one figure for each lens and protocol."""
     figures: list[Figure] = []
     for lens, part in rows.groupby("lens", sort=True):
         quantities = [Quantity(metric, words(metric)) for metric in by_metric(part)]

@@ -12,7 +12,7 @@ from lowrank.report.plot import theme
 from lowrank.report.plot.axes import number
 from lowrank.report.plot.charts import XY, Series, Style
 from lowrank.report.sections.further import others
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import Quantity, finite, pick, slug, trajectory_figures, words
 
@@ -36,8 +36,8 @@ ALONG_TRAINING = tuple(
 )
 
 
-def build(source: Source) -> Section:
-    """Curves first, then what is read off them."""
+def build(source: ReportSource) -> Section:
+    """Return the curves, after the metrics that are computed from them."""
     section = Section(
         name="landscape",
         title="Loss landscape",
@@ -94,7 +94,7 @@ def build(source: Source) -> Section:
 
 
 def principal_quantities(rows: pd.DataFrame) -> list[Quantity]:
-    """Sharpness along each k that was measured, k ascending, then σ."""
+    """Return the sharpness along each measured k, in ascending order, then σ."""
     names = sorted(
         set(rows["metric"]), key=lambda name: (name.startswith("sigma"), len(name), name)
     )
@@ -102,10 +102,10 @@ def principal_quantities(rows: pd.DataFrame) -> list[Quantity]:
 
 
 def curve_figures(
-    source: Source, rows: pd.DataFrame, curve: str, suffix: str, *, folded: bool
+    source: ReportSource, rows: pd.DataFrame, curve: str, suffix: str, *, folded: bool
 ) -> list[Figure]:
-    """The curve of all methods at the last step, and of each method over training; ``suffix`` tells
-    other protocols apart.
+    """Return the curve of all methods at the last step, and of each method over training;
+    ``suffix`` distinguishes other protocols.
     """
     seed = int(rows["seed"].min())
     rows = rows[rows["seed"] == seed]
@@ -163,14 +163,14 @@ def curve_figures(
     ]
     evolution = [panel for panels in by_scale for panel in panels]
     if rows["step"].nunique() == 1:
-        return figures  # over training there is nothing more to see
+        return figures  # one step: there is no evolution to show
     figures.append(
         Figure(
             name=f"{name}_steps",
             title=f"Landscape over training: {what}",
             panels=evolution,
             rows=[len(panels) for panels in by_scale if panels],
-            caption=f"One line a checkpoint, relative to its own loss at offset 0, seed {seed}. {band}",
+            caption=f"One line per checkpoint, relative to its own loss at offset 0, seed {seed}. {band}",
             folded=folded or not curve.endswith("random"),
             **common,
             legend=step_legend(evolution),
@@ -179,8 +179,8 @@ def curve_figures(
     return figures
 
 
-def method_series(source: Source, rows: pd.DataFrame) -> list[Series]:
-    """One series a method, its loss at offset 0 subtracted."""
+def method_series(source: ReportSource, rows: pd.DataFrame) -> list[Series]:
+    """Return one series per method, with its loss at offset 0 subtracted."""
     found = []
     for style in source.styles(rows["series"]):
         part = rows[rows["series"] == style.key].sort_values("offset_value")
@@ -189,12 +189,12 @@ def method_series(source: Source, rows: pd.DataFrame) -> list[Series]:
 
 
 def centre(rows: pd.DataFrame) -> float:
-    """The loss nearest to offset 0."""
+    """Return the loss nearest to offset 0."""
     return float(rows["mean"].iloc[int(rows["offset_value"].abs().argmin())])
 
 
 def step_series(rows: pd.DataFrame) -> list[Series]:
-    """One series a checkpoint, at most :data:`theme.STEPS` of them."""
+    """Return one series per checkpoint, at most :data:`theme.STEPS` of them."""
     steps, found = pick(list(rows["step"]), theme.STEPS), []
     for place, step in enumerate(steps):
         shade = round(place * (theme.STEPS - 1) / max(1, len(steps) - 1))
@@ -205,7 +205,7 @@ def step_series(rows: pd.DataFrame) -> list[Series]:
 
 
 def curve_series(rows: pd.DataFrame, style: Style, zero: float) -> Series:
-    """A curve with its standard error over directions."""
+    """Return a curve with its standard error over directions."""
     y = rows["mean"].astype(float).to_numpy() - zero
     error = np.sqrt(
         rows["variance"].astype(float).to_numpy()
@@ -221,13 +221,13 @@ def curve_series(rows: pd.DataFrame, style: Style, zero: float) -> Series:
 
 
 def step_legend(panels: list[XY]) -> list[Style]:
-    """The shades of the steps, where all panels show the same ones."""
+    """Return the shades of the steps, where all panels show the same ones."""
     sets = [[series.style for series in panel.series] for panel in panels]
     return sets[0] if sets and all(styles == sets[0] for styles in sets) else []
 
 
-def curve_table(source: Source, rows: pd.DataFrame, name: str) -> Table:
-    """The points of the curves at the last step."""
+def curve_table(source: ReportSource, rows: pd.DataFrame, name: str) -> Table:
+    """Return a table of the points of the curves at the last step."""
     columns = ["scale", "series", "step", "offset_value", "mean", "variance", "n"]
     return Table(
         name=name,

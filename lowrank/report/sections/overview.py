@@ -1,4 +1,4 @@
-"""The study at a glance: what there is, what failed, and the main table."""
+"""The study at a glance: its size, its failures, and the main table."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pandas as pd
 
 from lowrank.report.figure import Note, Section
 from lowrank.report.plot.axes import MINUS, number
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table
 
 
-def build(source: Source) -> Section:
-    """Counts, failures and the final losses."""
+def build(source: ReportSource) -> Section:
+    """Return counts, failures and the final losses."""
     section = Section(
         name="overview", title="At a glance", lead=str(source.study.config.get("description", ""))
     )
@@ -24,8 +24,8 @@ def build(source: Source) -> Section:
     return section
 
 
-def facts(source: Source) -> list[tuple[str, str]]:
-    """(number, what) pairs for the head of the page."""
+def facts(source: ReportSource) -> list[tuple[str, str]]:
+    """Return (number, what) pairs for the head of the page."""
     runs, status = source.runs, source.runs["status"].value_counts()
     done = int(status.get("done", 0))
     values = len(source.aggregates)
@@ -46,9 +46,9 @@ def facts(source: Source) -> list[tuple[str, str]]:
     )
 
 
-def final_rows(source: Source) -> pd.DataFrame:
-    """The last checkpoint with a validation loss of each run that has not failed; where a cell has
-    runs done, of those alone.
+def final_rows(source: ReportSource) -> pd.DataFrame:
+    """Return the last checkpoint with a validation loss of each run that has not failed; only of
+    finished runs where a cell has any.
     """
     runs = source.runs.set_index("run_id")["status"]
     rows = source.checkpoints.assign(status=source.checkpoints["run_id"].map(runs))
@@ -62,8 +62,8 @@ def final_rows(source: Source) -> pd.DataFrame:
     return rows[rows["status"].eq("done") | ~finished]
 
 
-def findings(source: Source) -> list[str]:
-    """What the rows say, in a few sentences: the lowest loss at each scale, and what geometry adds
+def findings(source: ReportSource) -> list[str]:
+    """Return the findings in a few sentences: the lowest loss at each scale, and what geometry adds
     to the loss.
     """
     final, found = final_rows(source), []
@@ -96,25 +96,27 @@ def findings(source: Source) -> list[str]:
 
 
 def added(alone: float, both: float, p: float, checkpoints: int) -> str:
-    """What geometry adds to the loss, as a sentence; its p value where it adds anything."""
-    said = (
+    """Return a sentence that states what geometry adds to the loss, with its p value where it adds
+    anything.
+    """
+    result = (
         f"geometry raises it to {decimals(both)} (permutation p = {number(p, 2)})"
         if both > alone
         else f"with geometry beside it {decimals(both)}, so that geometry does not improve the prediction"
     )
     return (
         "Predicting the downstream scores of a method from the other methods: out-of-fold R² "
-        f"{decimals(alone)} from the loss alone; {said}; {checkpoints} checkpoints."
+        f"{decimals(alone)} from the loss alone; {result}; {checkpoints} checkpoints."
     )
 
 
 def decimals(value: float) -> str:
-    """Two decimals with a real minus sign, and none before a zero."""
+    """Return a number with two decimals and a real minus sign, and none before a zero."""
     return f"{value:z.2f}".replace("-", MINUS)
 
 
-def final_table(source: Source) -> Table:
-    """Final validation loss and perplexity of each method at each scale."""
+def final_table(source: ReportSource) -> Table:
+    """Return a table of the final validation loss and perplexity of each method at each scale."""
     final, runs, lines = final_rows(source), source.runs, []
     for scale in source.scales:
         for style in source.styles():
@@ -164,13 +166,13 @@ def final_table(source: Source) -> Table:
         method_column="method",
         query=source.command("checkpoints"),
         headings=[headings.get(c, c) for c in kept],
-        note="Validation loss in nats a token, mean over seeds with its sample standard deviation; perplexity is its exp.",
+        note="Validation loss in nats per token, mean over seeds with its sample standard deviation; perplexity is its exp.",
     )
 
 
-def failures(source: Source) -> list[Note | Table]:
-    """Runs that failed: a diverged run is a result, with its step, its last finite loss and the
-    reason.
+def failures(source: ReportSource) -> list[Note | Table]:
+    """Return the failed runs: a diverged run is a result, with its step, its last finite loss and
+    the reason.
     """
     rows = source.runs[source.runs["status"] == "failed"]
     if rows.empty:

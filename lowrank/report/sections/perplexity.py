@@ -8,21 +8,23 @@ from dataclasses import replace
 import pandas as pd
 
 from lowrank.report.figure import Block, Figure, Missing, Note, Section
-from lowrank.report.plot.charts import Estimate, Forest
+from lowrank.report.plot.charts import Forest, Interval
 from lowrank.report.sections.overview import final_rows
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table
 
 
-def build(source: Source) -> Section:
-    """Ours, published, difference; and as a figure."""
+def build(source: ReportSource) -> Section:
+    """Return our perplexities, the published ones and their difference, as a table and as a
+    figure.
+    """
     section = Section(
         name="perplexity",
         title="Perplexity",
         lead="exp of the validation loss of the last checkpoint. Published values stand where scale and method "
         "are those of a publication; "
-        "they were measured on C4 with its own tokenizer, so a difference says something only for runs on the same data.",
+        "they were measured on C4 with its own tokenizer, so a difference is meaningful only for runs on the same data.",
     )
     final = final_rows(source)
     if final.empty:
@@ -42,8 +44,8 @@ def build(source: Source) -> Section:
     return section
 
 
-def figure(source: Source, final: pd.DataFrame) -> Figure:
-    """One panel for each scale: a row for each method, its seeds' mean and range."""
+def figure(source: ReportSource, final: pd.DataFrame) -> Figure:
+    """Return one panel for each scale: a row for each method, with its seeds' mean and range."""
     panels = []
     for scale in source.scales:
         rows = []
@@ -55,7 +57,7 @@ def figure(source: Source, final: pd.DataFrame) -> Figure:
             if found.n:
                 tip = f"{style.label} at {scale}: {found} ({found.n} seeds)"
                 rows.append(
-                    (style.label, [Estimate(style, found.mean, found.low, found.high, tip)])
+                    (style.label, [Interval(style, found.mean, found.low, found.high, tip)])
                 )
         if rows:
             panels.append(Forest(title=scale, rows=rows, x_label="validation perplexity"))
@@ -69,9 +71,9 @@ def figure(source: Source, final: pd.DataFrame) -> Figure:
     )
 
 
-def perplexity_table(source: Source, final: pd.DataFrame, published: pd.DataFrame) -> Table:
-    """Ours beside the literature; where the literature has none of these scales, without columns
-    for it.
+def perplexity_table(source: ReportSource, final: pd.DataFrame, published: pd.DataFrame) -> Table:
+    """Return a table of our values and the published ones; without columns for those where none has
+    one of these scales.
     """
     lines = []
     for scale in source.scales:
@@ -128,14 +130,14 @@ def perplexity_table(source: Source, final: pd.DataFrame, published: pd.DataFram
 
 
 def for_orientation(published: pd.DataFrame) -> list[Block]:
-    """Why there is nothing to compare with, and the published table itself."""
+    """Return a note that states why there is nothing to compare with, and the published table."""
     scales = ", ".join(sorted(set(published["scale"]), key=lambda s: (len(s), s)))
     text = f"No scale of this study is a published one ({scales or 'none loaded'}), so there is nothing to compare with."
     return [Note(text=text), *reference(published)]
 
 
 def reference(published: pd.DataFrame) -> list[Block]:
-    """The published table itself, for orientation."""
+    """Return the published table, for orientation."""
     if published.empty:
         return []
     wide = published.pivot_table(
@@ -160,8 +162,8 @@ def reference(published: pd.DataFrame) -> list[Block]:
     ]
 
 
-def evaluation(source: Source) -> str:
-    """The sets behind the validation losses."""
+def evaluation(source: ReportSource) -> str:
+    """Return a description of the evaluation sets of the validation losses."""
     rows = source.query("evaluation_sets")
     rows = rows[rows["checkpoints"] > 0]
     sets = [
@@ -178,5 +180,5 @@ def evaluation(source: Source) -> str:
 
 
 def perplexity(loss: float) -> float:
-    """exp of a loss, infinite where it overflows."""
+    """Return exp of a loss, infinite where it overflows."""
     return math.exp(loss) if loss < 700 else math.inf

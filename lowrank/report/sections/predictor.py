@@ -1,4 +1,4 @@
-"""Does geometry tell about downstream performance what the loss does not? Correlations, fits and
+"""Whether geometry predicts downstream performance beyond the loss: correlations, fits and
 predictions.
 """
 
@@ -15,15 +15,15 @@ from lowrank.predict.selection import correlations
 from lowrank.predict.study import FIGURES, SCHEMES, SELECTIONS, WITHOUT_REFERENCE
 from lowrank.report.figure import Block, Figure, Missing, Section
 from lowrank.report.plot.axes import number
-from lowrank.report.plot.charts import XY, Estimate, Forest, Series, Style
-from lowrank.report.source import Source, json_value
+from lowrank.report.plot.charts import XY, Forest, Interval, Series, Style
+from lowrank.report.source import ReportSource, json_value
 from lowrank.report.tables import Table
 
 KEY = ["feature_set", "selection", "scheme", "model", "target"]
 SHOWN = ("loss_only", "geometry_only", "loss_plus_geometry")
 P_LEGEND = (
-    "p: permutation test of what geometry adds to the loss, whole runs exchanged; beside an R² lower than that of the loss alone, "
-    "a small p says that it holds something which the fit could not use. "
+    "p: permutation test of what geometry adds to the loss, complete runs exchanged; beside an R² lower than that of the loss alone, "
+    "a small p means that geometry holds information that the fit could not use. "
 )
 SELECTION_LEGEND = (
     "Selection: "
@@ -32,8 +32,10 @@ SELECTION_LEGEND = (
 )
 
 
-def build(source: Source) -> Section:
-    """Correlation table, fits beside the published ones, predictions against scores."""
+def build(source: ReportSource) -> Section:
+    """Return the correlation table, fits beside the published ones, and predictions against
+    scores.
+    """
     section = Section(
         name="predictor",
         title="Predictor",
@@ -65,12 +67,14 @@ def build(source: Source) -> Section:
 
 
 def title(scheme: str) -> str:
-    """A scheme in words."""
+    """Return a scheme in words."""
     return f"leave one {SCHEMES[scheme][0]} out" if scheme in SCHEMES else scheme
 
 
-def summary_figure(source: Source, fits: pd.DataFrame) -> Figure:
-    """Pooled Pearson with its interval, one panel a scheme, one row a feature set and selection."""
+def summary_figure(source: ReportSource, fits: pd.DataFrame) -> Figure:
+    """Return the pooled Pearson correlations with intervals, one panel per scheme, one row per
+    feature set and selection.
+    """
     panels = []
     for scheme in [s for s in SCHEMES if s in set(fits["scheme"])]:
         rows = []
@@ -92,20 +96,20 @@ def summary_figure(source: Source, fits: pd.DataFrame) -> Figure:
         columns=2,
         table=all_fits(source, fits),
         query=source.command("predictor_fits"),
-        caption="Linear regression on standardised features. Bars are 95% bootstrap intervals in which whole "
+        caption="Linear regression on standardised features. Bars are 95% bootstrap intervals in which complete "
         "runs are drawn, since the rows of one run are not independent.",
         protocol=f"target {TARGET}: unweighted mean over tasks; feature {LOSS} is the validation loss",
     )
 
 
 def name(feature_set: str, selection: str) -> str:
-    """A row's name."""
+    """Return a row's name."""
     plain = feature_set.replace(WITHOUT_REFERENCE, ", no reference").replace("_", " ")
     return plain if selection == "fixed" else f"{plain}, {selection.replace('_', ' ')}"
 
 
-def pearson(fit: pd.Series[Any], place: int) -> Estimate:
-    """A fit's correlation and interval as an estimate, one colour a feature set."""
+def pearson(fit: pd.Series[Any], place: int) -> Interval:
+    """Return a fit's correlation with its interval, in one colour per feature set."""
     value, low, high = (
         float(fit[c]) if not pd.isna(fit[c]) else math.nan
         for c in ("pearson", "pearson_low", "pearson_high")
@@ -119,20 +123,18 @@ def pearson(fit: pd.Series[Any], place: int) -> Estimate:
         marker=("circle", "square", "triangle", "diamond")[slot],
     )
     tip = f"{fit['feature_set']}, {fit['selection']}: {number(value, 3)} ({number(low, 3)} … {number(high, 3)}), n = {fit['n']}"
-    return Estimate(style, value, low, high, tip)
+    return Interval(style, value, low, high, tip)
 
 
-def fit_tables(source: Source, fits: pd.DataFrame) -> list[Block]:
-    """The fits at a glance and the published ones; every figure of every fit is the table under the
-    figure.
+def fit_tables(source: ReportSource, fits: pd.DataFrame) -> list[Block]:
+    """Return an overview of the fits and the published ones; the table under the figure holds every
+    figure of every fit.
     """
     return [overview_table(source, fits), *published_table(source)]
 
 
 def ordered(fits: pd.DataFrame) -> pd.DataFrame:
-    """Fits by scheme, then feature set, in the order in which the study of the literature names
-    them.
-    """
+    """Return fits by scheme, then feature set, in the order of the published study."""
     order = {s: i for i, s in enumerate(SCHEMES)}
     place = {name: i for i, name in enumerate(SHOWN)}
     sets = fits["feature_set"].str.replace(WITHOUT_REFERENCE, "").map(place).fillna(len(place))
@@ -141,9 +143,9 @@ def ordered(fits: pd.DataFrame) -> pd.DataFrame:
     return fits.sort_values(["order", "place", "feature_set", "chosen", "model"], kind="stable")
 
 
-def overview_table(source: Source, fits: pd.DataFrame) -> Table:
-    """One row a feature set and selection, R² and ranking accuracy out of fold for each scheme,
-    linear model.
+def overview_table(source: ReportSource, fits: pd.DataFrame) -> Table:
+    """Return R² and ranking accuracy out of fold of linear models, one row per feature set and
+    selection, for each scheme.
     """
     linear = ordered(fits[fits["model"] == "linear"])
     schemes = [s for s in SCHEMES if s in set(linear["scheme"])]
@@ -186,8 +188,8 @@ def overview_table(source: Source, fits: pd.DataFrame) -> Table:
     )
 
 
-def all_fits(source: Source, fits: pd.DataFrame) -> Table:
-    """Every figure of every fit."""
+def all_fits(source: ReportSource, fits: pd.DataFrame) -> Table:
+    """Return a table of every figure of every fit."""
     headings = {**FIGURES, "used": "feature names"}
     fits = ordered(fits).assign(
         used=lambda f: [", ".join(json_value(v).get("names", [])) for v in f["features"]]
@@ -206,8 +208,8 @@ def all_fits(source: Source, fits: pd.DataFrame) -> Table:
     )
 
 
-def published_table(source: Source) -> list[Table]:
-    """The published figures, where the store has them."""
+def published_table(source: ReportSource) -> list[Table]:
+    """Return the published figures, where the store has them."""
     published = pd.concat(
         [
             source.query("published", quantity=q)
@@ -234,8 +236,8 @@ def published_table(source: Source) -> list[Table]:
     ]
 
 
-def scatter(source: Source, fits: pd.DataFrame) -> Figure:
-    """Predicted against stored score for the three sets of the study, by method."""
+def scatter(source: ReportSource, fits: pd.DataFrame) -> Figure:
+    """Return predicted against stored scores for the three sets of the study, by method."""
     rows = source.query("predictions")
     schemes = [s for s in SCHEMES if s in set(fits["scheme"])][:2]
     chosen = fits[
@@ -272,7 +274,7 @@ def scatter(source: Source, fits: pd.DataFrame) -> Figure:
         legend=source.styles(rows["series"]),
         columns=3,
         query=source.command("predictions"),
-        caption="One marker a checkpoint; on the dashed line the prediction is exact.",
+        caption="One marker per checkpoint; on the dashed line the prediction is exact.",
         protocol="linear regression, the features of the set",
         table=Table(
             name="predictions",
@@ -283,8 +285,8 @@ def scatter(source: Source, fits: pd.DataFrame) -> Figure:
     )
 
 
-def points(source: Source, rows: pd.DataFrame) -> list[Series]:
-    """One series a method, without lines."""
+def points(source: ReportSource, rows: pd.DataFrame) -> list[Series]:
+    """Return one series per method, without lines."""
     found = []
     for style in source.styles(rows["series"]):
         part = rows[rows["series"] == style.key]
@@ -306,9 +308,9 @@ def points(source: Source, rows: pd.DataFrame) -> list[Series]:
     return found
 
 
-def correlation_table(source: Source) -> Table:
-    """Correlation of each feature with the score: at each scale, pooled, and whether the signs
-    agree; published ranks beside.
+def correlation_table(source: ReportSource) -> Table:
+    """Return the correlation of each feature with the score at each scale and pooled, whether its
+    signs agree, and its published rank.
     """
     table = feature_table(source.store, source.name, source.preset)
     rows = table.complete([])
@@ -350,12 +352,12 @@ def correlation_table(source: Source) -> Table:
 
 
 def absent(value: object) -> float | None:
-    """A correlation, None where it does not exist."""
+    """Return a correlation, None where it does not exist."""
     return None if value is None or pd.isna(value) else float(value)  # type: ignore[call-overload, arg-type]
 
 
-def known(source: Source, feature: str) -> float | None:
-    """The published |r| of a feature."""
+def known(source: ReportSource, feature: str) -> float | None:
+    """Return the published |r| of a feature."""
     if feature not in PUBLISHED_GEOMETRY:
         return None
     rows = source.query("published", quantity="")

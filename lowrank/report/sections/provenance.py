@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from lowrank.report.figure import Note, Section
-from lowrank.report.source import Source, json_value
+from lowrank.report.source import ReportSource, json_value
 from lowrank.report.tables import Table
 
 
-def build(source: Source) -> Section:
-    """Everything needed to judge whether two reports may be compared."""
+def build(source: ReportSource) -> Section:
+    """Return everything that is needed to judge whether two reports may be compared."""
     section = Section(
         name="provenance",
         title="Provenance",
@@ -26,8 +26,8 @@ def build(source: Source) -> Section:
     return section
 
 
-def machines(source: Source) -> Table:
-    """Code, libraries and devices, and what they made."""
+def machines(source: ReportSource) -> Table:
+    """Return a table of code, libraries and devices, and what was computed with them."""
     rows, lines = source.query("provenance"), []
     for _, group in rows.groupby("hash", sort=False):
         row = group.iloc[0]
@@ -58,8 +58,8 @@ def machines(source: Source) -> Table:
     )
 
 
-def protocols(source: Source) -> Table:
-    """Every protocol behind a value."""
+def protocols(source: ReportSource) -> Table:
+    """Return a table of every protocol behind a value."""
     rows, lines = source.query("protocols"), []
     rows["evaluation_set"] = (
         rows["evaluation_set"].astype(object).where(rows["evaluation_set"].notna(), None)
@@ -73,7 +73,7 @@ def protocols(source: Source) -> Table:
                 int(row["metric_revision"]),
                 row["space"],
                 row["normalization"],
-                whole(row["direction_seed"]),
+                integer_or_none(row["direction_seed"]),
                 row["precision"],
                 row["evaluation_set"],
                 parameters,
@@ -100,13 +100,15 @@ def protocols(source: Source) -> Table:
     )
 
 
-def whole(value: object) -> int | None:
-    """An integer column of a frame, in which a missing one became nan."""
+def integer_or_none(value: object) -> int | None:
+    """Return a value of an integer column as an integer, None where it is missing (nan in a
+    frame).
+    """
     return None if value is None or pd.isna(value) else int(value)  # type: ignore[call-overload, arg-type]
 
 
-def evaluation_sets(source: Source) -> Table:
-    """The sets behind the validation losses and the metrics."""
+def evaluation_sets(source: ReportSource) -> Table:
+    """Return a table of the evaluation sets of the validation losses and the metrics."""
     rows = source.query("evaluation_sets")
     columns = ["name", "split", "seed", "examples", "tokens", "max_length", "packing"]
     frame = rows[columns].astype(object)
@@ -121,8 +123,8 @@ def evaluation_sets(source: Source) -> Table:
     )
 
 
-def runs(source: Source) -> Table:
-    """Every run with its hashes."""
+def runs(source: ReportSource) -> Table:
+    """Return a table of every run with its hashes."""
     rows = source.runs
     columns = [
         "scale",

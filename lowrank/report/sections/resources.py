@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from lowrank.report.figure import Figure, Missing, Section
-from lowrank.report.plot.charts import Estimate, Forest
-from lowrank.report.source import Source
+from lowrank.report.plot.charts import Forest, Interval
+from lowrank.report.source import ReportSource
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table
 
@@ -18,8 +18,8 @@ SHOWN = (
 )
 
 
-def build(source: Source) -> Section:
-    """What each method costs."""
+def build(source: ReportSource) -> Section:
+    """Return memory and throughput of each method."""
     section = Section(
         name="resources",
         title="Memory and throughput",
@@ -56,9 +56,9 @@ def build(source: Source) -> Section:
 
 
 def forest(
-    source: Source, rows: pd.DataFrame, column: str, label: str, unit: float, scale: str
+    source: ReportSource, rows: pd.DataFrame, column: str, label: str, unit: float, scale: str
 ) -> Forest | None:
-    """One quantity at one scale, or None where no run has it."""
+    """Return one quantity at one scale, or None where no run has it."""
     lines = []
     for style in source.styles(rows["series"]):
         found = spread(pd.to_numeric(rows[rows["series"] == style.key][column]) / unit)
@@ -67,7 +67,7 @@ def forest(
                 (
                     style.label,
                     [
-                        Estimate(
+                        Interval(
                             style,
                             found.mean,
                             found.low,
@@ -84,8 +84,8 @@ def forest(
     )
 
 
-def table(source: Source) -> Table:
-    """Means over seeds of everything that is counted or measured."""
+def table(source: ReportSource) -> Table:
+    """Return the means over seeds of everything that is counted or measured."""
     columns = {
         "parameters_total": "parameters",
         "parameters_trainable": "trainable",
@@ -129,7 +129,7 @@ def table(source: Source) -> Table:
 
 
 def cell(rows: pd.DataFrame, column: str) -> float | int | None:
-    """Mean over seeds: bytes in MiB, counts whole."""
+    """Return the mean over seeds: bytes in MiB, counts as integers."""
     found = spread(pd.to_numeric(rows[column]))
     if not found.n:
         return None

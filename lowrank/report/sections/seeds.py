@@ -6,17 +6,17 @@ import pandas as pd
 
 from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.plot.axes import number
-from lowrank.report.plot.charts import Estimate, Forest, Style
+from lowrank.report.plot.charts import Forest, Interval, Style
 from lowrank.report.sections.overview import final_rows
 from lowrank.report.sections.perplexity import evaluation
-from lowrank.report.source import Source, of_pairs
+from lowrank.report.source import ReportSource, of_pairs
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite
 
 
-def build(source: Source) -> Section:
-    """Each seed's final loss, and the spread of every metric."""
+def build(source: ReportSource) -> Section:
+    """Return each seed's final loss, and the variation of every metric over seeds."""
     section = Section(
         name="seeds",
         title="Variability over seeds",
@@ -31,7 +31,7 @@ def build(source: Source) -> Section:
     if not (counts > 1).any():
         section.blocks.append(
             Missing(
-                reason="no scale has two seeds, so nothing says how much another would differ",
+                reason="no scale has two seeds, so the variation over seeds is unknown",
                 command="lowrank study run FILE   (after seeds: [0, 1, 2] in the study file)",
             )
         )
@@ -46,7 +46,7 @@ def build(source: Source) -> Section:
         ]
         if lines:
             panels.append(
-                Forest(title=scale, rows=lines, x_label="final validation loss, nats a token")
+                Forest(title=scale, rows=lines, x_label="final validation loss, nats per token")
             )
     section.blocks.append(
         Figure(
@@ -55,7 +55,7 @@ def build(source: Source) -> Section:
             panels=panels,
             protocol=evaluation(source),
             query=source.command("checkpoints"),
-            caption="One marker a seed."
+            caption="One marker per seed."
             + (f" Not shown, for they have one seed: {', '.join(single)}." if single else ""),
             table=table(source, final),
         )
@@ -63,12 +63,12 @@ def build(source: Source) -> Section:
     return section
 
 
-def estimates(rows: pd.DataFrame, style: Style) -> list[Estimate]:
-    """One estimate for each seed, without an interval."""
+def estimates(rows: pd.DataFrame, style: Style) -> list[Interval]:
+    """Return one estimate for each seed, without an interval."""
     found = []
     for seed, value in zip(rows["seed"], rows["validation_loss"], strict=True):
         found.append(
-            Estimate(
+            Interval(
                 style,
                 float(value),
                 float(value),
@@ -79,9 +79,9 @@ def estimates(rows: pd.DataFrame, style: Style) -> list[Estimate]:
     return found
 
 
-def table(source: Source, final: pd.DataFrame) -> Table:
-    """Mean, deviation, lowest and highest over seeds of the final loss and of every metric at the
-    last step.
+def table(source: ReportSource, final: pd.DataFrame) -> Table:
+    """Return mean, deviation, lowest and highest over seeds of the final loss and of every metric
+    at the last step.
     """
     rows, ends = source.aggregates, dict(zip(final["run_id"], final["step"], strict=True))
     # a barrier between two runs belongs to the pair

@@ -9,7 +9,7 @@ import pandas as pd
 from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.plot.charts import XY, Series
 from lowrank.report.sections.further import others
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import Quantity, seed_series, slug, trajectory_figures
 
@@ -21,8 +21,8 @@ MODULES = ("q", "k", "v", "o", "gate", "up", "down")  # the order of the model; 
 NAMES = {"w": "W at the last checkpoint", "dw": "ΔW, last minus first checkpoint"}
 
 
-def build(source: Source) -> Section:
-    """Trajectories of the shape metrics, then the distributions."""
+def build(source: ReportSource) -> Section:
+    """Return trajectories of the shape metrics, then the distributions."""
     section = Section(
         name="spectra",
         title="Spectra",
@@ -65,8 +65,8 @@ def build(source: Source) -> Section:
     return section
 
 
-def distributions(source: Source, rows: pd.DataFrame, matrix: str) -> list[Figure]:
-    """Singular values by projection type, one figure for each protocol and scale."""
+def distributions(source: ReportSource, rows: pd.DataFrame, matrix: str) -> list[Figure]:
+    """Return the singular values by projection type, one figure for each protocol and scale."""
     figures = []
     for place, (way, of_way) in enumerate(source.ways(rows, "matrix")):
         for scale in source.scales:
@@ -116,12 +116,12 @@ def distributions(source: Source, rows: pd.DataFrame, matrix: str) -> list[Figur
 
 
 def without_markers(series: list[Series]) -> list[Series]:
-    """The same curves as plain lines: a spectrum has too many points to mark each."""
+    """Return the same curves as plain lines: a spectrum has too many points to mark each."""
     return [replace(one, markers=False) for one in series]
 
 
-def table(source: Source, rows: pd.DataFrame, matrix: str, scale: str) -> Table:
-    """Largest, median and smallest singular value of each method and projection type."""
+def table(source: ReportSource, rows: pd.DataFrame, matrix: str, scale: str) -> Table:
+    """Return the largest, median and smallest singular value of each method and projection type."""
     lines = []
     for (series, module), group in rows.groupby(["series", "module"], sort=False):
         means = group.groupby("position")["mean"].mean().sort_index()

@@ -10,7 +10,7 @@ import pandas as pd
 from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.plot.charts import XY, Series
 from lowrank.report.sections.perplexity import evaluation
-from lowrank.report.source import Source
+from lowrank.report.source import ReportSource
 from lowrank.report.tables import Table
 from lowrank.report.trajectories import finite, seed_series
 
@@ -18,8 +18,8 @@ POINTS = 240  # a longer curve is drawn as the means of this many bins
 SMOOTHING = 0.9  # of the exponential average behind the batch loss
 
 
-def build(source: Source) -> Section:
-    """Curves of loss, and of what drives it."""
+def build(source: ReportSource) -> Section:
+    """Return the curves of the loss, then of learning rate and gradient norm."""
     section = Section(name="training", title="Training curves")
     log = source.query("training_curve")
     losses = finite(source.checkpoints, "validation_loss")
@@ -39,8 +39,8 @@ def build(source: Source) -> Section:
     return section
 
 
-def validation_figure(source: Source, rows: pd.DataFrame) -> Figure:
-    """Validation loss of every checkpoint."""
+def validation_figure(source: ReportSource, rows: pd.DataFrame) -> Figure:
+    """Return a figure of the validation loss of every checkpoint."""
     panels = []
     for scale in source.scales:
         series = seed_series(source, rows[rows["scale"] == scale], "step", "validation_loss")
@@ -50,7 +50,7 @@ def validation_figure(source: Source, rows: pd.DataFrame) -> Figure:
                     title=scale,
                     series=series,
                     x_label="step",
-                    y_label="validation loss, nats a token",
+                    y_label="validation loss, nats per token",
                 )
             )
     columns = [
@@ -90,10 +90,10 @@ def validation_figure(source: Source, rows: pd.DataFrame) -> Figure:
     )
 
 
-def loss_figure(source: Source, log: pd.DataFrame) -> Figure:
-    """Loss of the training batches, smoothed, one line a method."""
+def loss_figure(source: ReportSource, log: pd.DataFrame) -> Figure:
+    """Return a figure of the loss of the training batches, smoothed, one line per method."""
     panels = [
-        XY(title=scale, series=series, x_label="step", y_label="training loss, nats a token")
+        XY(title=scale, series=series, x_label="step", y_label="training loss, nats per token")
         for scale in source.scales
         if (series := curve(source, log[log["scale"] == scale], "loss", smooth=True))
     ]
@@ -103,15 +103,15 @@ def loss_figure(source: Source, log: pd.DataFrame) -> Figure:
         panels=panels,
         legend=source.styles(log["series"]),
         query=source.command("training_curve"),
-        caption=f"Loss of the update's own batch, exponential average (factor {SMOOTHING} a step), mean over "
+        caption=f"Loss of each update's batch, exponential average (factor {SMOOTHING} per step), mean over "
         f"seeds; the band spans the seeds.",
         protocol="recorded during training",
         table=log_table(source, log),
     )
 
 
-def drive_figure(source: Source, log: pd.DataFrame) -> Figure:
-    """Learning rate and gradient norm."""
+def drive_figure(source: ReportSource, log: pd.DataFrame) -> Figure:
+    """Return a figure of learning rate and gradient norm."""
     panels = []
     for column, label in (("learning_rate", "learning rate"), ("gradient_norm", "gradient norm")):
         for scale in source.scales:
@@ -137,8 +137,10 @@ def drive_figure(source: Source, log: pd.DataFrame) -> Figure:
     )
 
 
-def curve(source: Source, log: pd.DataFrame, column: str, *, smooth: bool = False) -> list[Series]:
-    """One series a method, thinned to :data:`POINTS`."""
+def curve(
+    source: ReportSource, log: pd.DataFrame, column: str, *, smooth: bool = False
+) -> list[Series]:
+    """Return one series per method, thinned to :data:`POINTS`."""
     rows = finite(log.assign(shown=log[column].astype(float)), "shown").copy()
     if rows.empty:
         return []
@@ -152,12 +154,12 @@ def curve(source: Source, log: pd.DataFrame, column: str, *, smooth: bool = Fals
 
 
 def averaged(values: pd.Series[float]) -> pd.Series[float]:
-    """Exponential average without the bias of its start."""
+    """Return the exponential average without the bias of its start."""
     return values.ewm(alpha=1 - SMOOTHING, adjust=True).mean()
 
 
-def log_table(source: Source, log: pd.DataFrame) -> Table:
-    """Loss at about twenty steps of every run."""
+def log_table(source: ReportSource, log: pd.DataFrame) -> Table:
+    """Return the loss at about twenty steps of every run."""
     steps: Sequence[int] = sorted(set(log["step"]))
     kept = {steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(20, len(steps)))}
     columns = ["scale", "series", "seed", "step", "loss", "learning_rate", "gradient_norm"]
