@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lowrank.geometry.estimate import ALONE, Batch, Estimate, Spreader
+from lowrank.geometry.estimate import ALONE, Estimate, EvaluationBatch, Sharer
 from lowrank.geometry.offsets import mean_estimate
 from lowrank.loss import scored_tokens, summed_nats
 from lowrank.seeds import generator
@@ -25,7 +25,7 @@ def hutchinson(
     like: Mapping[str, Tensor],
     probes: int,
     seed: int,
-    spreader: Spreader = ALONE,
+    sharer: Sharer = ALONE,
 ) -> Estimate:
     """tr(H) as the mean of zᵀHz over ``probes`` vectors z of random signs, with its standard error
     (Hutchinson 1990).
@@ -38,7 +38,7 @@ def hutchinson(
         z = {name: _signs(W, f"{seed}/{index}/{name}") for name, W in like.items()}
         return inner(z, product(z))
 
-    return mean_estimate(np.array(spreader.spread(sample, range(probes))))
+    return mean_estimate(np.array(sharer.map(sample, range(probes))))
 
 
 def top_eigenvalue(
@@ -96,7 +96,7 @@ def _normal(W: Tensor, key: str) -> Tensor:
 
 @contextmanager
 def hessian_products(
-    network: nn.Module, batches: Sequence[Batch]
+    network: nn.Module, batches: Sequence[EvaluationBatch]
 ) -> Iterator[tuple[Product, dict[str, Tensor]]]:
     """(v ↦ H v, the named parameters): H is the Hessian of the mean loss per token over ``batches``
     in all floating-point parameters, frozen ones included. The network's flags come back as they

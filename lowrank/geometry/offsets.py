@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank.geometry.estimate import Batch, Estimate
-from lowrank.geometry.probe import Average, Floats, lent, row_losses
+from lowrank.geometry.estimate import Estimate, EvaluationBatch
+from lowrank.geometry.probe import Average, Floats, borrowed_weights, row_losses
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Walk:
     def __init__(
         self,
         network: nn.Module,
-        batches: Sequence[Batch],
+        batches: Sequence[EvaluationBatch],
         average: Average = "tokens",
         centre: float | None = None,
         *,
@@ -171,7 +171,7 @@ class Walk:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._weights, self.pristine = self._stack.enter_context(lent(self.network))
+        self._weights, self.pristine = self._stack.enter_context(borrowed_weights(self.network))
         return self
 
     def __exit__(

@@ -19,23 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank.geometry.estimate import Batch
+from lowrank.geometry.estimate import EvaluationBatch
 from lowrank.geometry.probe import standard_error
 from lowrank.loss import IGNORE
 from lowrank.metrics.base import (
     AGGREGATE_LAYER,
     ALL_MODULES,
     EMBEDDING_LAYER,
-    Bench,
+    CheckpointRef,
+    Checkpoints,
+    Comparison,
+    Context,
     Expected,
     Lens,
     MetricError,
     MetricInfo,
-    Panel,
-    Point,
     Result,
     TextSettings,
-    Unit,
     Value,
 )
 
@@ -256,25 +256,27 @@ class Activations(Lens):
         ),
     )
 
-    def units(self, panel: Panel, settings: ActivationSettings) -> list[Unit]:
+    def units(self, checkpoints: Checkpoints, settings: ActivationSettings) -> list[Comparison]:
         """Every checkpoint against the baseline's; a checkpoint without one is blocked and says
         why.
         """
-        baselines: dict[tuple[str, int, int], list[Point]] = {}
-        for point in panel.points:
-            if point.baseline:
-                baselines.setdefault((point.scale, point.step, point.seed), []).append(point)
+        baselines: dict[tuple[str, int, int], list[CheckpointRef]] = {}
+        for checkpoint in checkpoints.refs:
+            if checkpoint.baseline:
+                baselines.setdefault(
+                    (checkpoint.scale, checkpoint.step, checkpoint.seed), []
+                ).append(checkpoint)
         units = []
-        for point in panel.points:
-            if point.step == 0 and settings.skip_initial:
+        for checkpoint in checkpoints.refs:
+            if checkpoint.step == 0 and settings.skip_initial:
                 continue
-            found = baselines.get((point.scale, point.step, point.seed), [])
-            reference = min(found, key=partial(_distance, point), default=None)
-            missing = f"there is no full_rank checkpoint of scale {point.scale}, seed {point.seed}, step {point.step}"
-            units.append(Unit(point, reference, blocked="" if reference else missing))
+            found = baselines.get((checkpoint.scale, checkpoint.step, checkpoint.seed), [])
+            reference = min(found, key=partial(_distance, checkpoint), default=None)
+            missing = f"there is no full_rank checkpoint of scale {checkpoint.scale}, seed {checkpoint.seed}, step {checkpoint.step}"
+            units.append(Comparison(checkpoint, reference, blocked="" if reference else missing))
         return units
 
-    def expected(self, unit: Unit, settings: ActivationSettings) -> Expected:
+    def expected(self, unit: Comparison, settings: ActivationSettings) -> Expected:
         """Four distances for every state and their mean."""
         layers = (AGGREGATE_LAYER, EMBEDDING_LAYER, *range(unit.checkpoint.layers))
         return Expected(
@@ -283,22 +285,24 @@ class Activations(Lens):
             )
         )
 
-    def compute(self, unit: Unit, bench: Bench, settings: ActivationSettings) -> Iterable[Result]:
+    def compute(
+        self, unit: Comparison, context: Context, settings: ActivationSettings
+    ) -> Iterable[Result]:
         """Stream both networks over the evaluation set."""
-        point, reference = unit.checkpoint, unit.reference
+        checkpoint, reference = unit.checkpoint, unit.reference
         assert reference is not None
-        layers = [EMBEDDING_LAYER, *range(point.layers)]
-        if reference.checkpoint_id == point.checkpoint_id:
+        layers = [EMBEDDING_LAYER, *range(checkpoint.layers)]
+        if reference.checkpoint_id == checkpoint.checkpoint_id:
             for layer in (AGGREGATE_LAYER, *layers):
                 yield from (
                     Value(f"activation_{name}", ITSELF[name], layer, note="the reference itself")
                     for name in NAMES
                 )
             return
-        networks = [bench.network(p, "trained") for p in (point, reference)]
+        networks = [context.network(p, "trained") for p in (checkpoint, reference)]
         columns = [_Column() for _ in layers]
         tokens: list[Tensor] = []
-        for batch in bench.batches(unit, settings.batch_rows):
+        for batch in context.batches(unit, settings.batch_rows):
             kept = positions(batch, settings.padding)
             tokens.append(kept.sum(1).cpu())
             states = [hidden_states(network, batch) for network in networks if network is not None]
@@ -313,13 +317,13 @@ class Activations(Lens):
         yield from _rows(layers, columns, counts)
 
 
-def _distance(point: Point, baseline: Point) -> tuple[bool, bool, str, int]:
+def _distance(checkpoint: CheckpointRef, baseline: CheckpointRef) -> tuple[bool, bool, str, int]:
     """Which of several baselines to compare with: the run itself, the same recipe variation, the
     plain recipe.
     """
     return (
-        baseline.run_id != point.run_id,
-        baseline.variant != point.variant,
+        baseline.run_id != checkpoint.run_id,
+        baseline.variant != checkpoint.variant,
         baseline.variant,
         baseline.run_id,
     )
@@ -376,7 +380,7 @@ def _rows(layers: list[int], columns: list[_Column], tokens: np.ndarray) -> Iter
             )
 
 
-def positions(batch: Batch, padding: str) -> Tensor:
+def positions(batch: EvaluationBatch, padding: str) -> Tensor:
     """Which positions count, (rows, length)."""
     return (
         torch.ones_like(batch.labels, dtype=torch.bool)
@@ -386,7 +390,7 @@ def positions(batch: Batch, padding: str) -> Tensor:
 
 
 @torch.inference_mode()
-def hidden_states(network: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+def hidden_states(network: nn.Module, batch: EvaluationBatch) -> tuple[Tensor, ...]:
     """The L + 1 states (rows, length, H): embedding output first, the last one after the final
     norm.
     """

@@ -23,12 +23,12 @@ from lowrank.geometry.hessian import (
 )
 from lowrank.metrics.base import (
     NO_DENSE,
-    Bench,
+    Comparison,
+    Context,
     Lens,
     MetricInfo,
     Result,
     TextSettings,
-    Unit,
     Value,
 )
 
@@ -73,17 +73,22 @@ class Curvature(Lens):
         ),
     )
 
-    def compute(self, unit: Unit, bench: Bench, settings: CurvatureSettings) -> Iterable[Result]:
+    def compute(
+        self, unit: Comparison, context: Context, settings: CurvatureSettings
+    ) -> Iterable[Result]:
         """Trace and top eigenvalue in ``space``."""
         network = None
         if settings.space == "trained" or unit.checkpoint.has_dense:
-            network = bench.network(unit.checkpoint, settings.space)
+            network = context.network(unit.checkpoint, settings.space)
         if network is None:
             for info in self.metrics:
                 yield Value(info.name, None, note=NO_DENSE)
             return
-        with hessian_products(network, bench.batches(unit, settings.batch_rows)) as (product, like):
-            trace = hutchinson(product, like, settings.probes, settings.direction_seed, bench)
+        with hessian_products(network, context.batches(unit, settings.batch_rows)) as (
+            product,
+            like,
+        ):
+            trace = hutchinson(product, like, settings.probes, settings.direction_seed, context)
             value, bound, used = top_eigenvalue(
                 product, like, settings.iterations, settings.tolerance, settings.direction_seed
             )

@@ -24,7 +24,7 @@ from lowrank.geometry.directions import (
     random_direction,
     trajectory_directions,
 )
-from lowrank.geometry.estimate import ALONE, Estimate, Spreader
+from lowrank.geometry.estimate import ALONE, Estimate, Sharer
 from lowrank.geometry.offsets import Rule, Walk, mean_estimate, rule_for
 from lowrank.geometry.probe import Average, Floats
 from lowrank.metrics.base import (
@@ -32,15 +32,15 @@ from lowrank.metrics.base import (
     ALL_MODULES,
     NO_DENSE,
     OWN_PARAMETERS,
-    Bench,
+    Checkpoints,
+    Comparison,
+    Context,
     Curve,
     Expected,
     Lens,
     MetricInfo,
-    Panel,
     Result,
     TextSettings,
-    Unit,
     Value,
     base_losses,
     parameters,
@@ -259,21 +259,23 @@ class Landscape(Lens):
         ),
     )
 
-    def units(self, panel: Panel, settings: LandscapeSettings) -> list[Unit]:
+    def units(self, checkpoints: Checkpoints, settings: LandscapeSettings) -> list[Comparison]:
         """Every checkpoint; the last one of a run also against its first, for the trajectory
         between them.
         """
         units = []
-        for run in panel.runs():
+        for run in checkpoints.runs():
             kept = [p for p in run if p.step > 0 or not settings.skip_initial]
-            units += [Unit(p, None, frozenset({"around"})) for p in kept]
+            units += [Comparison(p, None, frozenset({"around"})) for p in kept]
             if settings.trajectory and len(kept) > settings.trajectory and kept[-1].last:
                 units.append(
-                    Unit(kept[-1], kept[0], frozenset({"trajectory"}), others=tuple(kept[1:-1]))
+                    Comparison(
+                        kept[-1], kept[0], frozenset({"trajectory"}), others=tuple(kept[1:-1])
+                    )
                 )
         return units
 
-    def expected(self, unit: Unit, settings: LandscapeSettings) -> Expected:
+    def expected(self, unit: Comparison, settings: LandscapeSettings) -> Expected:
         """Scalars, and the mean curve of each; a curve only where the metric exists."""
         names, curves = [], []
         if "trajectory" in unit.roles:
@@ -299,32 +301,40 @@ class Landscape(Lens):
         )
         return Expected(frozenset((name, AGGREGATE_LAYER, ALL_MODULES) for name in names), points)
 
-    def _beyond(self, unit: Unit, k: int, settings: LandscapeSettings) -> bool:
+    def _beyond(self, unit: Comparison, k: int, settings: LandscapeSettings) -> bool:
         """Whether component k does not exist in some matrix."""
-        point = unit.checkpoint
-        side = point.width if settings.space == "dense" or point.rank is None else point.rank
+        checkpoint = unit.checkpoint
+        side = (
+            checkpoint.width
+            if settings.space == "dense" or checkpoint.rank is None
+            else checkpoint.rank
+        )
         return settings.beyond_rank == "absent" and k > side
 
-    def compute(self, unit: Unit, bench: Bench, settings: LandscapeSettings) -> Iterable[Result]:
+    def compute(
+        self, unit: Comparison, context: Context, settings: LandscapeSettings
+    ) -> Iterable[Result]:
         """Walk all directions of a checkpoint."""
         if "trajectory" in unit.roles:
-            yield from self._trajectory(unit, bench, settings)
+            yield from self._trajectory(unit, context, settings)
         elif settings.space == "dense" and not unit.checkpoint.has_dense:
             for name, *_ in sorted(self.expected(unit, settings).values):
                 yield Value(name, None, note=NO_DENSE)
         else:
-            walk = self._walk(unit, bench, settings, settings.space)
+            walk = self._walk(unit, context, settings, settings.space)
             with walk:
-                yield from self._random(unit, walk, bench, settings)
-                yield from self._components(unit, walk, bench, settings)
+                yield from self._random(unit, walk, context, settings)
+                yield from self._components(unit, walk, context, settings)
 
-    def _walk(self, unit: Unit, bench: Bench, settings: LandscapeSettings, space: str) -> Walk:
-        network = bench.network(unit.checkpoint, space)
+    def _walk(
+        self, unit: Comparison, context: Context, settings: LandscapeSettings, space: str
+    ) -> Walk:
+        network = context.network(unit.checkpoint, space)
         assert network is not None
-        batches = bench.batches(unit, settings.batch_rows)
+        batches = context.batches(unit, settings.batch_rows)
         centre = None
         if settings.precision == "float32" and not settings.in_place:
-            centre = base_losses(unit.checkpoint, network, bench, batches).mean(
+            centre = base_losses(unit.checkpoint, network, context, batches).mean(
                 settings.loss_average
             )
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
@@ -333,13 +343,15 @@ class Landscape(Lens):
         )
 
     def _random(
-        self, unit: Unit, walk: Walk, bench: Bench, settings: LandscapeSettings
+        self, unit: Comparison, walk: Walk, context: Context, settings: LandscapeSettings
     ) -> Iterator[Result]:
         rule = rule_for(settings.grid.offsets(), settings.nodes)
         # Without an architecture of its own a method's trained parameters are the dense ones: one
         # walk serves both spaces.
         key = f"random/{id(walk.network)}/{settings.model_dump_json(include=RANDOM_FIELDS)}"
-        table = bench.memo(unit.checkpoint, key, lambda: random_table(walk, rule, settings, bench))
+        table = context.memo(
+            unit.checkpoint, key, lambda: random_table(walk, rule, settings, context)
+        )
         estimate, variance = rule.sharpness(table), rule.variance(table)
         yield Value(
             "sharpness_random", estimate.value, standard_error=estimate.standard_error, n=len(table)
@@ -353,7 +365,7 @@ class Landscape(Lens):
         yield _curve("landscape_random", rule, table)
 
     def _components(
-        self, unit: Unit, walk: Walk, bench: Bench, settings: LandscapeSettings
+        self, unit: Comparison, walk: Walk, context: Context, settings: LandscapeSettings
     ) -> Iterator[Result]:
         wanted = sorted(
             {*settings.components, *(k for K in settings.component_means for k in range(1, K + 1))}
@@ -362,9 +374,9 @@ class Landscape(Lens):
             return
         rule = rule_for(settings.component_grid.offsets(), settings.nodes)
         key = f"components/{id(walk.network)}/{wanted[-1]}"
-        found = bench.memo(unit.checkpoint, key, lambda: Components(walk.pristine, wanted[-1]))
+        found = context.memo(unit.checkpoint, key, lambda: Components(walk.pristine, wanted[-1]))
         present = [k for k in wanted if not self._beyond(unit, k, settings)]
-        losses = _independent(walk, bench).spread(
+        losses = _independent(walk, context).map(
             lambda k: walk.losses(found.direction(k), rule.offsets), present
         )
         tables = {k: np.array([row]) for k, row in zip(present, losses, strict=True)}
@@ -395,19 +407,19 @@ class Landscape(Lens):
             )
 
     def _trajectory(
-        self, unit: Unit, bench: Bench, settings: LandscapeSettings
+        self, unit: Comparison, context: Context, settings: LandscapeSettings
     ) -> Iterator[Result]:
-        space = settings.space if all(p.has_dense for p in unit.points) else "trained"
+        space = settings.space if all(p.has_dense for p in unit.checkpoints) else "trained"
         note = OWN_PARAMETERS if space != settings.space else ""
         assert unit.reference is not None
         ordered = (unit.reference, *unit.others, unit.checkpoint)
-        path = [parameters(bench.network(p, space)) for p in ordered]
+        path = [parameters(context.network(p, space)) for p in ordered]
         for weights in path[:-1]:
             require_same_shapes(weights, path[-1], unit)
         directions, shares = trajectory_directions(path, settings.trajectory)
         rule = rule_for(settings.trajectory_grid.offsets(), settings.nodes)
-        with self._walk(unit, bench, settings, space) as walk:
-            losses = _independent(walk, bench).spread(
+        with self._walk(unit, context, settings, space) as walk:
+            losses = _independent(walk, context).map(
                 lambda direction: walk.losses(direction, rule.offsets), directions
             )
             for k, (row, share) in enumerate(zip(losses, shares, strict=True), start=1):
@@ -420,14 +432,14 @@ class Landscape(Lens):
 
 
 def random_table(
-    walk: Walk, rule: Rule, settings: LandscapeSettings, spreader: Spreader = ALONE
+    walk: Walk, rule: Rule, settings: LandscapeSettings, sharer: Sharer = ALONE
 ) -> Floats:
     """Losses (directions, offsets) along as many random directions as the settings ask for.
 
     Directions are shared among processes; how many there are, and each of them, does not depend on
     the number of processes.
     """
-    spreader = _independent(walk, spreader)
+    sharer = _independent(walk, sharer)
     most = settings.most if settings.directions == "auto" else settings.directions
 
     def losses(index: int) -> list[float]:
@@ -440,7 +452,7 @@ def random_table(
     fewest = min(most, max(2, settings.fewest))
     wanted = most if settings.directions != "auto" else fewest
     while True:
-        rows += spreader.spread(losses, range(len(rows), wanted))
+        rows += sharer.map(losses, range(len(rows), wanted))
         if settings.directions != "auto":
             return np.array(rows)
         for n in range(fewest, len(rows) + 1):
@@ -449,14 +461,14 @@ def random_table(
                 estimate.value
             ):
                 return np.array(rows[:n])
-        wanted = min(most, len(rows) + spreader.processes)
+        wanted = min(most, len(rows) + sharer.processes)
 
 
-def _independent(walk: Walk, spreader: Spreader) -> Spreader:
+def _independent(walk: Walk, sharer: Sharer) -> Sharer:
     """One process alone where offsets pile up rounding errors: what one direction gives then
     depends on those before it.
     """
-    return ALONE if walk.in_place else spreader
+    return ALONE if walk.in_place else sharer
 
 
 def _curve(name: str, rule: Rule, table: Floats) -> Curve:

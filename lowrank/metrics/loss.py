@@ -11,13 +11,13 @@ from typing import Literal
 
 from lowrank.geometry.probe import row_losses, standard_error
 from lowrank.metrics.base import (
-    Bench,
+    Checkpoints,
+    Comparison,
+    Context,
     Lens,
     MetricInfo,
-    Panel,
     Result,
     TextSettings,
-    Unit,
     Value,
     selection,
 )
@@ -48,18 +48,20 @@ class Loss(Lens):
     Settings = LossSettings
     position = 6
 
-    def units(self, panel: Panel, settings: LossSettings) -> list[Unit]:
+    def units(self, checkpoints: Checkpoints, settings: LossSettings) -> list[Comparison]:
         return [
-            Unit(point)
-            for run in panel.runs()
-            for point in run
-            if point.last or not settings.final_only
+            Comparison(checkpoint)
+            for run in checkpoints.runs()
+            for checkpoint in run
+            if checkpoint.last or not settings.final_only
         ]
 
-    def compute(self, unit: Unit, bench: Bench, settings: LossSettings) -> Iterable[Result]:
-        network = bench.network(unit.checkpoint, "trained")
+    def compute(
+        self, unit: Comparison, context: Context, settings: LossSettings
+    ) -> Iterable[Result]:
+        network = context.network(unit.checkpoint, "trained")
         assert network is not None  # every method has the network that it trained
-        losses = row_losses(network, bench.batches(unit, settings.batch_rows))
+        losses = row_losses(network, context.batches(unit, settings.batch_rows))
         mean = losses.mean()
         error = standard_error(losses.nats, losses.tokens)
         yield Value("held_out_loss", mean, standard_error=error, n=int(losses.tokens.sum()))

@@ -31,17 +31,17 @@ from lowrank.metrics.base import (
     AGGREGATE_LAYER,
     ALL_MODULES,
     MODULES,
-    Bench,
+    CheckpointRef,
+    Checkpoints,
+    Comparison,
+    Context,
     Expected,
     Lens,
     LensSettings,
     MetricError,
     MetricInfo,
-    Panel,
-    Point,
     Result,
     Spectrum,
-    Unit,
     Value,
     consecutive,
     merge_units,
@@ -139,15 +139,15 @@ class Spectra(Lens):
     }
     metrics = METRICS
 
-    def units(self, panel: Panel, settings: SpectraSettings) -> list[Unit]:
+    def units(self, checkpoints: Checkpoints, settings: SpectraSettings) -> list[Comparison]:
         """Every checkpoint for W, every consecutive pair for ΔW, (last, first) of a run for its
         distribution.
         """
         units = []
-        for run in panel.runs():
+        for run in checkpoints.runs():
             kept = [p for p in run if p.step > 0 or not settings.skip_initial]
             units += [
-                Unit(
+                Comparison(
                     p,
                     None,
                     frozenset({"w", "final"} if p.last and settings.distributions else {"w"}),
@@ -155,14 +155,14 @@ class Spectra(Lens):
                 for p in kept
             ]
             if settings.distributions and len(kept) > 1 and kept[-1].last:
-                units.append(Unit(kept[-1], kept[0], frozenset({"span"})))
+                units.append(Comparison(kept[-1], kept[0], frozenset({"span"})))
         units += [
-            Unit(point, previous, frozenset({"dw"}))
-            for point, previous in consecutive(panel, settings.skip_initial)
+            Comparison(checkpoint, previous, frozenset({"dw"}))
+            for checkpoint, previous in consecutive(checkpoints, settings.skip_initial)
         ]
         return merge_units(units)
 
-    def expected(self, unit: Unit, settings: SpectraSettings) -> Expected:
+    def expected(self, unit: Comparison, settings: SpectraSettings) -> Expected:
         """One row for each metric, layer and module and their aggregates; a spectrum for each layer
         and module.
         """
@@ -184,22 +184,24 @@ class Spectra(Lens):
             spectra,
         )
 
-    def _of_factors(self, unit: Unit, matrix: str, settings: SpectraSettings) -> bool:
+    def _of_factors(self, unit: Comparison, matrix: str, settings: SpectraSettings) -> bool:
         """Whether a spectrum pools those of the factors; W as a product has as many values as a
         dense one.
         """
         return settings.space == "factor" or (matrix == "dw" and not unit.checkpoint.has_dense)
 
-    def compute(self, unit: Unit, bench: Bench, settings: SpectraSettings) -> Iterable[Result]:
+    def compute(
+        self, unit: Comparison, context: Context, settings: SpectraSettings
+    ) -> Iterable[Result]:
         """Rows of W, or of ΔW against the reference."""
-        now = matrices(unit.checkpoint, bench, settings.space, linearise=unit.reference is None)
+        now = matrices(unit.checkpoint, context, settings.space, linearise=unit.reference is None)
         if unit.reference is None:
             spectra = all_singular_values(now.entries)
             yield from shape_rows(spectra, "w", settings.threshold, now.note)
             if "final" in unit.roles:
                 yield from distributions(spectra, "w")
             return
-        before = matrices(unit.reference, bench, settings.space, linearise=False)
+        before = matrices(unit.reference, context, settings.space, linearise=False)
         deltas = differences(now, before, unit)
         spectra = all_singular_values(deltas)
         if "dw" in unit.roles:
@@ -209,22 +211,24 @@ class Spectra(Lens):
             yield from distributions(spectra, "dw")
 
 
-def matrices(point: Point, bench: Bench, space: str, linearise: bool) -> Matrices:
+def matrices(checkpoint: CheckpointRef, context: Context, space: str, linearise: bool) -> Matrices:
     """The matrices of a checkpoint in ``space``."""
-    loaded = bench.loaded(point)
+    loaded = context.loaded(checkpoint)
     dense = (
-        bench.memo(point, "dense", lambda: loaded.method.dense(loaded.model))
+        context.memo(checkpoint, "dense", lambda: loaded.method.dense(loaded.model))
         if space == "dense"
         else None
     )
     if dense is not None:
-        parts = bench.memo(point, "parts", lambda: loaded.method.low_rank_parts(loaded.model))
+        parts = context.memo(
+            checkpoint, "parts", lambda: loaded.method.low_rank_parts(loaded.model)
+        )
         found = Matrices(
             {(*place(path), ""): W for path, W in dense.items()},
             parts={(*place(path), ""): p for path, p in parts.items()},
         )
     else:
-        factors = bench.memo(point, "factors", lambda: loaded.method.factors(loaded.model))
+        factors = context.memo(checkpoint, "factors", lambda: loaded.method.factors(loaded.model))
         note = FACTORS if space == "dense" else ""
         found = Matrices(
             {
@@ -234,15 +238,17 @@ def matrices(point: Point, bench: Bench, space: str, linearise: bool) -> Matrice
             note,
         )
         if space == "dense" and linearise:
-            found = Matrices(products(found.entries, point), LINEARISED)
+            found = Matrices(products(found.entries, checkpoint), LINEARISED)
     if not found.entries:
         raise MetricError(
-            f"{point.label}: no matrix to take a spectrum of; the method '{point.method}' treats no layer"
+            f"{checkpoint.label}: no matrix to take a spectrum of; the method '{checkpoint.method}' treats no layer"
         )
     return found
 
 
-def products(factors: Mapping[Key, Any], point: Point) -> dict[Key, tuple[Tensor, Tensor]]:
+def products(
+    factors: Mapping[Key, Any], checkpoint: CheckpointRef
+) -> dict[Key, tuple[Tensor, Tensor]]:
     """The pair (B, A) of each layer and module whose factors multiply to an (out, in) matrix."""
     grouped: dict[tuple[int, str], list[Tensor]] = {}
     for (layer, module, _), W in factors.items():
@@ -252,7 +258,7 @@ def products(factors: Mapping[Key, Any], point: Point) -> dict[Key, tuple[Tensor
         if len(found) != 2:
             count = len(found)
             raise MetricError(
-                f"{point.label}: {count} factors in layer {layer} {module}, not two; measure space: factor"
+                f"{checkpoint.label}: {count} factors in layer {layer} {module}, not two; measure space: factor"
             )
         first, second = found
         B, A = (second, first) if second.shape[1] == first.shape[0] else (first, second)
@@ -284,7 +290,7 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def differences(now: Matrices, before: Matrices, unit: Unit) -> dict[Key, Entry]:
+def differences(now: Matrices, before: Matrices, unit: Comparison) -> dict[Key, Entry]:
     """ΔW of every matrix in float64; raises where the checkpoints have different shapes."""
     deltas: dict[Key, Entry] = {}
     for key, W in now.entries.items():
