@@ -27,11 +27,11 @@ def hutchinson(
     seed: int,
     sharer: Sharer = ALONE,
 ) -> Estimate:
-    """tr(H) as the mean of zᵀHz over ``probes`` vectors z of random signs, with its standard error
-    (Hutchinson 1990).
+    """Estimate tr(H) as the mean of zᵀHz over ``probes`` vectors z of random signs.
 
-    ``product`` maps named vectors v to H v; ``like`` gives names and shapes. Probe i is keyed by
-    (seed, i, name).
+    The estimator is that of Hutchinson (1990). ``product`` maps named vectors v to H v; ``like``
+    gives names and shapes. The generator of probe i is keyed by (seed, i, name). ``sharer`` shares
+    the probes among processes.
     """
 
     def sample(index: int) -> float:
@@ -48,11 +48,11 @@ def top_eigenvalue(
     tolerance: float,
     seed: int,
 ) -> tuple[float, float, int]:
-    """(largest eigenvalue of H, bound on its error, products used) by the Lanczos process without
-    reorthogonalisation.
+    """Return (largest eigenvalue of H, bound on its error, number of products used).
 
-    Lost orthogonality only repeats converged values. The bound is the residual of the Ritz pair;
-    the process stops once it is below ``tolerance`` times the value.
+    The Lanczos process runs without reorthogonalisation: a loss of orthogonality only repeats
+    eigenvalues that have converged. The bound is the residual of the Ritz pair. The process stops
+    when the bound is below ``tolerance`` times the value, or after ``most`` products.
     """
     v = {name: _normal(W, f"{seed}/start/{name}") for name, W in like.items()}
     v = scaled(v, 1.0 / math.sqrt(inner(v, v)))
@@ -77,12 +77,12 @@ def top_eigenvalue(
 
 
 def inner(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """Inner product in float64."""
+    """Return the inner product of named vectors, computed in float64."""
     return math.fsum(float((a.double() * other[name].double()).sum()) for name, a in one.items())
 
 
 def scaled(vectors: Vectors, factor: float) -> Vectors:
-    """A multiple of named vectors."""
+    """Return ``factor`` times the named vectors."""
     return {name: factor * v for name, v in vectors.items()}
 
 
@@ -98,9 +98,10 @@ def _normal(W: Tensor, key: str) -> Tensor:
 def hessian_products(
     network: nn.Module, batches: Sequence[EvaluationBatch]
 ) -> Iterator[tuple[Product, dict[str, Tensor]]]:
-    """(v ↦ H v, the named parameters): H is the Hessian of the mean loss per token over ``batches``
-    in all floating-point parameters, frozen ones included. The network's flags come back as they
-    were.
+    """Yield (v ↦ H v, the parameters by name).
+
+    H is the Hessian of the mean loss per token over ``batches`` with respect to all floating-point
+    parameters, including frozen ones. At the end ``requires_grad`` of every parameter is restored.
     """
     named = {name: p for name, p in network.named_parameters() if p.is_floating_point()}
     flags = {name: p.requires_grad for name, p in named.items()}

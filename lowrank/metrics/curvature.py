@@ -1,8 +1,8 @@
 """Curvature by Hessian-vector products: a cross-check of the landscape.
 
 Along standard normal directions d, E[½(L(θ+ad)+L(θ-ad)) - L(θ)] = ½a² tr(H) + O(a⁴): the sharpness
-along random directions is a trace. Here tr(H) comes from Hutchinson's estimator and the top
-eigenvalue from the Lanczos process.
+along random directions estimates a trace. This lens computes tr(H) by Hutchinson's estimator and
+the largest eigenvalue by the Lanczos process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lowrank.metrics.base import (
 
 
 class CurvatureSettings(TextSettings):
-    """How many products."""
+    """Settings of the estimators: the space, and the numbers of Hessian-vector products."""
 
     space: Literal["dense", "trained"] = "dense"
     direction_seed: NonNegativeInt = 0
@@ -76,7 +76,7 @@ class Curvature(Lens):
     def compute(
         self, unit: Comparison, context: Context, settings: CurvatureSettings
     ) -> Iterable[Result]:
-        """Trace and top eigenvalue in ``space``."""
+        """Yield the trace and the largest eigenvalue in ``space``, in nats per token."""
         network = None
         if settings.space == "trained" or unit.checkpoint.has_dense:
             network = context.network(unit.checkpoint, settings.space)

@@ -1,7 +1,7 @@
 """Loss of a checkpoint on a held-out split, with its error bar.
 
-Training stores the loss on the validation split; this lens gives it on any held-out split, so that
-a recipe can be chosen on rows that no report shows (``split: selection``).
+Training stores the loss on the validation split. This lens measures it on any held-out split, so
+that a recipe can be chosen on rows that no report shows (``split: selection``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lowrank.metrics.base import (
 
 
 class LossSettings(TextSettings):
-    """Which rows, and of which checkpoints."""
+    """Settings that select the rows and the checkpoints."""
 
     split: Literal["validation", "selection"] = "selection"
     final_only: bool = selection(True)
@@ -49,6 +49,7 @@ class Loss(Lens):
     position = 6
 
     def units(self, checkpoints: Checkpoints, settings: LossSettings) -> list[Comparison]:
+        """Return the last checkpoint of every run, or every checkpoint."""
         return [
             Comparison(checkpoint)
             for run in checkpoints.runs()
