@@ -1,11 +1,10 @@
-"""Barriers along the line between two checkpoints: consecutive ones of a run (CCBH) and two runs
-(IMBH).
+"""Loss barriers on the line between two checkpoints, of one run (CCBH) or of two runs (IMBH).
 
-The reference is α = 0, the checkpoint α = 1. Weights are interpolated as effective dense weights;
-consecutive checkpoints of a method without a dense equivalent in its own parameters, which the note
-says. Pairs of runs are taken at equal scale and step: methods at equal seed, and, as the null to
-compare with, seeds of one method. The note of a pair says whether the two runs share their
-initialisation.
+The reference is at α = 0, the checkpoint at α = 1. Effective dense weights are interpolated; for
+consecutive checkpoints of a method without a dense equivalent, its own parameters are, and the note
+states it. Pairs of runs have equal scale and step: either two methods of equal seed, or two seeds of
+one method, which are the null distribution. The note of a pair states whether the two runs share
+their initialisation.
 """
 
 from __future__ import annotations
@@ -62,18 +61,21 @@ SAME_INIT, OTHER_INIT = (
 
 
 def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float:
-    """Published barrier height: max over interior α of L(α), minus ½[L(0) + L(1)]; may be negative.
+    """Return the published barrier height: max over interior α of L(α), minus ½[L(0) + L(1)].
 
-    ``alphas`` ascend from 0 to 1. A straight line that falls has a positive barrier by this
-    definition. Raises ValueError without an interior checkpoint.
+    ``alphas`` ascend from 0 to 1, and ``losses`` are L at these, in nats per token. The height may
+    be negative, and that of a straight falling line is positive. Raises ValueError if there is no
+    interior α, or if ``alphas`` do not ascend from 0 to 1.
     """
     _, values = _checked(alphas, losses)
     return float(values[1:-1].max() - 0.5 * (values[0] + values[-1]))
 
 
 def barrier_excess(alphas: Sequence[float], losses: Sequence[float]) -> float:
-    """Largest excess of L(α) over the chord between its ends (arXiv:2110.06296): 0 for a line or a
-    dip, never negative.
+    """Return the largest excess of L(α) over the chord between its ends (arXiv:2110.06296).
+
+    It is never negative, and 0 if no loss lies above the chord. Arguments and errors are as in
+    :func:`barrier`.
     """
     position, values = _checked(alphas, losses)
     excess = values - ((1 - position) * values[0] + position * values[-1])
@@ -94,14 +96,14 @@ def _checked(alphas: Sequence[float], losses: Sequence[float]) -> tuple[Floats, 
 
 
 class InterpolationSettings(TextSettings):
-    """How lines are walked."""
+    """Settings of the lines between checkpoints."""
 
     space: Literal["dense", "trained"] = (
         "dense"  # of consecutive checkpoints; two runs are always compared dense
     )
     points: Annotated[int, Field(ge=3)] = 21  # evenly spaced α in [0, 1], both ends included
     loss_average: Average = "tokens"
-    skip_initial: bool = False  # leave pairs with step 0 out, as the published rows do
+    skip_initial: bool = False  # omit pairs with step 0, as in the published rows
     kinds: Annotated[tuple[Kind, ...], Strict(False)] = selection(
         ("consecutive", "methods", "seeds")
     )
@@ -109,7 +111,7 @@ class InterpolationSettings(TextSettings):
 
     @property
     def alphas(self) -> list[float]:
-        """The positions on the line."""
+        """The positions on the line, from 0 to 1."""
         return [i / (self.points - 1) for i in range(self.points)]
 
 
@@ -188,9 +190,7 @@ class Interpolation(Lens):
     )
 
     def units(self, checkpoints: Checkpoints, settings: InterpolationSettings) -> list[Comparison]:
-        """Consecutive pairs of every run; at every step after 0, pairs of methods and pairs of
-        seeds.
-        """
+        """Return consecutive pairs of every run, and the pairs of runs at every step after 0."""
         units = []
         if "consecutive" in settings.kinds:
             units += [
@@ -212,8 +212,9 @@ class Interpolation(Lens):
         return units
 
     def expected(self, unit: Comparison, settings: InterpolationSettings) -> Expected:
-        """Barriers and their curves; the curves of a pair only where both runs have
-        dense weights.
+        """Return the keys of barriers and curves.
+
+        A pair has curves only if both runs have dense weights.
         """
         names: tuple[str, ...] = CONSECUTIVE
         curves = ["ccbh"]
@@ -232,7 +233,7 @@ class Interpolation(Lens):
     def compute(
         self, unit: Comparison, context: Context, settings: InterpolationSettings
     ) -> Iterable[Result]:
-        """Walk the line, or the three lines of a pair."""
+        """Yield the barriers on the line between two checkpoints, or on the three lines of a pair."""
         assert unit.reference is not None
         if "consecutive" in unit.roles:
             yield from self._consecutive(unit, context, settings)
@@ -287,9 +288,7 @@ class Interpolation(Lens):
 
 
 class _Line:
-    """The losses along a line between two checkpoints; those of its ends are computed once for all
-    lines.
-    """
+    """The losses on lines between two checkpoints; those of the ends are computed only once."""
 
     def __init__(
         self, unit: Comparison, context: Context, settings: InterpolationSettings, space: str
@@ -298,7 +297,10 @@ class _Line:
         self.batches: list[EvaluationBatch] = context.batches(unit, settings.batch_rows)
 
     def walk(self, network: Any, start: dict[str, Tensor], end: dict[str, Tensor]) -> list[Losses]:
-        """Losses at every α, computed in ``network``, whose weights come back."""
+        """Return the losses at every α.
+
+        They are computed in ``network``, whose weights are restored.
+        """
         require_same_shapes(start, end, self.unit)
         first, last = (
             base_losses(p, self.context.network(p, self.space), self.context, self.batches)  # type: ignore[arg-type]
@@ -306,7 +308,7 @@ class _Line:
         )
         start, end = (
             {name: t.clone() for name, t in weights.items()} for weights in (start, end)
-        )  # one of them is lent below
+        )  # one of them is overwritten below
         with borrowed_weights(network) as (weights, _):
 
             def at(alpha: float) -> Losses:
@@ -320,7 +322,7 @@ class _Line:
     def rows(
         self, name: str, excess: str | None, losses: list[Losses], note: str
     ) -> Iterator[Result]:
-        """Barrier, excess and curve of a walked line."""
+        """Yield barrier, excess (unless ``excess`` is None) and curve of the losses on a line."""
         alphas, average = self.settings.alphas, self.settings.loss_average
         means = [one.mean(average) for one in losses]
         ends = 0.5 * (losses[0].nats + losses[-1].nats)

@@ -1,11 +1,10 @@
-"""The loss around a checkpoint: along random directions, singular components of the weights, and
-the training trajectory.
+"""The loss around a checkpoint, along random directions, singular components and the trajectory.
 
-Offsets are applied in float32 to a pristine copy, so that nothing accumulates, and the weights come
-back bit for bit. Directions come from recorded seeds. The published grid has 12 offsets on each
-side; the sharpness needs only a Gauss rule on them: S(a) = ½[L(θ+ad)+L(θ-ad)]-L(θ) is even with
-S(0) = 0, and a rule of q nodes reproduces the grid's mean exactly for S = c₁a² + … + c_{2q}a^{4q}.
-``nodes: 0`` walks the whole grid.
+Offsets are applied in float32 to a pristine copy, so that no error accumulates, and the weights are
+restored bit for bit. Directions come from recorded seeds. The published grid has 12 offsets on each
+side, but the sharpness needs only a Gauss rule on them: S(a) = ½[L(θ+ad)+L(θ-ad)]-L(θ) is even with
+S(0) = 0, and a rule of q nodes gives the grid's mean exactly for S = c₁a² + … + c_{2q}a^{4q}.
+``nodes: 0`` evaluates every offset of the grid.
 """
 
 from __future__ import annotations
@@ -52,11 +51,11 @@ __all__ = ["LENS", "Landscape", "direction_variance", "sharpness"]
 
 
 def sharpness(offsets: Sequence[float], losses: Any) -> Estimate:
-    """Mean over directions d and offsets a > 0 of ½[L(θ+ad)+L(θ-ad)] - L(θ), with its standard
-    error over directions.
+    """Estimate the mean over directions d and offsets a > 0 of ½[L(θ+ad)+L(θ-ad)] - L(θ).
 
-    ``losses`` (directions, offsets); ``offsets`` ascend symmetrically around a 0. One direction has
-    no standard error. Raises ValueError for an uneven grid.
+    ``losses`` (directions, offsets) are in nats per token; ``offsets`` ascend symmetrically around
+    0, which is one of them. The standard error is that over directions, None for a single one.
+    Raises ValueError for other grids and shapes.
     """
     position, table = _checked(offsets, losses)
     centre = len(position) // 2
@@ -65,9 +64,9 @@ def sharpness(offsets: Sequence[float], losses: Any) -> Estimate:
 
 
 def direction_variance(offsets: Sequence[float], losses: Any) -> Estimate:
-    """Population variance over directions of L(θ+ad), averaged over all offsets, 0 included.
+    """Estimate the population variance over directions of L(θ+ad), averaged over all offsets.
 
-    Arguments and errors as :func:`sharpness`. The standard error is that of the mean over
+    Arguments and errors are as in :func:`sharpness`. The standard error is that of the mean over
     directions of the squared deviations, averaged over offsets.
     """
     _, table = _checked(offsets, losses)
@@ -89,14 +88,14 @@ def _checked(offsets: Sequence[float], losses: Any) -> tuple[Floats, Floats]:
 
 
 class Grid(Config):
-    """Evenly spaced offsets ``start``, ``start + step``, …, ``count`` of them."""
+    """A grid of ``count`` evenly spaced offsets: ``start``, ``start + step``, …"""
 
     start: float
     step: PositiveFloat
     count: PositiveInt
 
     def offsets(self) -> list[float]:
-        """The offsets; those of a symmetric grid are exactly symmetric, with an exact 0."""
+        """Return the offsets; those of a symmetric grid are exactly symmetric, with an exact 0."""
         half = (self.count - 1) / 2
         if math.isclose(self.start, -half * self.step, rel_tol=1e-9):
             return [(i - half) * self.step for i in range(self.count)]
@@ -108,7 +107,7 @@ Components_ = Annotated[tuple[PositiveInt, ...], Strict(False)]
 
 
 class LandscapeSettings(TextSettings):
-    """Which directions, how far, and with which arithmetic."""
+    """Settings of the directions, of their offsets and of the arithmetic."""
 
     space: Literal["dense", "trained"] = "dense"
     normalization: Normalization = "raw"
@@ -118,7 +117,7 @@ class LandscapeSettings(TextSettings):
     fewest: PositiveInt = 10  # of auto
     most: PositiveInt = 1000  # of auto
     grid: Grid = Grid(start=-0.003, step=0.00025, count=25)
-    nodes: NonNegativeInt = 2  # of the Gauss rule, a side; 0: every offset of the grid
+    nodes: NonNegativeInt = 2  # of the Gauss rule, per side; 0: every offset of the grid
     components: Components_ = (1, 5, 10, 20, 100)
     component_means: Components_ = ()  # K: also the mean over components 1 … K
     component_grid: Grid = Grid(start=-0.048, step=0.004, count=25)
@@ -127,8 +126,8 @@ class LandscapeSettings(TextSettings):
         2  # principal directions of the run's trajectory, at its last checkpoint
     )
     trajectory_grid: Grid = Grid(start=-0.6, step=0.05, count=25)
-    precision: Literal["float32", "bfloat16"] = "float32"  # type: ignore[assignment]  # of the weights that are moved
-    in_place: bool = False  # add and subtract offsets in place, as published, instead of afresh
+    precision: Literal["float32", "bfloat16"] = "float32"  # type: ignore[assignment]  # of the displaced weights
+    in_place: bool = False  # add and subtract offsets in place, as published
     loss_average: Average = "tokens"
     skip_initial: bool = False
 
@@ -260,9 +259,7 @@ class Landscape(Lens):
     )
 
     def units(self, checkpoints: Checkpoints, settings: LandscapeSettings) -> list[Comparison]:
-        """Every checkpoint; the last one of a run also against its first, for the trajectory
-        between them.
-        """
+        """Return every checkpoint, and (last, first) of each run for its trajectory."""
         units = []
         for run in checkpoints.runs():
             kept = [p for p in run if p.step > 0 or not settings.skip_initial]
@@ -276,7 +273,7 @@ class Landscape(Lens):
         return units
 
     def expected(self, unit: Comparison, settings: LandscapeSettings) -> Expected:
-        """Scalars, and the mean curve of each; a curve only where the metric exists."""
+        """Return the keys of the values and of the mean curves; a metric that is absent has none."""
         names, curves = [], []
         if "trajectory" in unit.roles:
             for k in range(1, settings.trajectory + 1):
@@ -302,7 +299,7 @@ class Landscape(Lens):
         return Expected(frozenset((name, AGGREGATE_LAYER, ALL_MODULES) for name in names), points)
 
     def _beyond(self, unit: Comparison, k: int, settings: LandscapeSettings) -> bool:
-        """Whether component k does not exist in some matrix."""
+        """Return whether component k does not exist in some matrix."""
         checkpoint = unit.checkpoint
         side = (
             checkpoint.width
@@ -314,7 +311,7 @@ class Landscape(Lens):
     def compute(
         self, unit: Comparison, context: Context, settings: LandscapeSettings
     ) -> Iterable[Result]:
-        """Walk all directions of a checkpoint."""
+        """Yield values and curves of all directions of a checkpoint."""
         if "trajectory" in unit.roles:
             yield from self._trajectory(unit, context, settings)
         elif settings.space == "dense" and not unit.checkpoint.has_dense:
@@ -346,8 +343,8 @@ class Landscape(Lens):
         self, unit: Comparison, walk: Walk, context: Context, settings: LandscapeSettings
     ) -> Iterator[Result]:
         rule = rule_for(settings.grid.offsets(), settings.nodes)
-        # Without an architecture of its own a method's trained parameters are the dense ones: one
-        # walk serves both spaces.
+        # The trained parameters of a method without a custom architecture are the dense ones, so
+        # that one evaluation serves both spaces.
         key = f"random/{id(walk.network)}/{settings.model_dump_json(include=RANDOM_FIELDS)}"
         table = context.memo(
             unit.checkpoint, key, lambda: random_table(walk, rule, settings, context)
@@ -434,10 +431,10 @@ class Landscape(Lens):
 def random_table(
     walk: Walk, rule: Rule, settings: LandscapeSettings, sharer: Sharer = ALONE
 ) -> Floats:
-    """Losses (directions, offsets) along as many random directions as the settings ask for.
+    """Return the losses (directions, offsets) along random directions, in nats per token.
 
-    Directions are shared among processes; how many there are, and each of them, does not depend on
-    the number of processes.
+    With ``directions`` "auto" there are as many as ``relative_error`` needs. Processes share them;
+    neither their number nor any of them depends on the number of processes.
     """
     sharer = _independent(walk, sharer)
     most = settings.most if settings.directions == "auto" else settings.directions
@@ -465,8 +462,9 @@ def random_table(
 
 
 def _independent(walk: Walk, sharer: Sharer) -> Sharer:
-    """One process alone where offsets pile up rounding errors: what one direction gives then
-    depends on those before it.
+    """Return how to share directions: not at all if rounding errors accumulate over offsets.
+
+    The losses along a direction then depend on the directions before it.
     """
     return ALONE if walk.in_place else sharer
 

@@ -60,6 +60,7 @@ class Loss(Lens):
     def compute(
         self, unit: Comparison, context: Context, settings: LossSettings
     ) -> Iterable[Result]:
+        """Yield the loss in nats per token, with its standard error over rows."""
         network = context.network(unit.checkpoint, "trained")
         assert network is not None  # every method has the network that it trained
         losses = row_losses(network, context.batches(unit, settings.batch_rows))
