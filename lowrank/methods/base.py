@@ -55,9 +55,9 @@ class Method(ABC):
     """The base class of all methods: AdamW on a plain LLaMA.
 
     A subclass overrides what it changes. Class attributes: ``family``; ``title``, the readable
-    name; ``summary``, one sentence; ``source``, the paper; ``Settings``, the validated settings with
-    defaults; ``custom_architecture``, True if the model is not a plain LLaMA; ``has_dense``, True
-    if each target layer is equivalent to a dense one.
+    name; ``summary``, one sentence; ``source``, the paper; ``Settings``, the validated settings
+    with defaults; ``custom_architecture``, True if the model is not a plain LLaMA; ``has_dense``,
+    True if each target layer is equivalent to a dense one.
     """
 
     family: ClassVar[Family]
@@ -84,7 +84,8 @@ class Method(ABC):
     def attach(self, model: nn.Module) -> None:
         """Replace or wrap the target layers of ``model`` (a ``LlamaModel``) in place.
 
-        Only methods with ``custom_architecture`` implement it; it may run on the meta device. New modules implement
+        Only methods with ``custom_architecture`` implement it; it may run on the meta device. New
+        modules implement
         ``reset_parameters(draw: Callable[[str], Generator] | None = None)``: with ``draw``,
         parameter ``p`` is drawn from ``draw(p)``; without it, from the global generator, with
         ``torch.nn.init`` functions alone.
@@ -266,7 +267,7 @@ class ProjectedMethod(Method):
         return float(getattr(self.settings, self.optimizer_class.scale_key))
 
     def optimizer_state_bytes(self, optimizer: Optimizer) -> int | None:
-        """Return the bytes computed from shapes: a decomposition cannot be traced without values."""
+        """Return the bytes from shapes: a decomposition cannot be traced without values."""
         return optimizer.planned_state_bytes() if isinstance(optimizer, ProjectedAdamW) else None
 
     def optimizer(self, model: nn.Module, training: Training) -> Optimizer:

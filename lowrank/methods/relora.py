@@ -28,7 +28,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ReLoRALinear(FactoredLinear):
-    """The layer x ↦ (W0 + (alpha/rank)·B·A) x, with dropout on the adapter's input (ReLoRA, section 3).
+    """The layer x ↦ (W0 + (alpha/rank)·B·A) x (ReLoRA, section 3), with dropout before A.
 
     ``weight`` (out, in) is W0, taken from ``linear`` and frozen; its bias is kept and trained.
     ``init="published"`` starts with both factors at zero, so that the adapter learns nothing before
@@ -65,7 +65,7 @@ class ReLoRALinear(FactoredLinear):
         return self.alpha / self.rank
 
     def reset_parameters(self, draw: Draw | None = None) -> None:
-        """Draw W0 as a full-rank weight of the same name, N(0, initializer_range²), and the factors."""
+        """Draw W0 from N(0, initializer_range²), as full rank does, and then the factors."""
         fill(self.weight, partial(nn.init.normal_, std=self.initializer_range), draw, "weight")
         self.reset_factors(draw)
         self.reset_bias()

@@ -20,8 +20,8 @@ from lowrank.settings import Config
 class SLTrainLinear(FactoredLinear):
     """The layer x ↦ W x with W = (alpha/rank)·B·A + S (SLTrain, equation 2).
 
-    S has ⌊sparsity·in·out⌋ entries ``values`` at the flat positions ``indices`` (sorted, int64, row-
-    major). The support is a persistent buffer: it is saved with the weights and never trained.
+    S has ⌊sparsity·in·out⌋ entries ``values`` at the flat positions ``indices`` (sorted, int64,
+    row-major). The support is a persistent buffer: it is saved with the weights and never trained.
     """
 
     indices: Tensor

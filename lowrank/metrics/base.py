@@ -195,9 +195,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Curve:
-    """One curve: its losses at ascending offsets, in nats per token.
+    """One curve: mean losses at ascending offsets, in nats per token.
 
-    ``direction_index`` -1 denotes the mean over directions, and ``n`` is their number.
+    ``variances`` are those over directions, and ``n`` is the number of samples (directions, or rows
+    of the evaluation set). ``direction_index`` -1 denotes the mean over directions.
     """
 
     curve: str

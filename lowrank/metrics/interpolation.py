@@ -2,8 +2,8 @@
 
 The reference is at α = 0, the checkpoint at α = 1. Effective dense weights are interpolated; for
 consecutive checkpoints of a method without a dense equivalent, its own parameters are, and the note
-states it. Pairs of runs have equal scale and step: either two methods of equal seed, or two seeds of
-one method, which are the null distribution. The note of a pair states whether the two runs share
+states it. Pairs of runs have equal scale and step: either two methods of equal seed, or two seeds
+of one method, which are the null distribution. The note of a pair states whether the two runs share
 their initialisation.
 """
 
@@ -233,7 +233,7 @@ class Interpolation(Lens):
     def compute(
         self, unit: Comparison, context: Context, settings: InterpolationSettings
     ) -> Iterable[Result]:
-        """Yield the barriers on the line between two checkpoints, or on the three lines of a pair."""
+        """Yield the barriers on the line between checkpoints, or on the three lines of a pair."""
         assert unit.reference is not None
         if "consecutive" in unit.roles:
             yield from self._consecutive(unit, context, settings)

@@ -273,7 +273,7 @@ class Landscape(Lens):
         return units
 
     def expected(self, unit: Comparison, settings: LandscapeSettings) -> Expected:
-        """Return the keys of the values and of the mean curves; a metric that is absent has none."""
+        """Return the keys of the values and of the mean curves; an absent metric has no curve."""
         names, curves = [], []
         if "trajectory" in unit.roles:
             for k in range(1, settings.trajectory + 1):

@@ -244,7 +244,7 @@ def matrices(checkpoint: CheckpointRef, context: Context, space: str, linearise:
             found = Matrices(products(found.entries, checkpoint), LINEARISED)
     if not found.entries:
         raise MetricError(
-            f"{checkpoint.label}: no matrix to take a spectrum of; the method '{checkpoint.method}' has no target layer; measure another method"
+            f"{checkpoint.label}: no matrix to take a spectrum of; the method '{checkpoint.method}' has no target layer"
         )
     return found
 
