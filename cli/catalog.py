@@ -85,8 +85,8 @@ def scales(as_json: bool) -> None:
     emit(scale_rows(), as_json)
 
 
-def method_rows(whole: bool) -> Iterator[dict[str, Any]]:
-    """One row a method; ``whole`` keeps settings as an object instead of text."""
+def method_rows(complete: bool) -> Iterator[dict[str, Any]]:
+    """Yield one row per method; ``complete`` keeps settings as an object instead of text."""
     from lowrank import methods as registry
 
     for name in registry.names():
@@ -155,7 +155,7 @@ def metric_details(name: str, lenses: tuple[str, ...] = ()) -> dict[str, Any]:
     """
     lens_name, lens, info = details.find_metric(name, lenses)
     return {
-        **metric_row(lens_name, lens, info, whole=True),
+        **metric_row(lens_name, lens, info, complete=True),
         "details": details.settings_of(lens.Settings),
     }
 
