@@ -36,14 +36,15 @@ class ProjectedMatrix:
     """
 
     parameter: Tensor  # W (m, n)
-    name: str  # its name where the group has names, else its place and shape
+    kind: projection.Kind
     group: Group
+    index: int  # among the parameters of the group
     state: Any
 
     @property
-    def kind(self) -> projection.Kind:
-        """Return the kind of its projection: ``right``, ``left`` or ``full``."""
-        return projection.kind_of(self.parameter.shape, self.group["proj_type"])
+    def name(self) -> str:
+        """Return its name where the group has names, else its place and shape."""
+        return _name(self.group, self.index)
 
     @property
     def gradient(self) -> Tensor:
@@ -265,9 +266,8 @@ class ProjectedAdamW(adam.KeepsCodecs, Optimizer):
         """Yield the matrices of a projected group that have a gradient."""
         for index, p in enumerate(group["params"]):
             if p.grad is not None:
-                yield ProjectedMatrix(
-                    p, _name(group, index), group, self.state_class(self.state[p])
-                )
+                kind = projection.kind_of(p.shape, group["proj_type"])
+                yield ProjectedMatrix(p, kind, group, index, self.state_class(self.state[p]))
 
     def _check_gradients(self) -> None:
         """Raise before anything moves if a gradient that is due for decomposition is not finite."""
