@@ -47,8 +47,8 @@ def compare(x: Tensor, y: Tensor) -> dict[str, float]:
     """Return the distances between activations ``x`` (N, H) and ``y`` (N, H') in float64.
 
     Rows are the same N positions. ``l2``: mean of ‖x_i - y_i‖₂; ``cosine``: mean of cos(x_i, y_i),
-    0 for a zero row (both nan if H ≠ H'); ``cka``: linear CKA ‖X̃ᵀỸ‖_F²/(‖X̃ᵀX̃‖_F ‖ỸᵀỸ‖_F) of
-    the column-centred matrices (Kornblith et al. 2019, equation 3), 0 for a constant matrix;
+    0 for a zero row (both nan if H ≠ H'); ``cka``: linear CKA ‖X̃ᵀỸ‖_F²/(‖X̃ᵀX̃‖_F ‖ỸᵀỸ‖_F) of the
+    column-centred matrices (Kornblith et al. 2019, equation 3), 0 for a constant matrix;
     ``cka_debiased``: the same ratio of unbiased HSIC estimators (arXiv:2405.01012; Song et al.
     2012, equation 5), nan for fewer than four positions. Raises ValueError for other shapes, and
     without positions.

@@ -191,3 +191,23 @@ def test_settings_that_only_select_stay_out_of_the_protocol(name: str) -> None:
     assert marked <= {"distributions", "kinds", "align", "final_only"}, (
         "a new one must not be able to change a value"
     )
+
+
+def test_the_names_of_0_1_serve_lenses_of_other_packages(arena: Any) -> None:
+    from lowrank.geometry import estimate, probe
+    from lowrank.metrics import base
+
+    place = arena(("full_rank", 0))
+    point = place.point("full_rank", 20)
+    old: base.Panel = base.Panel((point,))
+    unit = base.Unit(point, point)
+    assert old.points == (point,)
+    assert point.arm == "full_rank"
+    assert unit.points == (point, point)
+    assert place.context.spread(abs, [-2, 1]) == [2, 1]
+    assert place.context.processes == 1
+    assert base.Bench is base.Context
+    assert base.Variant is base.LensPreset
+    assert estimate.Batch is base.Batch is estimate.EvaluationBatch
+    assert estimate.Spreader is base.Spreader is estimate.Sharer
+    assert probe.lent is probe.borrowed_weights
