@@ -76,7 +76,7 @@ def metrics(name: str | None, lenses: tuple[str, ...], as_json: bool) -> None:
 @database_option
 @standard_options
 def scales(as_json: bool) -> None:
-    """The model scales: shape, default rank, parameters of the seven matrices of all blocks.
+    """List the model scales: shape, default rank, parameters of the seven matrices of all blocks.
 
     \b
     Example:
@@ -85,8 +85,8 @@ def scales(as_json: bool) -> None:
     emit(scale_rows(), as_json)
 
 
-def method_rows(whole: bool) -> Iterator[dict[str, Any]]:
-    """One row a method; ``whole`` keeps settings as an object instead of text."""
+def method_rows(complete: bool) -> Iterator[dict[str, Any]]:
+    """Yield one row per method; ``complete`` keeps settings as an object instead of text."""
     from lowrank import methods as registry
 
     for name in registry.names():
