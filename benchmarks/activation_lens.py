@@ -18,7 +18,7 @@ import torch
 
 from lowrank import models
 from lowrank.config import Data, ModelShape, RunConfig, Training
-from lowrank.geometry.estimate import Batch
+from lowrank.geometry.estimate import EvaluationBatch
 from lowrank.metrics.activations import Accumulator, compare, hidden_states
 from lowrank.presets import load
 
@@ -54,7 +54,7 @@ def work(kind: str, scale: str, rows: int, length: int, answer: Connection) -> N
     torch.set_num_threads(1)
     pair = networks(scale, length)
     ids = torch.randint(0, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(0))
-    batches = [Batch(part, part) for part in ids.split(4)]
+    batches = [EvaluationBatch(part, part) for part in ids.split(4)]
     hidden_states(pair[0], batches[0])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if kind == "lens":

@@ -25,14 +25,14 @@ from lowrank import models
 from lowrank.config import Data, ModelShape, RunConfig, Training
 from lowrank.data import open_data
 from lowrank.geometry.directions import random_direction
-from lowrank.geometry.estimate import Batch
+from lowrank.geometry.estimate import EvaluationBatch
 from lowrank.geometry.offsets import Walk, rule_for
 from lowrank.geometry.probe import row_losses
 from lowrank.metrics.landscape import LandscapeSettings, direction_variance, sharpness
 from lowrank.presets import load
 
 
-def trained(scale: str, updates: int, rows: int) -> tuple[nn.Module, list[Batch]]:
+def trained(scale: str, updates: int, rows: int) -> tuple[nn.Module, list[EvaluationBatch]]:
     """A model after ``updates`` of AdamW, and an evaluation set of ``rows`` rows."""
     shape = ModelShape.model_validate(load("scales")[scale])
     data = open_data(Data(max_length=128), 0)
@@ -58,7 +58,7 @@ def trained(scale: str, updates: int, rows: int) -> tuple[nn.Module, list[Batch]
         for group in optimizer.param_groups:
             group["lr"] = 5e-3 * (1 - update / updates)
     found = data.evaluation_set("benchmark", split="validation", examples=rows)
-    return model.eval(), [Batch(b.input_ids, b.labels) for b in found.batches(16)]
+    return model.eval(), [EvaluationBatch(b.input_ids, b.labels) for b in found.batches(16)]
 
 
 def plain(
@@ -66,7 +66,7 @@ def plain(
     pristine: dict[str, Tensor],
     direction: dict[str, Tensor],
     offsets: list[float],
-    batches: list[Batch],
+    batches: list[EvaluationBatch],
 ) -> list[float]:
     """The published loop over offsets, without its flaws."""
     losses = []

@@ -93,9 +93,9 @@ def needed_checkpoints(store: Store, config: Study, root: Path) -> set[int | Non
     from lowrank.measure import plan as measure_plan
 
     needed: set[int | None] = {
-        point.checkpoint_id
+        ref.checkpoint_id
         for task in measure_plan(store, config, root)
-        for point in task.unit.points
+        for ref in task.unit.checkpoints
     }
     return needed | {unit.checkpoint.id for unit in evaluate_plan(store, config)}
 

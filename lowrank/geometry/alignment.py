@@ -28,13 +28,14 @@ EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", "mo
 
 
 def blocks(weights: Mapping[str, Tensor]) -> int:
-    """Number of blocks."""
+    """Return the number of transformer blocks."""
     return 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("model.layers."))
 
 
 def fold_gains(weights: Mapping[str, Tensor]) -> Weights:
-    """The same function with all norm gains 1: each gain multiplies the columns of the layers that
-    read its norm.
+    """Return weights of the same function in which all norm gains are 1.
+
+    Each gain multiplies the columns of the layers that read its norm.
     """
     folded = {name: tensor.clone() for name, tensor in weights.items()}
 
@@ -53,7 +54,9 @@ def fold_gains(weights: Mapping[str, Tensor]) -> Weights:
 
 @dataclass
 class Permutations:
-    """new index → old index of residual channels, of heads and of MLP units by block."""
+    """Permutations (new index → old index) of residual channels, and of each block's heads and MLP
+    units.
+    """
 
     residual: Tensor
     heads: list[Tensor]
@@ -61,11 +64,11 @@ class Permutations:
 
 
 def align(reference: Mapping[str, Tensor], weights: Mapping[str, Tensor], heads: int) -> Weights:
-    """``weights`` permuted to be as near to ``reference`` as coordinate descent finds; both with
-    folded gains.
+    """Return ``weights``, permuted to lie as near to ``reference`` as coordinate descent finds.
 
-    The function of the network does not change. ``heads`` is the number of attention heads; with
-    fewer key-value heads than query heads, heads stay where they are.
+    Both must have folded gains (:func:`fold_gains`). The function of the network does not change.
+    ``heads`` is the number of attention heads; heads are not permuted if there are fewer key-value
+    heads than query heads.
     """
     return permute(weights, match(reference, weights, heads), heads)
 
@@ -73,8 +76,9 @@ def align(reference: Mapping[str, Tensor], weights: Mapping[str, Tensor], heads:
 def match(
     reference: Mapping[str, Tensor], weights: Mapping[str, Tensor], heads: int
 ) -> Permutations:
-    """Permutations that increase Σ⟨reference, permuted weights⟩ until none of them alone can
-    increase it further.
+    """Return permutations that maximise Σ⟨reference, permuted weights⟩ by coordinate descent.
+
+    It stops when no single permutation increases the sum further, or after ``MAX_SWEEPS``.
     """
     A = {name: tensor.detach().cpu().double() for name, tensor in reference.items()}
     B = {name: tensor.detach().cpu().double() for name, tensor in weights.items()}
@@ -100,8 +104,9 @@ def match(
 
 
 def permute(weights: Mapping[str, Tensor], by: Permutations, heads: int) -> Weights:
-    """The network with its channels, heads and units in another order; gains must be folded, or
-    equal.
+    """Return the weights with channels, heads and MLP units permuted.
+
+    Gains must be folded, or all equal.
     """
     out = {name: tensor.clone() for name, tensor in weights.items()}
     residual = by.residual.to(out[EMBEDDING].device)
@@ -126,12 +131,12 @@ def permute(weights: Mapping[str, Tensor], by: Permutations, heads: int) -> Weig
 
 
 def rows_of_heads(heads: Tensor, rows: int) -> Tensor:
-    """The rows of all heads in the given order."""
+    """Return the indices of the rows of all heads, heads in the given order."""
     return torch.arange(rows).view(len(heads), -1)[heads].flatten()
 
 
 def _improve_residual(A: Weights, B: Weights, found: Permutations, heads: int) -> bool:
-    """Best residual permutation for the present heads and units."""
+    """Set the best residual permutation for the present heads and units; return if it changed."""
     kept, found.residual = found.residual, torch.arange(len(found.residual))
     B = permute(B, found, heads)
     gain = A[EMBEDDING].T @ B[EMBEDDING] + A[HEAD].T @ B[HEAD]
@@ -146,7 +151,7 @@ def _improve_residual(A: Weights, B: Weights, found: Permutations, heads: int) -
 
 
 def _improve_units(A: Weights, B: Weights, found: Permutations, i: int) -> bool:
-    """Best permutation of a block's MLP units for the present residual channels."""
+    """Set the best order of a block's MLP units for the present channels; return if it changed."""
     block, residual = BLOCK.format(i), found.residual
     gain = A[block + OUT_OF_MLP].T @ B[block + OUT_OF_MLP][residual]
     for name in INTO_MLP:
@@ -156,7 +161,7 @@ def _improve_units(A: Weights, B: Weights, found: Permutations, i: int) -> bool:
 
 
 def _improve_heads(A: Weights, B: Weights, found: Permutations, i: int, heads: int) -> bool:
-    """Best permutation of a block's heads for the present residual channels."""
+    """Set the best order of a block's heads for the present channels; return if it changed."""
     block, residual = BLOCK.format(i), found.residual
     pairs = [(A[block + name], B[block + name][:, residual]) for name in INTO_ATTENTION]
     pairs.append((A[block + OUT_OF_ATTENTION].T, B[block + OUT_OF_ATTENTION][residual].T))
@@ -167,8 +172,9 @@ def _improve_heads(A: Weights, B: Weights, found: Permutations, i: int, heads: i
 
 
 def _assign(gain: Tensor, present: Tensor) -> tuple[Tensor, bool]:
-    """The assignment (row → column) of the largest total gain, or the present one where it is as
-    good.
+    """Return the assignment (row → column) of the largest total gain, and whether it is new.
+
+    The present assignment is kept if it is as good.
     """
     table = gain.numpy()
     columns = linear_sum_assignment(table, maximize=True)[1]

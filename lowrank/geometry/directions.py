@@ -1,6 +1,4 @@
-"""Directions in the space of a network's weights: seeded Gaussian ones, singular components, and
-those of a trajectory.
-"""
+"""Directions in weight space: random ones, singular components and those of a trajectory."""
 
 from __future__ import annotations
 
@@ -21,13 +19,13 @@ Normalization = Literal["raw", "filter", "relative"]
 def random_direction(
     weights: Mapping[str, Tensor], seed: int, index: int, normalization: Normalization
 ) -> Direction:
-    """Direction ``index`` of ``seed``: standard normal entries from a generator keyed by (seed,
-    index, parameter name).
+    """Return random direction number ``index`` of ``seed``: one float32 tensor per parameter.
 
-    Parameters of the same name and shape get the same entries, whatever else a network has and
-    whichever process draws them. ``filter`` (arXiv:1712.09913): each row of a matrix takes the norm
-    of the weight's row, one-dimensional tensors are left out; ``relative``: each tensor takes the
-    norm of its weight.
+    Entries are standard normal, from a generator keyed by (seed, index, parameter name): parameters
+    of the same name and shape get the same entries in every network and every process.
+    ``normalization`` "filter" (arXiv:1712.09913) scales each row of a matrix to the norm of the
+    weight's row and omits one-dimensional tensors; "relative" scales each tensor to the norm of its
+    weight; "raw" scales nothing.
     """
     direction = {}
     for name, W in weights.items():
@@ -40,7 +38,7 @@ def random_direction(
 
 
 def normalised(entries: Tensor, W: Tensor, normalization: Normalization) -> Tensor:
-    """Random entries rescaled to the size of the weight."""
+    """Return random entries, scaled to the norms of the weight W as ``normalization`` says."""
     if normalization == "raw":
         return entries
     wide, weights = (
@@ -53,7 +51,10 @@ def normalised(entries: Tensor, W: Tensor, normalization: Normalization) -> Tens
 
 
 class Components:
-    """The leading singular components σ_k u_k v_kᵀ of every matrix of a network, k = 1, 2, …"""
+    """The leading singular components σ_k u_k v_kᵀ of every matrix of a network, k = 1, 2, …
+
+    ``largest`` is the largest k that :meth:`direction` and :meth:`sigma` are asked for.
+    """
 
     def __init__(self, weights: Mapping[str, Tensor], largest: int) -> None:
         self._found: dict[str, tuple[Tensor, Tensor, bool]] = {}
@@ -63,11 +64,14 @@ class Components:
                 self._found[name] = leading(W, min(largest, *W.shape))
 
     def sides(self) -> int:
-        """The smaller side of the smallest matrix."""
+        """Return the smaller side of the smallest matrix."""
         return min(min(self._weights[name].shape) for name in self._found)
 
     def direction(self, k: int) -> Direction:
-        """σ_k u_k v_kᵀ of every matrix; of a smaller matrix its last component."""
+        """Return σ_k u_k v_kᵀ of every matrix.
+
+        A matrix with fewer components contributes its last one.
+        """
         made = {}
         for name, (_, vectors, of_columns) in self._found.items():
             W = self._weights[name].double().cpu()
@@ -79,13 +83,15 @@ class Components:
         return made
 
     def sigma(self, k: int) -> list[float]:
-        """σ_k of every matrix."""
+        """Return σ_k of every matrix, the last σ of one that has fewer."""
         return [float(values[min(k, len(values)) - 1]) for values, _, _ in self._found.values()]
 
 
 def leading(W: Tensor, count: int) -> tuple[Tensor, Tensor, bool]:
-    """The ``count`` largest singular values of W (m, n), the singular vectors of its smaller side
-    as columns, and whether these are right ones; from the Gram matrix in float64.
+    """Return the leading singular values and vectors of W (m, n), from its Gram matrix in float64.
+
+    The result is (values (count,) in descending order, vectors of the smaller side (min(m, n),
+    count), whether these are right singular vectors).
     """
     wide = W.detach().double().cpu()
     of_columns = wide.shape[1] <= wide.shape[0]
@@ -99,12 +105,12 @@ def leading(W: Tensor, count: int) -> tuple[Tensor, Tensor, bool]:
 def trajectory_directions(
     path: Sequence[Mapping[str, Tensor]], count: int
 ) -> tuple[list[Direction], list[float]]:
-    """Principal directions of a training trajectory, and the share of the squared movement along
-    each.
+    """Return the principal directions of a training trajectory and their shares of the movement.
 
-    ``path``: the weights of a run's checkpoints, the last one being where they are used. With D (n,
-    parameters) the rows θ_t - θ_last and D = UΣVᵀ, direction k is σ_k v_k/√n: offset 1 is the root
-    mean square movement along v_k. D is never stacked: UΣ come from the eigenvectors of D Dᵀ.
+    ``path`` has the weights of a run's n + 1 checkpoints; the directions start at the last one. The
+    n rows of D are θ_t - θ_last. With D = UΣVᵀ, direction k is σ_k v_k/√n, so that offset 1 is the
+    root mean square movement along v_k; its share is σ_k²/Σσ². D is never formed: UΣ follows from
+    the eigenvectors of D Dᵀ. The method is that of arXiv:1712.09913.
     """
     *before, last = path
     steps = len(before)

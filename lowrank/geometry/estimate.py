@@ -1,6 +1,4 @@
-"""Estimates with their standard errors, batches of an evaluation set, and how independent
-evaluations are shared among processes.
-"""
+"""Estimates with standard errors, batches of an evaluation set, and the sharing of work."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the standard error of its mean; None where a single sample has none."""
+    """An estimate from ``n`` samples with its standard error, None for a single sample."""
 
     value: float
     standard_error: float | None = None
@@ -25,38 +23,46 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Rows of the evaluation set, (rows, length) each. ``labels`` are the inputs, -100 on padding,
-    which stands at the end.
+class EvaluationBatch:
+    """Rows of the evaluation set: two tensors of shape (rows, length).
+
+    ``labels`` equal ``input_ids``, except for -100 on padding, which is at the end of a row.
     """
 
     input_ids: Tensor
     labels: Tensor
 
 
-class Spreader(Protocol):
-    """Shares independent evaluations among the processes that compute a unit together."""
+class Sharer(Protocol):
+    """Shares independent evaluations among the processes that compute a unit of work together."""
 
     @property
     def processes(self) -> int:
-        """How many they are."""
+        """The number of these processes."""
+
+    def map(self, compute: Callable[[A], T], items: Sequence[A]) -> list[T]:
+        """Return ``compute`` of every item, in order.
+
+        Every process calls this at the same place and gets all results. The result of an item must
+        not depend on which other items the process computes.
+        """
 
     def spread(self, compute: Callable[[A], T], items: Sequence[A]) -> list[T]:
-        """``compute`` of every item, in their order; every process calls this at the same place and
-        gets all results.
-
-        The result of an item must not depend on which others the process computes.
-        """
+        """Do as :meth:`map`; this is its name in version 0.1."""
 
 
 class Alone:
-    """One process."""
+    """A single process, which computes every item itself."""
 
     processes = 1
 
-    def spread(self, compute: Callable[[A], T], items: Sequence[A]) -> list[T]:
-        """One after another."""
+    def map(self, compute: Callable[[A], T], items: Sequence[A]) -> list[T]:
+        """Return ``compute`` of every item, in order."""
         return [compute(item) for item in items]
+
+    spread = map  # the name of 0.1
 
 
 ALONE = Alone()
+# Names of version 0.1, which other packages import.
+Batch, Spreader = EvaluationBatch, Sharer

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lowrank.geometry.estimate import ALONE, Batch, Estimate, Spreader
+from lowrank.geometry.estimate import ALONE, Estimate, EvaluationBatch, Sharer
 from lowrank.geometry.offsets import mean_estimate
 from lowrank.loss import scored_tokens, summed_nats
 from lowrank.seeds import generator
@@ -25,20 +25,20 @@ def hutchinson(
     like: Mapping[str, Tensor],
     probes: int,
     seed: int,
-    spreader: Spreader = ALONE,
+    sharer: Sharer = ALONE,
 ) -> Estimate:
-    """tr(H) as the mean of zᵀHz over ``probes`` vectors z of random signs, with its standard error
-    (Hutchinson 1990).
+    """Estimate tr(H) as the mean of zᵀHz over ``probes`` vectors z of random signs.
 
-    ``product`` maps named vectors v to H v; ``like`` gives names and shapes. Probe i is keyed by
-    (seed, i, name).
+    The estimator is that of Hutchinson (1990). ``product`` maps named vectors v to H v; ``like``
+    gives names and shapes. The generator of probe i is keyed by (seed, i, name). ``sharer`` shares
+    the probes among processes.
     """
 
     def sample(index: int) -> float:
         z = {name: _signs(W, f"{seed}/{index}/{name}") for name, W in like.items()}
         return inner(z, product(z))
 
-    return mean_estimate(np.array(spreader.spread(sample, range(probes))))
+    return mean_estimate(np.array(sharer.map(sample, range(probes))))
 
 
 def top_eigenvalue(
@@ -48,11 +48,11 @@ def top_eigenvalue(
     tolerance: float,
     seed: int,
 ) -> tuple[float, float, int]:
-    """(largest eigenvalue of H, bound on its error, products used) by the Lanczos process without
-    reorthogonalisation.
+    """Return (largest eigenvalue of H, bound on its error, number of products used).
 
-    Lost orthogonality only repeats converged values. The bound is the residual of the Ritz pair;
-    the process stops once it is below ``tolerance`` times the value.
+    The Lanczos process runs without reorthogonalisation: a loss of orthogonality only repeats
+    eigenvalues that have converged. The bound is the residual of the Ritz pair. The process stops
+    when the bound is below ``tolerance`` times the value, or after ``most`` products.
     """
     v = {name: _normal(W, f"{seed}/start/{name}") for name, W in like.items()}
     v = scaled(v, 1.0 / math.sqrt(inner(v, v)))
@@ -77,12 +77,12 @@ def top_eigenvalue(
 
 
 def inner(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    """Inner product in float64."""
+    """Return the inner product of named vectors, computed in float64."""
     return math.fsum(float((a.double() * other[name].double()).sum()) for name, a in one.items())
 
 
 def scaled(vectors: Vectors, factor: float) -> Vectors:
-    """A multiple of named vectors."""
+    """Return ``factor`` times the named vectors."""
     return {name: factor * v for name, v in vectors.items()}
 
 
@@ -96,11 +96,12 @@ def _normal(W: Tensor, key: str) -> Tensor:
 
 @contextmanager
 def hessian_products(
-    network: nn.Module, batches: Sequence[Batch]
+    network: nn.Module, batches: Sequence[EvaluationBatch]
 ) -> Iterator[tuple[Product, dict[str, Tensor]]]:
-    """(v ↦ H v, the named parameters): H is the Hessian of the mean loss per token over ``batches``
-    in all floating-point parameters, frozen ones included. The network's flags come back as they
-    were.
+    """Yield (v ↦ H v, the parameters by name).
+
+    H is the Hessian of the mean loss per token over ``batches`` with respect to all floating-point
+    parameters, including frozen ones. At the end ``requires_grad`` of every parameter is restored.
     """
     named = {name: p for name, p in network.named_parameters() if p.is_floating_point()}
     flags = {name: p.requires_grad for name, p in named.items()}

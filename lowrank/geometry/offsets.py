@@ -1,6 +1,4 @@
-"""Offsets along a direction: grids, Gauss rules on them, and the walk that evaluates the loss at
-each.
-"""
+"""Losses at offsets along directions: grids, Gauss rules on them, and their evaluation."""
 
 from __future__ import annotations
 
@@ -17,17 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank.geometry.estimate import Batch, Estimate
-from lowrank.geometry.probe import Average, Floats, lent, row_losses
+from lowrank.geometry.estimate import Estimate, EvaluationBatch
+from lowrank.geometry.probe import Average, Floats, borrowed_weights, row_losses
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Where to evaluate, and how to weigh: ``offsets`` ascend; ``pairs`` are (left, right, weight)
-    of positions.
+    """The offsets at which a loss is evaluated, in ascending order, and their weights.
 
-    ``centre`` is the position that counts as the middle. ``grid`` is the number of offsets that the
-    rule stands for.
+    ``pairs`` has (left, right, weight) of positions in ``offsets`` on both sides of position
+    ``centre``. ``grid`` is the number of offsets of the grid that the rule represents.
     """
 
     offsets: tuple[float, ...]
@@ -36,8 +33,9 @@ class Rule:
     grid: int
 
     def sharpness(self, table: Floats) -> Estimate:
-        """Weighted mean of ½[L(right)+L(left)] - L(centre) over pairs; table
-        (directions, offsets).
+        """Estimate the sharpness from a table of losses (directions, offsets).
+
+        It is the weighted mean over pairs of ½[L(right)+L(left)] - L(centre), in nats per token.
         """
         rows = sum(
             w * (0.5 * (table[:, i] + table[:, j]) - table[:, self.centre])
@@ -46,8 +44,10 @@ class Rule:
         return mean_estimate(np.asarray(rows))
 
     def variance(self, table: Floats) -> Estimate:
-        """Population variance over directions, averaged over all offsets of the grid that the rule
-        stands for.
+        """Estimate the variance over directions from a table of losses (directions, offsets).
+
+        It is the population variance, averaged over all offsets of the grid that the rule
+        represents.
         """
         squares = np.square(table - table.mean(axis=0))
         if len(self.offsets) == self.grid:
@@ -59,7 +59,7 @@ class Rule:
 
 
 def mean_estimate(samples: Floats) -> Estimate:
-    """Mean of one number for each direction, and its standard error."""
+    """Return the mean of ``samples`` (directions,) and its standard error."""
     n = len(samples)
     return Estimate(
         float(samples.mean()), float(samples.std(ddof=1) / math.sqrt(n)) if n > 1 else None, n
@@ -67,7 +67,10 @@ def mean_estimate(samples: Floats) -> Estimate:
 
 
 def rule_for(offsets: Sequence[float], nodes: int) -> Rule:
-    """The whole grid (``nodes`` 0), or a Gauss rule for its mean; see :func:`gauss`."""
+    """Return the rule of the full grid (``nodes`` 0), or a Gauss rule for its mean (:func:`gauss`).
+
+    Raises ValueError for a grid on one side of 0, and for a Gauss rule on an asymmetric grid.
+    """
     return _rule_for(tuple(offsets), nodes)
 
 
@@ -82,7 +85,7 @@ def _rule_for(offsets: tuple[float, ...], nodes: int) -> Rule:
         or any(a != -b for a, b in zip(offsets, offsets[::-1], strict=True))
     ):
         raise ValueError(
-            "a Gauss rule needs a grid that is symmetric around 0; set nodes: 0 to walk an uneven one"
+            "a Gauss rule needs a grid that is symmetric around 0; set nodes: 0 to evaluate every offset of another grid"
         )
     positive = offsets[half + 1 :]
     if nodes >= len(positive):
@@ -94,11 +97,11 @@ def _rule_for(offsets: tuple[float, ...], nodes: int) -> Rule:
 
 
 def _whole(offsets: tuple[float, ...]) -> Rule:
-    """Every offset; the centre is the one nearest to 0, the larger of two that are equally near, as
-    published.
+    """Return the rule of all offsets.
 
-    A grid without 0 then pairs offsets that lie unevenly around 0, and an outermost one stays
-    without a partner.
+    The centre is the offset nearest to 0, the larger of two that are equally near, as published. In
+    a grid without 0 the pairs therefore lie unevenly around 0, and an outermost offset has no
+    partner.
     """
     centre = min(range(len(offsets)), key=lambda i: (round(abs(offsets[i]), 12), -offsets[i]))
     reach = min(centre, len(offsets) - 1 - centre)
@@ -111,11 +114,12 @@ def _whole(offsets: tuple[float, ...]) -> Rule:
 
 
 def gauss(positive: Sequence[float], nodes: int) -> tuple[list[float], list[float]]:
-    """Offsets b_i and weights w_i with Σ w_i f(b_i) = mean of f over ``positive``, for f = c₁a² + …
-    + c_{2q}a^{4q}, q nodes.
+    """Return offsets b_i and weights w_i of a Gauss rule of q = ``nodes`` nodes.
 
-    With u = a² and f = u·g(u) the mean is a discrete integral of g with weights u_j/K; its Gauss
-    rule comes from the Jacobi matrix that the Lanczos process gives (Golub and Welsch 1969).
+    Σ w_i f(b_i) is the mean of f over the K offsets ``positive`` for every f = c₁a² + … +
+    c_{2q}a^{4q}. With u = a² and f = u·g(u) this mean is a discrete integral of g with weights
+    u_j/K, whose Gauss rule follows from the Jacobi matrix of the Lanczos process (Golub and Welsch
+    1969).
     """
     u = np.square(np.asarray(positive, dtype=np.float64))
     mass = u / len(u)
@@ -128,8 +132,9 @@ def gauss(positive: Sequence[float], nodes: int) -> tuple[list[float], list[floa
 
 
 def _lanczos(values: Floats, start: Floats, steps: int) -> tuple[Floats, Floats]:
-    """Diagonal and off-diagonal of the Jacobi matrix of diag(values) from ``start``, with full
-    orthogonalisation.
+    """Return diagonal and off-diagonal of the Jacobi matrix of diag(values) for ``start``.
+
+    Vectors are fully reorthogonalised.
     """
     basis = [start / np.linalg.norm(start)]
     diagonal, off = [], []
@@ -145,19 +150,18 @@ def _lanczos(values: Floats, start: Floats, steps: int) -> tuple[Floats, Floats]
 
 
 class Walk:
-    """Losses of a network at offsets along directions; a context that gives the weights back bit
-    for bit.
+    """Evaluates the losses of a network along directions; a context manager that restores weights.
 
-    Every offset writes θ + a·d afresh. ``in_place`` repeats the published procedure instead: a·d is
-    added and subtracted, so that rounding errors pile up from offset to offset. A ``dtype`` of
-    fewer digits than the network's works on a copy. ``centre`` is the loss at offset 0 where it is
-    known.
+    The weights are restored bit for bit on exit. Each offset a sets the weights to θ + a·d.
+    ``in_place`` repeats the published procedure instead: a·d is added and subtracted, so that
+    rounding errors accumulate from offset to offset. With ``dtype`` bfloat16 the walk uses a copy
+    of the network. ``centre`` is the loss at offset 0 in nats per token if it is known.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        batches: Sequence[Batch],
+        batches: Sequence[EvaluationBatch],
         average: Average = "tokens",
         centre: float | None = None,
         *,
@@ -171,7 +175,7 @@ class Walk:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._weights, self.pristine = self._stack.enter_context(lent(self.network))
+        self._weights, self.pristine = self._stack.enter_context(borrowed_weights(self.network))
         return self
 
     def __exit__(
@@ -183,12 +187,12 @@ class Walk:
         self._stack.close()
 
     def losses(self, direction: dict[str, Tensor], offsets: Sequence[float]) -> list[float]:
-        """L(θ + a d) in nats per token for every offset a."""
+        """Return L(θ + a·d) in nats per token for every offset a."""
         with torch.no_grad():
             if self.in_place:
                 return [self._in_place(direction, a) for a in offsets]
             found = [self._afresh(direction, a) for a in offsets]
-            for name in direction:  # the next direction may leave out what this one moved
+            for name in direction:  # the next direction may omit parameters that this one changed
                 self._weights[name].copy_(self.pristine[name])
             return found
 

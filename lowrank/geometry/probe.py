@@ -1,6 +1,4 @@
-"""Losses of a network on the evaluation set by row, and networks whose weights are lent out and
-come back bit for bit.
-"""
+"""Losses of a network per row of the evaluation set, and temporary changes of its weights."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lowrank.geometry.estimate import Batch
+from lowrank.geometry.estimate import EvaluationBatch
 from lowrank.loss import IGNORE, token_nats
 
 Floats = npt.NDArray[np.float64]
@@ -23,8 +21,10 @@ Average = Literal["tokens", "batches"]
 
 @dataclass(frozen=True)
 class Losses:
-    """Summed nats and scored tokens of every row of an evaluation set, and the number of its batch;
-    each (rows,).
+    """The losses of the rows of an evaluation set, as three arrays of shape (rows,).
+
+    ``nats`` has the summed loss of each row, ``tokens`` the number of its scored tokens, and
+    ``batch`` the index of its batch.
     """
 
     nats: Floats
@@ -32,7 +32,11 @@ class Losses:
     batch: npt.NDArray[np.int64]
 
     def mean(self, average: Average = "tokens") -> float:
-        """Nats per token: over all tokens, or (as published) the mean of the batches' means."""
+        """Return the mean loss in nats per token.
+
+        ``average`` "tokens" takes the mean over all tokens, "batches" (as published) the mean of
+        the batches' means.
+        """
         if average == "tokens":
             return float(self.nats.sum() / self.tokens.sum())
         sums, counts = np.bincount(self.batch, self.nats), np.bincount(self.batch, self.tokens)
@@ -40,8 +44,8 @@ class Losses:
 
 
 @torch.inference_mode()
-def row_losses(network: nn.Module, batches: Sequence[Batch]) -> Losses:
-    """Losses of ``network`` on ``batches``, added in float64."""
+def row_losses(network: nn.Module, batches: Sequence[EvaluationBatch]) -> Losses:
+    """Return the losses of ``network`` on ``batches``, summed per row in float64."""
     nats, tokens, numbers = [], [], []
     for number, batch in enumerate(batches):
         found = token_nats(network(input_ids=batch.input_ids, use_cache=False).logits, batch.labels)
@@ -53,8 +57,9 @@ def row_losses(network: nn.Module, batches: Sequence[Batch]) -> Losses:
 
 
 def standard_error(differences: Floats, tokens: Floats) -> float | None:
-    """Standard error, over rows, of the ratio Σ differences / Σ tokens (linearised); None for a
-    single row.
+    """Return the linearised standard error of the ratio Σ differences / Σ tokens over rows.
+
+    Both arrays have shape (rows,). Returns None for a single row.
     """
     rows = len(differences)
     if rows < 2:
@@ -64,11 +69,13 @@ def standard_error(differences: Floats, tokens: Floats) -> float | None:
 
 
 @contextmanager
-def lent(
+def borrowed_weights(
     network: nn.Module, only: Sequence[str] | None = None
 ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """(weights to write to, pristine copies) of the named floating-point parameters, restored bit
-    for bit at the end.
+    """Yield (weights to write to, pristine copies) of a network's floating-point parameters.
+
+    Both are dicts by parameter name; ``only`` restricts them to the given names. At the end the
+    weights are restored bit for bit.
     """
     named = {
         name: p.data
@@ -83,3 +90,6 @@ def lent(
         with torch.no_grad():
             for name, tensor in named.items():
                 tensor.copy_(pristine[name])
+
+
+lent = borrowed_weights  # the name of 0.1, which other packages import

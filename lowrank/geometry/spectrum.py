@@ -12,11 +12,12 @@ SHAPES = ("effective_rank", "stable_rank", "spectral_gap", "threshold_rank")
 
 
 def singular_value_metrics(s: Tensor, threshold: float = 0.1) -> dict[str, float]:
-    """The four shape metrics of singular values ``s`` (k,) in any order, computed in float64.
+    """Return the four shape metrics of singular values ``s`` (k,) in any order, in float64.
 
     effective_rank = exp(-Σ p ln p) with p = σ/Σσ (Roy and Vetterli 2007); stable_rank = Σσ²/σ₁²;
     spectral_gap = (σ₁-σ₂)/σ₁, 1 for a single value; threshold_rank = #{σ > threshold}, strictly.
-    All zero: four zeros. Raises ValueError where ``s`` is empty, negative or not finite.
+    If all values are zero, so are the four metrics. Raises ValueError if ``s`` is empty or has
+    negative or non-finite values.
     """
     values = np.sort(np.asarray(s.detach().cpu().double()).ravel())[::-1]
     if values.size == 0 or not np.isfinite(values).all() or values[-1] < 0:
@@ -36,11 +37,11 @@ def singular_value_metrics(s: Tensor, threshold: float = 0.1) -> dict[str, float
 
 
 def singular_values(W: Tensor) -> Tensor:
-    """Singular values of W (m, n) in float64, largest first, from the eigenvalues of its smaller
-    Gram matrix.
+    """Return the min(m, n) singular values of W (m, n) in float64, in descending order.
 
-    The Gram matrix is formed in float64: σ has an absolute error of about 1e-16 σ₁²/σ, at most 1e-8
-    σ₁, far below what float32 weights carry, at less than the time of a float32 SVD.
+    They come from the eigenvalues of the smaller Gram matrix, formed in float64: σ has an absolute
+    error of about 1e-16 σ₁²/σ, at most 1e-8 σ₁, far below the precision of float32 weights, in less
+    time than a float32 SVD takes.
     """
     largest = float(W.detach().abs().max())
     if largest == 0.0:
@@ -56,10 +57,10 @@ def singular_values(W: Tensor) -> Tensor:
 
 
 def product_singular_values(B: Tensor, A: Tensor) -> Tensor:
-    """Singular values of B·A, B (m, r) and A (r, n), min(m, n) of them, without forming the
-    product.
+    """Return the min(m, n) singular values of B·A without forming the product.
 
-    With B = Q₁R₁ and Aᵀ = Q₂R₂ they are those of R₁R₂ᵀ (r, r), and zeros.
+    B has shape (m, r) and A (r, n). With B = Q₁R₁ and Aᵀ = Q₂R₂ the singular values are those of
+    R₁R₂ᵀ (r, r), followed by zeros.
     """
     rank, full = B.shape[1], min(B.shape[0], A.shape[1])
     if rank >= full:

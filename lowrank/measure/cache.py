@@ -17,11 +17,11 @@ from torch import nn
 from lowrank import checkpoint
 from lowrank.errors import LowrankError
 from lowrank.export import dense_model
-from lowrank.geometry.estimate import Batch
+from lowrank.geometry.estimate import EvaluationBatch
 from lowrank.measure.group import SINGLE, ProcessGroup
 from lowrank.measure.memory import footprint
 from lowrank.measure.plan import Task
-from lowrank.metrics.base import MetricError, Point, Unit
+from lowrank.metrics.base import CheckpointRef, Comparison, MetricError
 from lowrank.store import Store, records
 from lowrank.work.loading import load_checkpoint
 
@@ -59,14 +59,14 @@ class CheckpointCache:
         self._broken: dict[int, LowrankError] = {}
         self._uses: dict[int, list[int]] = {}
         self._task: Task | None = None
-        self._batches: dict[tuple[str, int], list[Batch]] = {}
+        self._batches: dict[tuple[str, int], list[EvaluationBatch]] = {}
 
     def schedule(self, tasks: Iterable[Task]) -> None:
         """Set the tasks that will come, in their order, and drop what none of them needs."""
         self._uses = {}
         for index, task in enumerate(tasks):
-            for point in task.unit.points:
-                self._uses.setdefault(point.checkpoint_id, []).append(index)
+            for ref in task.unit.checkpoints:
+                self._uses.setdefault(ref.checkpoint_id, []).append(index)
         for key in [key for key in self._held if key not in self._uses]:
             self._drop(key)
 
@@ -85,12 +85,12 @@ class CheckpointCache:
             if not uses:
                 self._drop(checkpoint_id)
 
-    def loaded(self, point: Point) -> checkpoint.Loaded:
+    def loaded(self, ref: CheckpointRef) -> checkpoint.Loaded:
         """Return the checkpoint in float32 on the CPU, verified against manifest and database.
 
         Raises :class:`LowrankError` where it cannot be loaded; that is tried once.
         """
-        key = point.checkpoint_id
+        key = ref.checkpoint_id
         if key in self._broken:
             raise self._broken[key]
         if key not in self._held:
@@ -103,35 +103,37 @@ class CheckpointCache:
             self._make_room(key)
         return self._held[key]
 
-    def memo(self, point: Point, key: str, compute: Callable[[], T]) -> T:
+    def memo(self, ref: CheckpointRef, key: str, compute: Callable[[], T]) -> T:
         """Return ``compute()``, cached under ``key`` as long as the checkpoint is."""
-        kept = self._memo.setdefault(point.checkpoint_id, {})
+        kept = self._memo.setdefault(ref.checkpoint_id, {})
         if key not in kept:
             kept[key] = compute()
-            self._make_room(point.checkpoint_id)
+            self._make_room(ref.checkpoint_id)
         found: T = kept[key]
         return found
 
-    def network(self, point: Point, space: str) -> nn.Module | None:
+    def network(self, ref: CheckpointRef, space: str) -> nn.Module | None:
         """Return the checkpoint on the device, as trained or as the equivalent plain LLaMA.
 
         ``space`` "dense" asks for the latter; None where the method has no dense equivalent.
         """
-        loaded = self.loaded(point)
+        loaded = self.loaded(ref)
         if space != "dense" or not loaded.method.custom_architecture:
-            return self.memo(point, "network", lambda: self._on_device(loaded.model))
-        return self.memo(point, "dense network", lambda: self._moved(dense_model(loaded)))
+            return self.memo(ref, "network", lambda: self._on_device(loaded.model))
+        return self.memo(ref, "dense network", lambda: self._moved(dense_model(loaded)))
 
-    def spread(self, compute: Callable[[A], T], items: Sequence[A]) -> list[T]:
+    def map(self, compute: Callable[[A], T], items: Sequence[A]) -> list[T]:
         """Return ``compute`` of every item in order; each process of the group does a share."""
         return self.group.map(compute, items)
 
+    spread = map  # the name of 0.1, which lenses of other packages call
+
     @property
     def processes(self) -> int:
-        """The number of processes that :meth:`spread` shares work among."""
+        """The number of processes that :meth:`map` shares work among."""
         return self.group.world_size
 
-    def batches(self, unit: Unit, rows: int) -> list[Batch]:
+    def batches(self, unit: Comparison, rows: int) -> list[EvaluationBatch]:
         """Return the evaluation set of the current task on the device, ``rows`` rows a batch.
 
         Raises :class:`MetricError` where a checkpoint of ``unit`` has another tokenizer.
@@ -139,15 +141,15 @@ class CheckpointCache:
         opened = self._task.evaluation if self._task else None
         if opened is None:
             raise RuntimeError("a lens that uses the evaluation set declares needs_data")
-        for point in unit.points:
-            if point.tokenizer_hash not in ("", opened.record.tokenizer_hash):
+        for ref in unit.checkpoints:
+            if ref.tokenizer_hash not in ("", opened.record.tokenizer_hash):
                 raise MetricError(
-                    f"{point.label}: its tokenizer is not that of the evaluation set; put it into a separate study"
+                    f"{ref.label}: its tokenizer is not that of the evaluation set; put it into a separate study"
                 )
         key = (opened.record.sha256, rows)
         if key not in self._batches:
             made = [
-                Batch(b.input_ids.to(self.device), b.labels.to(self.device))
+                EvaluationBatch(b.input_ids.to(self.device), b.labels.to(self.device))
                 for b in opened.content.batches(rows)
             ]
             self._batches = {key: made}  # tasks come by checkpoint, so that several sets are rare
@@ -172,7 +174,7 @@ class CheckpointCache:
         """
         self._sizes[key] = footprint(self._held.get(key), self._memo.get(key))
         current = {key} | (
-            {p.checkpoint_id for p in self._task.unit.points} if self._task else set()
+            {p.checkpoint_id for p in self._task.unit.checkpoints} if self._task else set()
         )
         while any(
             size > self.budget[device]

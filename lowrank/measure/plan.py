@@ -17,13 +17,13 @@ from lowrank.measure.lengths import spectrum_lengths
 from lowrank.measure.sets import EvaluationSets, Opened
 from lowrank.metrics.base import (
     SELECTION,
+    CheckpointRef,
+    Checkpoints,
+    Comparison,
     Expected,
     Lens,
     LensSettings,
-    Panel,
-    Point,
     TextSettings,
-    Unit,
 )
 from lowrank.store import Store, records, results
 from lowrank.work import failures
@@ -56,7 +56,7 @@ class Task:
     """
 
     variant: LensVariant
-    unit: Unit
+    unit: Comparison
     protocol: records.Protocol
     evaluation: Opened | None
     missing: Expected
@@ -71,16 +71,16 @@ class Task:
 
     def row(self) -> dict[str, Any]:
         """Return the task as a row for people."""
-        point, reference = self.unit.checkpoint, self.unit.reference
+        checkpoint, reference = self.unit.checkpoint, self.unit.reference
         return {
             "stage": "measure",
             "lens": self.variant.lens.name(),
             "protocol": self.variant.name,
-            "method": point.method,
-            "variant": point.variant,
-            "scale": point.scale,
-            "seed": point.seed,
-            "step": point.step,
+            "method": checkpoint.method,
+            "variant": checkpoint.variant,
+            "scale": checkpoint.scale,
+            "seed": checkpoint.seed,
+            "step": checkpoint.step,
             "reference": reference.label if reference else "",
             "missing_values": len(self.missing.values),
             "detail": self.unit.blocked or (f"failed: {self.error}" if self.error else "missing"),
@@ -144,9 +144,14 @@ def _selected_variants(study: Study, selection: Selection) -> list[LensVariant]:
     return variants
 
 
-def _is_selected(selection: Selection, point: Point) -> bool:
+def _is_selected(selection: Selection, checkpoint: CheckpointRef) -> bool:
     return selection.takes(
-        point.method, point.scale, point.seed, point.step, point.run_id, point.checkpoint_id
+        checkpoint.method,
+        checkpoint.scale,
+        checkpoint.seed,
+        checkpoint.step,
+        checkpoint.run_id,
+        checkpoint.checkpoint_id,
     )
 
 
@@ -191,7 +196,7 @@ def _variants(
 
 def study_checkpoints(
     store: Store, study: records.Study, root: Path, selection: Selection = ALL
-) -> Panel:
+) -> Checkpoints:
     """Return the checkpoints of a study's runs, as lenses see them.
 
     Of runs of the same method, variant, scale and seed (the study file was edited between them)
@@ -207,16 +212,20 @@ def study_checkpoints(
     latest: dict[int, int] = {}
     for checkpoint in saved:
         latest[checkpoint.run_id] = max(checkpoint.step, latest.get(checkpoint.run_id, 0))
-    return Panel(tuple(_point(runs[c.run_id], c, latest[c.run_id], root) for c in saved))
+    return Checkpoints(
+        tuple(_checkpoint_ref(runs[c.run_id], c, latest[c.run_id], root) for c in saved)
+    )
 
 
-def _point(run: records.Run, checkpoint: records.Checkpoint, latest: int, root: Path) -> Point:
+def _checkpoint_ref(
+    run: records.Run, checkpoint: records.Checkpoint, latest: int, root: Path
+) -> CheckpointRef:
     method, shape = methods.get(run.method), _shape(run, root / checkpoint.path)
     final = checkpoint.kind == "final" or (
         checkpoint.kind == "imported" and checkpoint.step == latest
     )
     lengths = spectrum_lengths(run.method, run.config.get("settings"), shape)
-    return Point(
+    return CheckpointRef(
         checkpoint_id=checkpoint.id or 0,
         run_id=run.id or 0,
         method=run.method,
@@ -244,9 +253,11 @@ def _shape(run: records.Run, folder: Path) -> dict[str, Any]:
     return found
 
 
-def every_nth(panel: Panel, every: int) -> set[int]:
+def every_nth(checkpoints: Checkpoints, every: int) -> set[int]:
     """Return the ids of every n-th checkpoint of each run, counted back from its last."""
-    return {point.checkpoint_id for run in panel.runs() for point in run[::-1][::every]}
+    return {
+        checkpoint.checkpoint_id for run in checkpoints.runs() for checkpoint in run[::-1][::every]
+    }
 
 
 @dataclass(frozen=True)
@@ -263,9 +274,9 @@ class _TaskPlanner:
     failed: dict[str, str]
     config_hashes: dict[Any, str]
 
-    def tasks(self, variant: LensVariant, units: Iterable[Unit]) -> Iterator[Task]:
+    def tasks(self, variant: LensVariant, units: Iterable[Comparison]) -> Iterator[Task]:
         """Yield the units of one variant with the rows that they lack, complete ones included."""
-        grouped: dict[str, list[Unit]] = {}
+        grouped: dict[str, list[Comparison]] = {}
         opened: dict[str, Opened | None] = {}
         for unit in units:
             evaluation, unit = self._open(variant, unit)
@@ -275,7 +286,7 @@ class _TaskPlanner:
         for sha, members in grouped.items():
             yield from self._compare(variant, members, opened[sha])
 
-    def _open(self, variant: LensVariant, unit: Unit) -> tuple[Opened | None, Unit]:
+    def _open(self, variant: LensVariant, unit: Comparison) -> tuple[Opened | None, Comparison]:
         """Return the evaluation set of a unit; where there is none, the unit is blocked.
 
         A lens that needs no text goes on without it.
@@ -292,7 +303,7 @@ class _TaskPlanner:
         return opened, unit
 
     def _compare(
-        self, variant: LensVariant, units: list[Unit], evaluation: Opened | None
+        self, variant: LensVariant, units: list[Comparison], evaluation: Opened | None
     ) -> Iterator[Task]:
         store, study = self.store, self.study
         sha = evaluation.record.sha256 if evaluation else ""
@@ -354,10 +365,10 @@ def still_missing(store: Store, task: Task) -> bool:
     protocol = find_protocol(store, wanted)
     if protocol.id is None:
         return True
-    point, reference = task.unit.checkpoint, task.unit.reference
-    there = _expected(results.checkpoint_metric_keys(store, protocol.id, point.checkpoint_id))
+    checkpoint, reference = task.unit.checkpoint, task.unit.reference
+    there = _expected(results.checkpoint_metric_keys(store, protocol.id, checkpoint.checkpoint_id))
     found = there.get(
-        (point.checkpoint_id, reference.checkpoint_id if reference else None), Expected()
+        (checkpoint.checkpoint_id, reference.checkpoint_id if reference else None), Expected()
     )
     return bool(task.variant.lens.expected(task.unit, task.variant.settings) - found)
 
@@ -367,7 +378,11 @@ def _expected(keys: Mapping[results.Pair, results.MetricKeys]) -> dict[results.P
 
 
 def unit_key(
-    study: str, variant: LensVariant, evaluation_sha: str, unit: Unit, config_hashes: dict[Any, str]
+    study: str,
+    variant: LensVariant,
+    evaluation_sha: str,
+    unit: Comparison,
+    config_hashes: dict[Any, str],
 ) -> str:
     """Return the key of a task, which means the same in every copy of the store.
 
@@ -394,7 +409,7 @@ def _order(task: Task) -> tuple[Any, ...]:
     return (
         unit.checkpoint.scale,
         unit.checkpoint.step,
-        unit.checkpoint.arm,
+        unit.checkpoint.recipe,
         unit.checkpoint.seed,
         unit.checkpoint.run_id,
     )

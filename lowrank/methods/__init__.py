@@ -1,5 +1,6 @@
-"""The training methods: one file each, found by its stem; outsiders use the entry-point group
-``lowrank.methods``.
+"""The training methods: one file each, registered under its stem.
+
+Other packages register a method in the entry-point group ``lowrank.methods``.
 """
 
 from __future__ import annotations

@@ -2,18 +2,18 @@
 
 A method is one file in this folder with a class ``METHOD``. It may change the model (architecture
 and adapter families), the optimizer (optimizer family), what happens after an update (merges,
-resets) and the learning-rate factor; everything else is the same for all methods. Nothing outside a
-method's file asks for its name.
+resets) and the learning-rate factor; everything else is the same for all methods. No code outside a
+method's file depends on its name.
 
-Guarantees that the conformance suite (``tests/methods``) holds every registered method to:
+The conformance suite (``tests/methods``) checks these guarantees for every registered method:
 
-* one seed gives one model, bit for bit, and whatever parameters two methods have in common start
+* one seed gives one model, bit for bit, and parameters that two methods have in common start
   equal;
 * the state of method and optimizer consists of tensors and plain values and loads with
   ``weights_only=True``;
-* save, stop and resume is bit-identical to running on;
+* saving, stopping and resuming is bit-identical to continuing;
 * ``dense`` gives weights that reproduce the model's logits, or is None;
-* a method that has nothing to act on raises instead of training something else.
+* a method that finds no layer to act on raises an error instead of training something else.
 """
 
 # ruff: noqa: B027 (hooks that do nothing by default are the contract)
@@ -57,12 +57,12 @@ PROJ_TYPE = (
 
 
 class Method(ABC):
-    """Base of all methods: AdamW on a plain LLaMA; a method overrides what it changes.
+    """The base class of all methods: AdamW on a plain LLaMA.
 
-    Class attributes: ``family``; ``title`` for people; ``summary`` in one sentence; ``source``
-    (paper); ``Settings``, the validated settings with defaults; ``custom_architecture``, whether
-    the model is more than a plain LLaMA; ``has_dense``, whether each target layer equals a dense
-    one.
+    A subclass overrides what it changes. Class attributes: ``family``; ``title``, the readable
+    name; ``summary``, one sentence; ``source``, the paper; ``Settings``, the validated settings
+    with defaults; ``custom_architecture``, True if the model is not a plain LLaMA; ``has_dense``,
+    True if each target layer is equivalent to a dense one.
     """
 
     family: ClassVar[Family]
@@ -83,28 +83,31 @@ class Method(ABC):
 
     @property
     def update_scale(self) -> float:
-        """Factor from the configured to the effective learning rate, as the GaLore scale factor."""
+        """The factor from the configured to the effective learning rate (GaLore scale factor)."""
         return 1.0
 
     def attach(self, model: nn.Module) -> None:
-        """Replace or wrap the target layers of ``model`` (a ``LlamaModel``), in place; may run on
-        the meta device.
+        """Replace or wrap the target layers of ``model`` (a ``LlamaModel``) in place.
 
-        Only for ``custom_architecture`` methods. New modules implement
+        Only methods with ``custom_architecture`` implement it; it may run on the meta device. New
+        modules implement
         ``reset_parameters(draw: Callable[[str], Generator] | None = None)``: with ``draw``,
         parameter ``p`` is drawn from ``draw(p)``; without it, from the global generator, with
         ``torch.nn.init`` functions alone.
         """
 
     def optimizer(self, model: nn.Module, training: Training) -> torch.optim.Optimizer:
-        """The optimizer over the trained parameters of ``model`` (the whole causal language model).
+        """Return the optimizer of the trained parameters of ``model``, a causal language model.
 
-        By ``state_bits`` 8 in its groups an optimizer says that it heeds ``training.state_bits``;
-        any other is refused there.
+        An optimizer that supports ``training.state_bits`` 8 has ``state_bits`` 8 in its groups;
+        :func:`build_optimizer` rejects any other. Raises :class:`LowrankError` if no parameter is
+        trained.
         """
         groups = parameter_groups(model, training)
         if not groups:
-            raise LowrankError(f"{self.name}: no parameter is trained")
+            raise LowrankError(
+                f"{self.name}: no parameter is trained; let attach leave some with requires_grad"
+            )
         if training.state_bits == 8:
             return AdamW8bit(
                 groups,
@@ -124,17 +127,16 @@ class Method(ABC):
         )
 
     def optimizer_state_bytes(self, optimizer: torch.optim.Optimizer) -> int | None:
-        """Bytes of the tensors that ``optimizer`` will hold after its first step, from shapes
-        alone; nothing is computed.
+        """Return the bytes of optimizer state after the first step, computed from shapes alone.
 
-        None, the default, where the step itself can be traced on tensors without data, as that of
-        PyTorch's optimizers can: then ``lowrank estimate`` does that. An optimizer that looks at
-        values (a decomposition, an ``if`` on a norm) counts here.
+        None, the default, means that ``lowrank estimate`` traces a step on tensors without data,
+        which works for PyTorch's optimizers. Override it for an optimizer whose step depends on
+        values (a decomposition, an ``if`` on a norm).
         """
         return None
 
     def lr_factor(self, update: int, training: Training) -> float:
-        """Factor of the learning rate at ``update`` = 1, 2, …"""
+        """Return the factor of the learning rate at ``update`` = 1, 2, …"""
         return schedule.cosine(
             update - training.schedule_lag, training.steps, training.warmup, training.min_lr_ratio
         )
@@ -142,18 +144,17 @@ class Method(ABC):
     def after_update(
         self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer, draw: Draw
     ) -> None:
-        """Called after update ``update`` and after its checkpoint, if one is due; merges and resets
-        happen here.
+        """Merge or reset after update ``update``, and after its checkpoint if one is due.
 
-        Random choices come from ``draw`` with a label that holds the update, so that all processes
-        agree and a resumed run repeats them.
+        Draw random numbers from ``draw`` with a label that contains the update, so that all
+        processes agree and a resumed run repeats them.
         """
 
     def dense(self, model: nn.Module) -> dict[str, Tensor] | None:
-        """{module path of the target layer: effective dense W (out, in)}, or None where no dense
-        equivalent exists.
+        """Return the effective dense W (out, in) of each target layer by module path.
 
-        Under ``fully_shard`` every process has to call, and gets whole weights.
+        None if there is no dense equivalent. Under ``fully_shard`` every process must call this,
+        and each gets full weights.
         """
         return {
             path: full_tensor(module.weight.detach())
@@ -162,8 +163,9 @@ class Method(ABC):
         }
 
     def factors(self, model: nn.Module) -> dict[str, Tensor]:
-        """{parameter path: factor} of the target layers as trained; the dense weights where there
-        are no factors.
+        """Return the trained factors of the target layers by parameter path.
+
+        Layers without factors contribute their dense weights.
         """
         matrices = (
             (f"{path}.{name}", p)
@@ -173,17 +175,16 @@ class Method(ABC):
         return {name: p.detach() for name, p in matrices if p.dim() == 2}
 
     def low_rank_parts(self, model: nn.Module) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """{module path of the target layer: (base, B, A)} where W = base + B·A, base (out, in), B
-        (out, r), A (r, in).
+        """Return (base, B, A) of each target layer by module path, where W = base + B·A.
 
-        ΔW is then taken of the parts, in more digits than two dense sums have; where two
-        checkpoints have the same base, bit for bit, it is a difference of products, of rank 2r at
-        most. Empty, the default, where W is one matrix.
+        The shapes are base (out, in), B (out, r) and A (r, in). ΔW is then computed from the parts,
+        more precisely than from two dense sums; if two checkpoints have the same base, bit for bit,
+        it is a difference of products, of rank 2r at most. The default is empty: W is one matrix.
         """
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the method itself beyond model and optimizer: tensors and plain values."""
+        """Return the method's state besides model and optimizer: tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -191,8 +192,9 @@ class Method(ABC):
 
 
 def build_optimizer(method: Method, model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """``method.optimizer(model, training)``. Raises :class:`ConfigError` where it would ignore a
-    setting of ``training``.
+    """Return ``method.optimizer(model, training)``.
+
+    Raises :class:`ConfigError` if the optimizer would ignore a setting of ``training``.
     """
     optimizer = method.optimizer(model, training)
     groups, whose = (
@@ -212,8 +214,10 @@ def build_optimizer(method: Method, model: nn.Module, training: Training) -> tor
 
 
 def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, Any]]:
-    """The trained parameters as groups of an optimizer, the target layers' and all others with a
-    learning rate of their own.
+    """Return the trained parameters as groups of an optimizer; no group if none is trained.
+
+    With ``training.untargeted_learning_rate`` the parameters of target layers are one group, and
+    all others are a second one with that learning rate.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     other = training.untargeted_learning_rate
@@ -227,7 +231,11 @@ def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, Any
 
 
 def create(name: str, settings: dict[str, Any]) -> Method:
-    """The method ``name`` with ``settings`` (JSON values, as stored with a run or a model)."""
+    """Return the method ``name`` with ``settings`` (JSON values, as stored with a run or model).
+
+    Raises :class:`UnknownNameError` for an unknown name and :class:`pydantic.ValidationError` for
+    settings that are not valid.
+    """
     from lowrank import methods
 
     cls = methods.get(name)
@@ -241,7 +249,7 @@ def _dumps(value: Any) -> str:
 
 
 class ProjectionSettings(Config):
-    """Settings of a method whose moments live in gradient subspaces."""
+    """Settings of a method that keeps the moments in gradient subspaces."""
 
     rank: PositiveInt = Field(description=RANK)
     update_proj_gap: PositiveInt = Field(
@@ -255,7 +263,7 @@ class ProjectionSettings(Config):
 
 
 class ProjectedMethod(Method):
-    """A method of the optimizer family: a plain LLaMA whose target matrices are trained by a
+    """The base class of methods that train the target matrices of a plain LLaMA by a
     :class:`ProjectedAdamW`.
     """
 
@@ -265,16 +273,18 @@ class ProjectedMethod(Method):
 
     @property
     def update_scale(self) -> float:
-        """What every update within the subspace is multiplied by."""
+        """The factor of every update within the subspace."""
         return float(getattr(self.settings, self.optimizer_class.scale_key))
 
     def optimizer_state_bytes(self, optimizer: Optimizer) -> int | None:
-        """Counted from shapes: a decomposition needs values."""
+        """Return the bytes from shapes: a decomposition cannot be traced without values."""
         return optimizer.planned_state_bytes() if isinstance(optimizer, ProjectedAdamW) else None
 
     def optimizer(self, model: nn.Module, training: Training) -> Optimizer:
-        """Target matrices projected; embeddings, norms, head and biases plain. Raises where nothing
-        would be projected.
+        """Return the optimizer that projects target matrices, and nothing else.
+
+        Embeddings, norms, head and biases are trained by plain AdamW. Raises :class:`LowrankError`
+        if the model has no target layer.
         """
         matrices = {
             f"{path}.weight" for path, module in targets(model) if isinstance(module, nn.Linear)

@@ -28,8 +28,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class CoLALinear(FactoredLinear):
-    """x (…, in) ↦ B·σ(A·x) (…, out) (CoLA, equation 3). No dense matrix is equivalent to it, unless
-    σ is the identity.
+    """The layer x (…, in) ↦ B·σ(A·x) (…, out) (CoLA, equation 3).
+
+    No dense matrix is equivalent to it, unless σ is the identity.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class CoLALinear(FactoredLinear):
         self.reset_parameters()
 
     def reset_parameters(self, draw: Draw | None = None) -> None:
-        """Both factors from N(0, 1/√(rank·(in+out)))."""
+        """Draw both factors from N(0, 1/√(rank·(in+out)))."""
         std = (self.rank * (self.in_features + self.out_features)) ** -0.25
         fill(self.A, partial(nn.init.normal_, std=std), draw, "A")
         fill(self.B, partial(nn.init.normal_, std=std), draw, "B")
@@ -83,7 +84,7 @@ class CoLA(Method):
     has_dense = False
 
     def attach(self, model: nn.Module) -> None:
-        """Replace the target layers; drop the gate's own activation where the settings say so."""
+        """Replace the target layers; remove the SiLU of the gate if the settings say so."""
         rank, activation = self.settings.rank, self.settings.activation
         replace_targets(
             model,
@@ -97,7 +98,7 @@ class CoLA(Method):
                     module.act_fn = nn.Identity()
 
     def dense(self, model: nn.Module) -> None:
-        """None: the non-linearity has no dense equivalent."""
+        """Return None: the non-linearity has no dense equivalent."""
 
 
 METHOD = CoLA

@@ -1,4 +1,4 @@
-"""Fira: GaLore plus the part of the gradient that the subspace loses, at the same memory
+"""Fira: GaLore plus the part of the gradient outside the subspace, at the same memory
 (arXiv:2410.01623).
 """
 
@@ -29,7 +29,7 @@ class FiraSettings(ProjectionSettings):
 
 
 class Fira(ProjectedMethod):
-    """GaLore whose lost part of the gradient returns, scaled as Adam scaled the kept part."""
+    """GaLore plus the residual of the gradient, scaled as Adam scales the projected part."""
 
     title = "Fira"
     summary = "GaLore plus the scaled residual of the gradient, its growth limited"

@@ -6,7 +6,7 @@ from lowrank.methods.base import Method
 
 
 class FullRank(Method):
-    """All weights are dense and trained; decoupled weight decay (arXiv:1711.05101)."""
+    """AdamW with decoupled weight decay (arXiv:1711.05101); all weights are dense and trained."""
 
     family = "baseline"
     title = "Full rank"

@@ -20,7 +20,7 @@ class GaLoreSettings(ProjectionSettings):
 
 
 class GaLore(ProjectedMethod):
-    """AdamW whose moments live in the leading singular subspace of each gradient."""
+    """AdamW with moments in the leading singular subspace of each gradient."""
 
     title = "GaLore"
     summary = "full weights, Adam's moments in a periodically refreshed subspace of the gradient"

@@ -1,5 +1,6 @@
-"""ReLoRA: a frozen weight and an adapter that is merged into it and restarted, again and again
-(ICLR 2024, arXiv:2307.05695).
+"""ReLoRA: frozen weights with adapters that are periodically merged and restarted.
+
+The method is that of Lialin et al. (ICLR 2024, arXiv:2307.05695).
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ RESTARTS = {"relora": schedule.cosine_restarts, "published": schedule.cosine_res
 
 
 class ReLoRALinear(FactoredLinear):
-    """x ↦ (W0 + (alpha/rank)·B·A) x, with dropout on the adapter's input (ReLoRA, section 3).
+    """The layer x ↦ (W0 + (alpha/rank)·B·A) x (ReLoRA, section 3), with dropout before A.
 
-    ``weight`` (out, in) is W0, taken from ``linear`` and frozen; a bias is taken over and trained.
+    ``weight`` (out, in) is W0, taken from ``linear`` and frozen; its bias is kept and trained.
     ``init="published"`` starts with both factors at zero, so that the adapter learns nothing before
     the first merge.
     """
@@ -60,17 +61,17 @@ class ReLoRALinear(FactoredLinear):
 
     @property
     def scale(self) -> float:
-        """Factor of the product B·A."""
+        """The factor of the product B·A."""
         return self.alpha / self.rank
 
     def reset_parameters(self, draw: Draw | None = None) -> None:
-        """W0 as a full-rank weight of the same name, N(0, initializer_range²); then the factors."""
+        """Draw W0 from N(0, initializer_range²), as full rank does, and then the factors."""
         fill(self.weight, partial(nn.init.normal_, std=self.initializer_range), draw, "weight")
         self.reset_factors(draw)
         self.reset_bias()
 
     def reset_factors(self, draw: Draw | None = None) -> None:
-        """A Kaiming-uniform (a = √5) or, as published, zero; B zero."""
+        """Draw A Kaiming-uniform (a = √5), or set it to zero as published; set B to zero."""
         if self.init == "published":
             nn.init.zeros_(self.A)
         else:
@@ -79,15 +80,13 @@ class ReLoRALinear(FactoredLinear):
 
     @torch.no_grad()
     def merge_(self, draw: Draw | None = None) -> None:
-        """W0 absorbs the product; A is drawn anew (Kaiming-uniform, whatever ``init`` says), B is
-        zeroed.
-        """
+        """Add the product to W0, then draw A (Kaiming-uniform for every ``init``) and zero B."""
         self.weight.copy_(self.dense())
         fill(self.A, kaiming, draw, "A")
         self.B.zero_()
 
     def dense(self) -> Tensor:
-        """The effective W (out, in)."""
+        """Return the effective W (out, in)."""
         return torch.addmm(self.weight, self.B, self.A, alpha=self.scale)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,13 +95,14 @@ class ReLoRALinear(FactoredLinear):
         return F.linear(x, self.weight, self.bias) + self.scale * adapted
 
     def extra_repr(self) -> str:
-        """Shape, rank, alpha and dropout."""
+        """Return shape, rank, alpha and dropout."""
         return f"{super().extra_repr()}, alpha={self.alpha}, dropout={self.dropout}"
 
 
 class ReLoRASettings(Config):
-    """Settings of ReLoRA. The defaults are the variant that learns from the first update; every
-    published choice is an option.
+    """Settings of ReLoRA.
+
+    With the defaults the adapters learn from the first update; every published choice is an option.
     """
 
     rank: PositiveInt = Field(description=RANK)
@@ -155,8 +155,9 @@ class ReLoRA(Method):
         )
 
     def lr_factor(self, update: int, training: Training) -> float:
-        """The cosine with a ramp from zero after every merge; the update that a merge follows still
-        belongs to the old cycle.
+        """Return the factor of a cosine with a ramp from zero after every merge.
+
+        The update before a merge still belongs to the old cycle.
         """
         s, step = self.settings, update - training.schedule_lag
         if s.restarts == "relora" and self.merges_after(update):
@@ -171,7 +172,7 @@ class ReLoRA(Method):
         )
 
     def merges_after(self, update: int) -> bool:
-        """Whether a merge follows ``update``."""
+        """Return whether a merge follows ``update``."""
         cycle, position = divmod(update - self.settings.merge_lag, self.settings.merge_every)
         return bool(cycle >= 1 and position == 0)
 
@@ -179,8 +180,9 @@ class ReLoRA(Method):
     def after_update(
         self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer, draw: Draw
     ) -> None:
-        """Merge and restart where one is due. Raises if there is no adapter, or one without moments
-        to reset.
+        """Merge and restart all adapters if a merge is due.
+
+        Raises :class:`LowrankError` if there is no adapter, or if one has no moments to reset.
         """
         if not self.merges_after(update):
             return
@@ -202,7 +204,7 @@ class ReLoRA(Method):
         optimizer: torch.optim.Optimizer,
         draw: Draw,
     ) -> None:
-        """Merge one adapter and forget its moments."""
+        """Merge one adapter and reset its moments."""
         module.merge_(lambda name: draw(f"{path}.{name}/merge/{update}"))
         for name, factor in (("A", module.A), ("B", module.B)):
             state = AdamState(optimizer.state.get(factor, {}))
@@ -228,7 +230,7 @@ class ReLoRA(Method):
             state.restart()
 
     def dense(self, model: nn.Module) -> dict[str, Tensor]:
-        """Frozen weights plus adapters."""
+        """Return the frozen weights plus the adapters by module path."""
         with torch.no_grad():
             return {
                 path: full_tensor(module.dense())
@@ -238,7 +240,7 @@ class ReLoRA(Method):
 
     @torch.no_grad()
     def low_rank_parts(self, model: nn.Module) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """Frozen weights, which change at merges alone, and the factors of the adapters."""
+        """Return the frozen weights, which only merges change, and the factors of the adapters."""
         adapters = {
             path: module for path, module in targets(model) if isinstance(module, ReLoRALinear)
         }

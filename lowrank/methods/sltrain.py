@@ -1,6 +1,4 @@
-"""SLTrain: every target weight is low-rank plus sparse, on a fixed random support
-(arXiv:2406.02214).
-"""
+"""SLTrain: every target weight is a low-rank product plus a sparse matrix (arXiv:2406.02214)."""
 
 from __future__ import annotations
 
@@ -19,11 +17,10 @@ from lowrank.settings import Config
 
 
 class SLTrainLinear(FactoredLinear):
-    """x ↦ W x with W = (alpha/rank)·B·A + S (SLTrain, equation 2).
+    """The layer x ↦ W x with W = (alpha/rank)·B·A + S (SLTrain, equation 2).
 
-    S has ⌊sparsity·in·out⌋ entries ``values`` at the flat positions ``indices`` (sorted, int64, row
-    after row of W). The support is a persistent buffer: it is saved with the weights, read at every
-    call, and never trained.
+    S has ⌊sparsity·in·out⌋ entries ``values`` at the flat positions ``indices`` (sorted, int64,
+    row-major). The support is a persistent buffer: it is saved with the weights and never trained.
     """
 
     indices: Tensor
@@ -50,8 +47,9 @@ class SLTrainLinear(FactoredLinear):
         self.reset_parameters()
 
     def reset_parameters(self, draw: Draw | None = None) -> None:
-        """A Kaiming-uniform (a = √5), B zero, S uniform in ±1/√in, its support uniform without
-        repetition.
+        """Draw A Kaiming-uniform (a = √5), S uniform in ±1/√in and its support; set B to zero.
+
+        The support is uniform without repetition.
         """
         bound = self.in_features**-0.5
         fill(self.A, kaiming, draw, "A")
@@ -61,7 +59,7 @@ class SLTrainLinear(FactoredLinear):
         self._draw_support(None if draw is None else draw("indices"))
 
     def _draw_support(self, generator: torch.Generator | None) -> None:
-        # On the meta device there is nothing to draw; what a checkpoint gave is not drawn again.
+        # The meta device has no data; a support that was loaded from a checkpoint is kept.
         if self.indices.device.type != "meta" and not getattr(
             self.indices, "_is_hf_initialized", False
         ):
@@ -71,8 +69,9 @@ class SLTrainLinear(FactoredLinear):
             self.indices.copy_(positions.sort().values)
 
     def dense(self) -> Tensor:
-        """W (out, in), differentiable in ``A``, ``B`` and ``values``; whole on every process, where
-        these are cut.
+        """Return W (out, in), differentiable with respect to ``A``, ``B`` and ``values``.
+
+        If these are sharded, every process gets the full W.
         """
         product = (self.alpha / self.rank) * full_tensor(self.B) @ full_tensor(self.A)
         # Autocast may have made the product half precision; the sum needs one dtype.
@@ -83,7 +82,7 @@ class SLTrainLinear(FactoredLinear):
         )
 
     def sparse(self) -> Tensor:
-        """S (out, in) with all its zeros."""
+        """Return S as a dense matrix (out, in)."""
         flat = self.values.new_zeros(self.out_features * self.in_features)
         return flat.index_add(0, self.indices, self.values).view(
             self.out_features, self.in_features
@@ -94,7 +93,7 @@ class SLTrainLinear(FactoredLinear):
         return F.linear(x, self.dense(), self.bias)
 
     def extra_repr(self) -> str:
-        """Shape, rank, sparsity and alpha."""
+        """Return shape, rank, sparsity and alpha."""
         return f"{super().extra_repr()}, sparsity={self.sparsity}, alpha={self.alpha}"
 
 
@@ -132,7 +131,7 @@ class SLTrain(Method):
 
     @torch.no_grad()
     def dense(self, model: nn.Module) -> dict[str, Tensor]:
-        """The sums of both parts."""
+        """Return the sum of both parts of each target layer by module path."""
         return {
             path: module.dense()
             for path, module in targets(model)
@@ -141,7 +140,7 @@ class SLTrain(Method):
 
     @torch.no_grad()
     def low_rank_parts(self, model: nn.Module) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """Sparse matrices and factors."""
+        """Return the sparse matrices and the factors by module path."""
         layers = {
             path: module for path, module in targets(model) if isinstance(module, SLTrainLinear)
         }

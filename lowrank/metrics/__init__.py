@@ -1,5 +1,6 @@
-"""The metric lenses: one family, one file, found by its stem; outsiders use the entry-point group
-``lowrank.metrics``.
+"""The metric families (lenses): one file each, registered under its stem.
+
+Other packages register a lens in the entry-point group ``lowrank.metrics``.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ get = REGISTRY.get
 
 
 def declared() -> dict[str, MetricInfo]:
-    """Give every registered metric by name: lenses by their position and name, the metrics of one
-    as it declares them.
+    """Return every registered metric by name.
 
-    Raises LowrankError where two lenses declare a metric or a feature of the same name.
+    Lenses are ordered by position and name, the metrics of each as declared. Raises
+    :class:`LowrankError` if two lenses declare a metric or a feature of the same name.
     """
     return dict(_declared(tuple(sys.path)))
 
 
 def about(metric: str) -> MetricInfo:
-    """Say what is declared of a metric.
+    """Return the declaration of a metric.
 
-    Metrics that differ in their last number are one family (``sharpness_pca_3`` is as
-    ``sharpness_pca_1``); of one that no lens here declares, the defaults hold.
+    Metrics that differ only in their last number share one declaration: ``sharpness_pca_3`` has
+    that of ``sharpness_pca_1``. A metric that no installed lens declares has the defaults.
     """
     from lowrank.metrics.base import MetricInfo
 
@@ -56,9 +57,7 @@ def _family(metric: str) -> str:
 
 @lru_cache(maxsize=8)
 def _declared(path: tuple[str, ...]) -> dict[str, MetricInfo]:
-    """What :func:`declared` gives as long as ``sys.path``, where entry points are found, is
-    ``path``.
-    """
+    """Return the metrics by name; entry points are found on ``path``, so a new path asks again."""
     lenses = sorted((get(name).position, name) for name in names())
     found: dict[str, MetricInfo] = {}
     owners: dict[str, str] = {}

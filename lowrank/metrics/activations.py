@@ -1,10 +1,9 @@
-"""Distance between the hidden states of two networks on the same text: L2, cosine and linear CKA,
-layer by layer.
+"""Distances between the hidden states of two networks on the same text: L2, cosine, linear CKA.
 
-The reference is the baseline at the same scale, step and seed. States are streamed: memory is O(H²)
-for a layer, whatever the number of positions, and sums are kept in float64. Layer -1 is the
-embedding output, layer l the output of block l, the last one after the final norm; the aggregate is
-the mean over all of them.
+The reference is the baseline of the same scale, step and seed. States are streamed: a layer takes
+O(H²) memory for any number of positions, and sums are in float64. Layer -1 is the output of the
+embedding and layer l that of block l, the last one after the final norm; the aggregate is the mean
+over all layers.
 """
 
 from __future__ import annotations
@@ -19,23 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowrank.geometry.estimate import Batch
+from lowrank.geometry.estimate import EvaluationBatch
 from lowrank.geometry.probe import standard_error
 from lowrank.loss import IGNORE
 from lowrank.metrics.base import (
     AGGREGATE_LAYER,
     ALL_MODULES,
     EMBEDDING_LAYER,
-    Bench,
+    CheckpointRef,
+    Checkpoints,
+    Comparison,
+    Context,
     Expected,
     Lens,
     MetricError,
     MetricInfo,
-    Panel,
-    Point,
     Result,
     TextSettings,
-    Unit,
     Value,
 )
 
@@ -45,14 +44,14 @@ SMALLEST_DEBIASED = 4  # positions: the unbiased estimator divides by n (n - 3)
 
 
 def compare(x: Tensor, y: Tensor) -> dict[str, float]:
-    """Distances between activations ``x`` (N, H) and ``y`` (N, H') of the same N positions,
-    computed in float64.
+    """Return the distances between activations ``x`` (N, H) and ``y`` (N, H') in float64.
 
-    ``l2``: mean of ‖x_i - y_i‖₂; ``cosine``: mean of cos(x_i, y_i), 0 for a zero row (both nan
-    where H ≠ H'); ``cka``: linear CKA ‖X̃ᵀỸ‖_F²/(‖X̃ᵀX̃‖_F ‖ỸᵀỸ‖_F) of the column-centred matrices
-    (Kornblith et al. 2019, equation 3), 0 for a constant matrix; ``cka_debiased``: the same ratio
-    of unbiased HSIC estimators (arXiv:2405.01012; Song et al. 2012, equation 5), nan for fewer than
-    four positions.
+    Rows are the same N positions. ``l2``: mean of ‖x_i - y_i‖₂; ``cosine``: mean of cos(x_i, y_i),
+    0 for a zero row (both nan if H ≠ H'); ``cka``: linear CKA ‖X̃ᵀỸ‖_F²/(‖X̃ᵀX̃‖_F ‖ỸᵀỸ‖_F) of
+    the column-centred matrices (Kornblith et al. 2019, equation 3), 0 for a constant matrix;
+    ``cka_debiased``: the same ratio of unbiased HSIC estimators (arXiv:2405.01012; Song et al.
+    2012, equation 5), nan for fewer than four positions. Raises ValueError for other shapes, and
+    without positions.
     """
     streamed = Accumulator()
     streamed.update(x, y)
@@ -61,9 +60,7 @@ def compare(x: Tensor, y: Tensor) -> dict[str, float]:
 
 @dataclass
 class _Moments:
-    """Streamed sums over positions of u = x - c and v = y - c', for constants c and c' near the
-    means.
-    """
+    """Sums over positions of u = x - c and v = y - c', for constants c and c' near the means."""
 
     cross: Tensor  # Σ u vᵀ
     left: Tensor  # Σ u
@@ -86,7 +83,7 @@ class _Moments:
         )
 
     def add(self, u: Tensor, v: Tensor) -> None:
-        """Take more positions, (n, H) and (n, H') in float64."""
+        """Add positions, (n, H) and (n, H') in float64."""
         uu, vv = u.square().sum(1), v.square().sum(1)
         self.cross.addmm_(u.T, v)
         self.left += u.sum(0)
@@ -98,13 +95,11 @@ class _Moments:
         self.squares += float(uu @ vv)
 
     def centred_square(self, n: int) -> float:
-        """‖ŨᵀṼ‖_F² of the centred matrices."""
+        """Return ‖ŨᵀṼ‖_F² of the centred matrices, given the number of positions ``n``."""
         return float((self.cross - torch.outer(self.left, self.right) / n).square().sum())
 
     def unbiased(self, n: int) -> float:
-        """n (n - 3) times the unbiased HSIC of the linear kernels, from their sums without
-        diagonals.
-        """
+        """Return n (n - 3) times the unbiased HSIC of the linear kernels without diagonals."""
         product = float(self.cross.square().sum()) - self.squares
         totals = (float(self.left @ self.left) - self.left_square) * (
             float(self.right @ self.right) - self.right_square
@@ -118,8 +113,9 @@ class _Moments:
 
 
 class Accumulator:
-    """:func:`compare` over positions that arrive in parts; the result does not
-    depend on the parts.
+    """Computes :func:`compare` over positions that arrive in parts.
+
+    The result does not depend on how positions are divided into parts.
     """
 
     def __init__(self) -> None:
@@ -129,10 +125,10 @@ class Accumulator:
         self._sums: tuple[_Moments, _Moments, _Moments] | None = None
 
     def update(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Take positions ``x`` (n, H) and ``y`` (n, H'); returns their L2 distances and cosines,
-        (n,) each.
+        """Add positions ``x`` (n, H) and ``y`` (n, H').
 
-        Raises ValueError where the two do not have the same number of rows.
+        Returns their L2 distances and cosines, (n,) each. Raises ValueError if the two have
+        different numbers of rows.
         """
         if x.dim() != 2 or y.dim() != 2 or len(x) != len(y):
             raise ValueError(
@@ -160,7 +156,7 @@ class Accumulator:
         return distances, cosines
 
     def result(self) -> dict[str, float]:
-        """The four distances over all positions so far; raises ValueError where there are none."""
+        """Return the four distances over all positions; raises ValueError if there are none."""
         if self.n == 0 or self._sums is None:
             raise ValueError("activations of no position cannot be compared")
         xy, xx, yy = self._sums
@@ -179,8 +175,9 @@ class Accumulator:
 
 
 def rowwise(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """L2 distance and cosine of each pair of rows; nan where the widths differ, cosine 0 for a zero
-    row.
+    """Return the L2 distance and the cosine of each pair of rows, (n,) each.
+
+    Both are nan if the widths differ; the cosine of a zero row is 0.
     """
     if x.shape != y.shape:
         missing = x.new_full((len(x),), math.nan)
@@ -191,13 +188,13 @@ def rowwise(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ratio(squares: Sequence[float]) -> float:
-    """cross/√(own·own); 0 where a matrix does not vary."""
+    """Return cross/√(left·right); 0 if a matrix does not vary."""
     cross, left, right = squares
     return cross / math.sqrt(left * right) if left > 0 and right > 0 else 0.0
 
 
 class ActivationSettings(TextSettings):
-    """How states are compared."""
+    """Settings of the comparison of hidden states."""
 
     padding: Literal["masked", "counted"] = "masked"
     skip_initial: bool = False
@@ -256,26 +253,26 @@ class Activations(Lens):
         ),
     )
 
-    def units(self, panel: Panel, settings: ActivationSettings) -> list[Unit]:
-        """Every checkpoint against the baseline's; a checkpoint without one is blocked and says
-        why.
-        """
-        baselines: dict[tuple[str, int, int], list[Point]] = {}
-        for point in panel.points:
-            if point.baseline:
-                baselines.setdefault((point.scale, point.step, point.seed), []).append(point)
+    def units(self, checkpoints: Checkpoints, settings: ActivationSettings) -> list[Comparison]:
+        """Return every checkpoint against the baseline; one without a baseline is blocked."""
+        baselines: dict[tuple[str, int, int], list[CheckpointRef]] = {}
+        for checkpoint in checkpoints.refs:
+            if checkpoint.baseline:
+                baselines.setdefault(
+                    (checkpoint.scale, checkpoint.step, checkpoint.seed), []
+                ).append(checkpoint)
         units = []
-        for point in panel.points:
-            if point.step == 0 and settings.skip_initial:
+        for checkpoint in checkpoints.refs:
+            if checkpoint.step == 0 and settings.skip_initial:
                 continue
-            found = baselines.get((point.scale, point.step, point.seed), [])
-            reference = min(found, key=partial(_distance, point), default=None)
-            missing = f"there is no full_rank checkpoint of scale {point.scale}, seed {point.seed}, step {point.step}"
-            units.append(Unit(point, reference, blocked="" if reference else missing))
+            found = baselines.get((checkpoint.scale, checkpoint.step, checkpoint.seed), [])
+            reference = min(found, key=partial(_distance, checkpoint), default=None)
+            missing = f"there is no full_rank checkpoint of scale {checkpoint.scale}, seed {checkpoint.seed}, step {checkpoint.step}"
+            units.append(Comparison(checkpoint, reference, blocked="" if reference else missing))
         return units
 
-    def expected(self, unit: Unit, settings: ActivationSettings) -> Expected:
-        """Four distances for every state and their mean."""
+    def expected(self, unit: Comparison, settings: ActivationSettings) -> Expected:
+        """Return the keys of the four distances of every layer and of their means."""
         layers = (AGGREGATE_LAYER, EMBEDDING_LAYER, *range(unit.checkpoint.layers))
         return Expected(
             frozenset(
@@ -283,22 +280,24 @@ class Activations(Lens):
             )
         )
 
-    def compute(self, unit: Unit, bench: Bench, settings: ActivationSettings) -> Iterable[Result]:
-        """Stream both networks over the evaluation set."""
-        point, reference = unit.checkpoint, unit.reference
+    def compute(
+        self, unit: Comparison, context: Context, settings: ActivationSettings
+    ) -> Iterable[Result]:
+        """Yield the distances between the two networks on the evaluation set."""
+        checkpoint, reference = unit.checkpoint, unit.reference
         assert reference is not None
-        layers = [EMBEDDING_LAYER, *range(point.layers)]
-        if reference.checkpoint_id == point.checkpoint_id:
+        layers = [EMBEDDING_LAYER, *range(checkpoint.layers)]
+        if reference.checkpoint_id == checkpoint.checkpoint_id:
             for layer in (AGGREGATE_LAYER, *layers):
                 yield from (
                     Value(f"activation_{name}", ITSELF[name], layer, note="the reference itself")
                     for name in NAMES
                 )
             return
-        networks = [bench.network(p, "trained") for p in (point, reference)]
+        networks = [context.network(p, "trained") for p in (checkpoint, reference)]
         columns = [_Column() for _ in layers]
         tokens: list[Tensor] = []
-        for batch in bench.batches(unit, settings.batch_rows):
+        for batch in context.batches(unit, settings.batch_rows):
             kept = positions(batch, settings.padding)
             tokens.append(kept.sum(1).cpu())
             states = [hidden_states(network, batch) for network in networks if network is not None]
@@ -313,31 +312,28 @@ class Activations(Lens):
         yield from _rows(layers, columns, counts)
 
 
-def _distance(point: Point, baseline: Point) -> tuple[bool, bool, str, int]:
-    """Which of several baselines to compare with: the run itself, the same recipe variation, the
-    plain recipe.
+def _distance(checkpoint: CheckpointRef, baseline: CheckpointRef) -> tuple[bool, bool, str, int]:
+    """Return the sort key by which a baseline is chosen for ``checkpoint``.
+
+    The run itself comes first, then a run of the same variant, then one without a variant.
     """
     return (
-        baseline.run_id != point.run_id,
-        baseline.variant != point.variant,
+        baseline.run_id != checkpoint.run_id,
+        baseline.variant != checkpoint.variant,
         baseline.variant,
         baseline.run_id,
     )
 
 
 class _Column:
-    """The comparison of one layer, with sums by row of the evaluation set for the
-    standard errors.
-    """
+    """The comparison of one layer, with sums per evaluation row for the standard errors."""
 
     def __init__(self) -> None:
         self.accumulator = Accumulator()
         self.by_row: list[list[float]] = [[], []]
 
     def add(self, x: Tensor, y: Tensor, kept: Tensor) -> None:
-        """States (rows, length, H) of a batch; ``kept`` (rows, length) says which
-        positions count.
-        """
+        """Add the states (rows, length, H) of a batch at the positions ``kept`` (rows, length)."""
         found = self.accumulator.update(x[kept], y[kept])
         row = torch.arange(len(kept), device=kept.device)[:, None].expand_as(kept)[kept]
         for sums, values in zip(self.by_row, found, strict=True):
@@ -349,8 +345,9 @@ class _Column:
 
 
 def _rows(layers: list[int], columns: list[_Column], tokens: np.ndarray) -> Iterator[Value]:
-    """Values by layer and their means; the standard error of a mean over layers is that of the
-    layers' mean in each row.
+    """Yield the values of each layer and their means.
+
+    The standard error of a mean over layers is that of the layers' mean in each row.
     """
     results = [column.accumulator.result() for column in columns]
     n = columns[0].accumulator.n
@@ -376,8 +373,11 @@ def _rows(layers: list[int], columns: list[_Column], tokens: np.ndarray) -> Iter
             )
 
 
-def positions(batch: Batch, padding: str) -> Tensor:
-    """Which positions count, (rows, length)."""
+def positions(batch: EvaluationBatch, padding: str) -> Tensor:
+    """Return a mask (rows, length) of the positions that are compared.
+
+    ``padding`` "counted" (as published) includes padding, "masked" does not.
+    """
     return (
         torch.ones_like(batch.labels, dtype=torch.bool)
         if padding == "counted"
@@ -386,9 +386,10 @@ def positions(batch: Batch, padding: str) -> Tensor:
 
 
 @torch.inference_mode()
-def hidden_states(network: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-    """The L + 1 states (rows, length, H): embedding output first, the last one after the final
-    norm.
+def hidden_states(network: nn.Module, batch: EvaluationBatch) -> tuple[Tensor, ...]:
+    """Return the L + 1 hidden states (rows, length, H) of a network on a batch.
+
+    The first is the output of the embedding; the last one is taken after the final norm.
     """
     found: tuple[Tensor, ...] = network.model(  # type: ignore[operator, union-attr]
         input_ids=batch.input_ids,

@@ -1,17 +1,18 @@
-"""The contract of a metric lens: one family of metrics, one file in this folder with a class
-``LENS``.
+"""The contract of a metric family (lens): one file in this folder that defines ``LENS``.
 
-A lens says which (checkpoint, reference) units a study has, which rows each unit gives, and
-computes them: tensors in, numbers out. It knows neither the database nor the files;
-``lowrank.measure`` plans, loads, stores and survives being killed. What may differ between two ways
-of measuring is a field of ``Settings``; ``presets`` are data over these fields.
+A lens lists the comparisons of a study (a checkpoint, alone or against a reference), announces the
+rows of each, and computes them: tensors in, numbers out. It uses neither the database nor files;
+``lowrank.measure`` plans the work, loads checkpoints, stores results and resumes after a crash.
+Whatever may differ between two ways of measuring is a field of ``Settings``; ``presets`` give
+values to these fields.
 
-Guarantees that the conformance suite (``tests/metrics``) holds every registered lens to:
+The conformance suite (``tests/metrics``) checks these guarantees for every registered lens:
 
 * ``compute`` yields exactly the rows that ``expected`` announces, and computing twice gives the
   same numbers;
-* the model is left bit for bit as it was, also when computing fails;
-* what does not exist by definition is a row with value None and the reason, never a missing row.
+* the model is the same afterwards, bit for bit, even if computing fails;
+* a value that does not exist by definition is a row with value None and the reason, never a
+  missing row.
 """
 
 from __future__ import annotations
@@ -26,21 +27,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 from pydantic import Field, PositiveInt
 
 from lowrank.errors import LowrankError, UnknownNameError
-from lowrank.geometry.estimate import (
-    ALONE as ALONE,
-)
-from lowrank.geometry.estimate import (
-    Alone as Alone,
-)
-from lowrank.geometry.estimate import (
-    Batch as Batch,
-)
-from lowrank.geometry.estimate import (
-    Estimate as Estimate,
-)
-from lowrank.geometry.estimate import (
-    Spreader as Spreader,
-)
+from lowrank.geometry.estimate import ALONE as ALONE
+from lowrank.geometry.estimate import Alone as Alone
+from lowrank.geometry.estimate import Estimate as Estimate
+from lowrank.geometry.estimate import EvaluationBatch as EvaluationBatch
+from lowrank.geometry.estimate import Sharer as Sharer
 from lowrank.positions import AGGREGATE_LAYER as AGGREGATE_LAYER
 from lowrank.positions import ALL_MODULES as ALL_MODULES
 from lowrank.positions import EMBEDDING_LAYER as EMBEDDING_LAYER
@@ -61,21 +52,19 @@ MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 class MetricError(LowrankError):
-    """A checkpoint, a pair of checkpoints or an evaluation set that a metric cannot
-    be computed on.
-    """
+    """Raised when checkpoints or an evaluation set do not allow a metric to be computed."""
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """What a metric is; the first five fields are for people.
+    """The declaration of a metric; the first five fields are for readers.
 
-    ``better`` says which way the field reads it, where there is one. ``role``: ``geometry`` is a
-    candidate of the predictor's selections; a ``loss``, on whatever text, is a feature by name that
-    no selection chooses; a value of a ``pair`` of runs belongs to both and is no feature of a
-    checkpoint. ``column`` is the feature's name where it is not the metric's. ``against_baseline``:
-    the value of the baseline itself is fixed by definition. ``section`` is the chapter of the
-    report that shows it.
+    ``better`` is the direction that is considered better, empty if there is none. ``role``:
+    predictors may select a ``geometry`` metric as a feature; a ``loss``, on any text, is a feature
+    only if it is named; a value of a ``pair`` of runs belongs to both and is never a feature of a
+    checkpoint. ``column`` is the feature's name if it differs from the metric's.
+    ``against_baseline`` marks a metric whose value for the baseline itself is fixed by definition.
+    ``section`` is the chapter of the report that shows the metric.
     """
 
     name: str
@@ -91,18 +80,19 @@ class MetricInfo:
 
     @property
     def feature(self) -> str:
-        """What the aggregate is called in tables of features."""
+        """The name of the aggregate in feature tables."""
         return self.column or self.name
 
 
 @dataclass(frozen=True)
-class Point:
-    """A checkpoint as lenses see it. ``last`` marks the final one of its run.
+class CheckpointRef:
+    """A reference to a checkpoint, with what metric families need to know without loading it.
 
-    ``width`` is the smaller side of the smallest target layer, ``rank`` that of its factors where
-    there are any; ``lengths`` has the numbers of singular values: (projection type, of W, of all
-    factors of a layer together). ``has_dense`` and ``baseline`` are capabilities of its method: a
-    dense equivalent, being what others are compared with.
+    ``last`` marks the final checkpoint of its run. ``layers`` is the number of transformer blocks,
+    ``width`` the smaller side of the smallest target layer, and ``rank`` that of its factors, None
+    if there are none. ``lengths`` has one (projection type, number of singular values of W, number
+    of singular values of all factors of a layer) per projection type. ``has_dense`` is True if the
+    method has a dense equivalent, ``baseline`` if other methods are compared with it.
     """
 
     checkpoint_id: int
@@ -123,57 +113,68 @@ class Point:
     lengths: tuple[tuple[str, int, int], ...] = ()
 
     @property
-    def arm(self) -> str:
-        """Method and recipe variation: what two runs of different seeds may share."""
+    def recipe(self) -> str:
+        """The method and its variant, which runs that differ only in their seed have in common."""
         return "-".join(part for part in (self.method, self.variant) if part)
+
+    arm = recipe  # the name of 0.1
 
     @property
     def label(self) -> str:
-        """A readable name: method, variant, scale, seed and step."""
-        return f"{self.arm}-{self.scale}-s{self.seed} step {self.step}"
+        """The readable name: method, variant, scale, seed and step."""
+        return f"{self.recipe}-{self.scale}-s{self.seed} step {self.step}"
 
 
 @dataclass(frozen=True)
-class Panel:
-    """The checkpoints of a study that exist, by run and step."""
+class Checkpoints:
+    """The existing checkpoints of a study."""
 
-    points: tuple[Point, ...]
+    refs: tuple[CheckpointRef, ...]
 
-    def runs(self) -> list[list[Point]]:
-        """The points of each run in the order of their steps."""
-        grouped: dict[int, list[Point]] = {}
-        for point in sorted(self.points, key=lambda p: (p.scale, p.arm, p.seed, p.run_id, p.step)):
-            grouped.setdefault(point.run_id, []).append(point)
+    def runs(self) -> list[list[CheckpointRef]]:
+        """Return the checkpoints of each run in ascending order of their steps."""
+        grouped: dict[int, list[CheckpointRef]] = {}
+        for checkpoint in sorted(
+            self.refs, key=lambda p: (p.scale, p.recipe, p.seed, p.run_id, p.step)
+        ):
+            grouped.setdefault(checkpoint.run_id, []).append(checkpoint)
         return list(grouped.values())
 
+    @property
+    def points(self) -> tuple[CheckpointRef, ...]:
+        """The name of ``refs`` in version 0.1."""
+        return self.refs
+
 
 @dataclass(frozen=True)
-class Unit:
-    """One piece of work: a checkpoint, alone or against a reference. ``roles`` say what for, in the
-    lens's own words.
+class Comparison:
+    """A unit of work: a checkpoint, alone or against a reference.
 
-    ``blocked`` is the reason why the unit cannot be computed as things stand (a reference run that
-    does not exist); ``others`` are further checkpoints that computing needs.
+    ``roles`` are labels by which a lens distinguishes what it computes. ``blocked`` is the reason
+    why the comparison cannot be computed at present, for example because there is no reference run;
+    empty if it can. ``others`` are further checkpoints that computing needs.
     """
 
-    checkpoint: Point
-    reference: Point | None = None
+    checkpoint: CheckpointRef
+    reference: CheckpointRef | None = None
     roles: frozenset[str] = frozenset()
     blocked: str = ""
-    others: tuple[Point, ...] = ()
+    others: tuple[CheckpointRef, ...] = ()
 
     @property
-    def points(self) -> tuple[Point, ...]:
-        """The checkpoints that computing needs."""
+    def checkpoints(self) -> tuple[CheckpointRef, ...]:
+        """All checkpoints that computing needs, the compared one last."""
         return (
             *self.others,
             *(() if self.reference is None else (self.reference,)),
             self.checkpoint,
         )
 
+    points = checkpoints  # the name of 0.1
+
     @property
     def label(self) -> str:
-        """A readable name."""
+        """The readable name."""
         return self.checkpoint.label + (
             f" against {self.reference.label}" if self.reference else ""
         )
@@ -181,7 +182,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Value:
-    """One number; ``value`` None means absent by definition, and ``note`` says why."""
+    """One number. A value of None does not exist by definition; ``note`` gives the reason."""
 
     metric: str
     value: float | None
@@ -194,8 +195,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of one curve in the order of their offsets; ``direction_index`` -1 is the mean over
-    directions.
+    """One curve: mean losses at ascending offsets, in nats per token.
+
+    ``variances`` are those over directions, and ``n`` is the number of samples (directions, or rows
+    of the evaluation set). ``direction_index`` -1 denotes the mean over directions.
     """
 
     curve: str
@@ -208,7 +211,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of a matrix, largest first; ``matrix`` is 'w' or 'dw'."""
+    """The singular values of a matrix ('w': W, 'dw': ΔW), in descending order."""
 
     matrix: str
     layer: int
@@ -221,8 +224,10 @@ Result = Value | Curve | Spectrum
 
 @dataclass(frozen=True)
 class Expected:
-    """The rows of a unit: (metric, layer, module) of values, (curve, direction, position) of curve
-    points and (matrix, layer, module, number of singular values) of spectra.
+    """The keys of the rows of a comparison.
+
+    ``values`` has (metric, layer, module), ``points`` the (curve, direction, position) of curves,
+    and ``spectra`` (matrix, layer, module, number of singular values).
     """
 
     values: frozenset[tuple[str, int, str]] = frozenset()
@@ -231,7 +236,7 @@ class Expected:
 
     @classmethod
     def of(cls, results: Iterable[Result]) -> Expected:
-        """The keys of computed results."""
+        """Return the keys of computed results."""
         results = list(results)
         return cls(
             frozenset((r.metric, r.layer, r.module) for r in results if isinstance(r, Value)),
@@ -267,34 +272,39 @@ class Expected:
         return bool(self.values or self.points or self.spectra)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        """All keys."""
+        """Iterate over all keys."""
         return chain(self.values, self.points, self.spectra)
 
 
-class Bench(Spreader, Protocol):
-    """What computing may ask for; checkpoints are loaded and verified once and stay as long as work
-    needs them.
+class Context(Sharer, Protocol):
+    """What a lens computes with.
+
+    Checkpoints are loaded and verified once and stay in memory as long as tasks need them.
     """
 
     device: torch.device
 
-    def loaded(self, point: Point) -> Loaded:
-        """The checkpoint's model (float32, on the CPU, evaluation mode) and method; every weight is
-        finite.
+    def loaded(self, checkpoint: CheckpointRef) -> Loaded:
+        """Return a checkpoint's model and method.
+
+        The model is in float32 on the CPU, in evaluation mode, and all its weights are finite.
         """
 
-    def network(self, point: Point, space: str) -> nn.Module | None:
-        """The checkpoint as a network on the device: as trained, or (``space`` dense) as the
-        equivalent plain LLaMA, None where there is none. Its weights may be changed for a while and
-        must come back bit for bit.
+    def network(self, checkpoint: CheckpointRef, space: str) -> nn.Module | None:
+        """Return a checkpoint's network on the device.
+
+        ``space`` "trained" asks for the network as trained, "dense" for the equivalent plain LLaMA;
+        None if there is none. A lens may change its weights temporarily and must restore them bit
+        for bit.
         """
 
-    def memo(self, point: Point, key: str, compute: Callable[[], T]) -> T:
-        """``compute()``, kept as long as the checkpoint is."""
+    def memo(self, checkpoint: CheckpointRef, key: str, compute: Callable[[], T]) -> T:
+        """Return ``compute()``, cached under ``key`` as long as the checkpoint is."""
 
-    def batches(self, unit: Unit, rows: int) -> list[Batch]:
-        """The evaluation set on the device in batches of ``rows`` rows; raises where a checkpoint
-        of the unit has another tokenizer.
+    def batches(self, unit: Comparison, rows: int) -> list[EvaluationBatch]:
+        """Return the evaluation set on the device in batches of ``rows`` rows.
+
+        Raises :class:`MetricError` if a checkpoint of ``unit`` has another tokenizer.
         """
 
 
@@ -302,52 +312,57 @@ SELECTION: dict[str, Any] = {"selection": True}
 
 
 def selection(default: Any, **constraints: Any) -> Any:
-    """A setting that selects what is measured or how fast, and cannot change a value: it stays out
-    of the protocol.
+    """Declare a setting that selects what is measured, or how fast, and never changes a value.
+
+    It is not part of the protocol.
     """
     return Field(default, json_schema_extra=SELECTION, **constraints)
 
 
 class LensSettings(Config):
-    """What every lens may be told; a lens narrows ``precision``, that of its arithmetic, to what it
-    offers.
+    """The settings of every lens.
+
+    A lens narrows ``precision``, that of its arithmetic, to what it offers.
     """
 
     precision: str
 
 
 class PlainSettings(LensSettings):
-    """What a lens may be told that has no settings of its own and uses no text."""
+    """The settings of a lens that declares none and needs no evaluation set."""
 
     precision: Literal["float32"] = "float32"
 
 
 class TextSettings(LensSettings):
-    """What every lens that uses the evaluation set may be told."""
+    """The settings of every lens that uses the evaluation set."""
 
     precision: Literal["float32"] = "float32"
-    examples: PositiveInt | None = None  # rows of the evaluation set; None: as the study's data say
-    split: Literal["validation", "selection"] = "validation"  # that the rows are drawn from
+    examples: PositiveInt | None = None  # rows of the evaluation set; None: as in the data section
+    split: Literal["validation", "selection"] = "validation"  # which the rows are drawn from
     batch_rows: PositiveInt = 16  # rows of one forward pass
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One named way of measuring: a preset's settings, ``name`` such as exact or exact/filter."""
+class LensPreset:
+    """A named way of measuring: the settings of one variant of a preset.
+
+    ``name`` is that of the protocol, such as exact or exact/filter.
+    """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Lens(ABC):
-    """Base of all lenses: one declares ``title`` and ``metrics``, and computes; the rest has
-    defaults.
+    """The base class of metric families.
 
-    ``revision`` rises when a definition changes, so that new values never mix with old ones.
-    ``Settings`` is a :class:`TextSettings` where the lens uses the evaluation set; ``needs_data``
-    follows from it. ``presets`` maps a preset to its variants: label → settings, where ``main`` is
-    the one that reports and predictors read. ``position`` is the place of its columns in wide
-    tables: the lower come first, equal ones by name.
+    A subclass declares ``title`` and ``metrics`` and implements :meth:`compute`; everything else
+    has defaults. Increase ``revision`` when a definition changes, so that new values never mix with
+    old ones. ``Settings`` is a subclass of :class:`TextSettings` if the lens uses the evaluation
+    set, and ``needs_data`` follows from it. ``presets`` maps each preset to its variants (label →
+    settings), of which reports and predictors read ``main``. ``position`` orders the columns of
+    wide tables: lower ones come first, equal ones by name.
     """
 
     revision: ClassVar[int] = 1
@@ -367,57 +382,68 @@ class Lens(ABC):
 
     @classmethod
     def name(cls) -> str:
-        """The stem of the file that defines the lens."""
+        """Return the lens's name, the stem of the file that defines it."""
         return cls.__module__.rpartition(".")[2]
 
     @classmethod
-    def variants(cls, preset: str) -> list[Variant]:
-        """The ways of measuring of a preset, the main one first; an unknown preset raises."""
+    def variants(cls, preset: str) -> list[LensPreset]:
+        """Return the variants of a preset, the main one first.
+
+        Raises :class:`UnknownNameError` for an unknown preset.
+        """
         if preset not in cls.presets:
             raise UnknownNameError(f"preset of lens '{cls.name()}'", preset, cls.presets)
         found = cls.presets[preset].items()
         return [
-            Variant(preset if label == "main" else f"{preset}/{label}", settings)
+            LensPreset(preset if label == "main" else f"{preset}/{label}", settings)
             for label, settings in found
         ]
 
-    def units(self, panel: Panel, settings: Any) -> list[Unit]:
-        """The (checkpoint, reference) units of the panel; at most one of the same two checkpoints.
+    def units(self, checkpoints: Checkpoints, settings: Any) -> list[Comparison]:
+        """Return the comparisons to compute, at most one per (checkpoint, reference).
 
-        Every checkpoint by itself, unless a lens says otherwise; without those of step 0 where its
-        settings have a ``skip_initial`` that is true.
+        The default is every checkpoint by itself, without those of step 0 if the settings have a
+        ``skip_initial`` that is True.
         """
         first = 1 if getattr(settings, "skip_initial", False) else 0
-        return [Unit(point) for run in panel.runs() for point in run if point.step >= first]
+        return [
+            Comparison(checkpoint)
+            for run in checkpoints.runs()
+            for checkpoint in run
+            if checkpoint.step >= first
+        ]
 
-    def expected(self, unit: Unit, settings: Any) -> Expected:
-        """The rows that :meth:`compute` gives for ``unit``; called without loading anything.
+    def expected(self, unit: Comparison, settings: Any) -> Expected:
+        """Return the keys of the rows that :meth:`compute` yields, without loading anything.
 
-        The aggregate of every metric, unless a lens says otherwise.
+        The default is the aggregate of every metric.
         """
         return Expected(
             frozenset((info.name, AGGREGATE_LAYER, ALL_MODULES) for info in self.metrics)
         )
 
     @abstractmethod
-    def compute(self, unit: Unit, bench: Bench, settings: Any) -> Iterable[Result]:
-        """The rows of ``unit``. Raises :class:`MetricError` where the checkpoints do not allow
-        them.
+    def compute(self, unit: Comparison, context: Context, settings: Any) -> Iterable[Result]:
+        """Yield the rows of ``unit``.
+
+        ``context`` gives checkpoints, networks and batches; ``settings`` is an instance of
+        ``Settings``. Raises :class:`MetricError` if the checkpoints do not allow the metric.
         """
 
 
-def merge_units(units: Iterable[Unit]) -> list[Unit]:
-    """Units of the same two checkpoints become one with all roles, in the order of their first
-    appearance.
+def merge_units(units: Iterable[Comparison]) -> list[Comparison]:
+    """Merge comparisons of the same two checkpoints into one that has the roles of all.
+
+    They are returned in the order of their first appearance.
     """
-    merged: dict[tuple[int, int | None], Unit] = {}
+    merged: dict[tuple[int, int | None], Comparison] = {}
     for unit in units:
         key = (
             unit.checkpoint.checkpoint_id,
             unit.reference.checkpoint_id if unit.reference else None,
         )
         known = merged.get(key)
-        merged[key] = Unit(
+        merged[key] = Comparison(
             unit.checkpoint,
             unit.reference,
             (known.roles if known else frozenset()) | unit.roles,
@@ -426,33 +452,49 @@ def merge_units(units: Iterable[Unit]) -> list[Unit]:
     return list(merged.values())
 
 
-def consecutive(panel: Panel, skip_initial: bool) -> Iterable[tuple[Point, Point]]:
-    """(checkpoint, previous checkpoint of its run); ``skip_initial`` leaves step 0 out, as the
-    published rows do.
+def consecutive(
+    checkpoints: Checkpoints, skip_initial: bool
+) -> Iterable[tuple[CheckpointRef, CheckpointRef]]:
+    """Yield each checkpoint with the previous one of its run.
+
+    ``skip_initial`` omits step 0, as in the published rows.
     """
-    for run in panel.runs():
+    for run in checkpoints.runs():
         kept = [p for p in run if p.step > 0 or not skip_initial]
         yield from zip(kept[1:], kept[:-1], strict=True)
 
 
 def place(path: str) -> tuple[int, str]:
-    """(layer, projection type) of a target layer's module path."""
+    """Return (layer, projection type) of a target layer, given its module path.
+
+    Raises :class:`MetricError` for a path without a layer number.
+    """
     parts = path.split(".")
     layer = next((int(part) for part in parts if part.isdigit()), None)
     if layer is None:
-        raise MetricError(f"the target layer '{path}' has no layer number in its path")
+        raise MetricError(
+            f"the target layer '{path}' has no layer number in its path; name layers as in model.layers.0.self_attn.q_proj"
+        )
     return layer, parts[-1].removesuffix("_proj")
 
 
-def base_losses(point: Point, network: nn.Module, bench: Bench, batches: Sequence[Batch]) -> Losses:
-    """Losses of a checkpoint as it is, computed once for all lenses that use ``network``."""
+def base_losses(
+    checkpoint: CheckpointRef,
+    network: nn.Module,
+    context: Context,
+    batches: Sequence[EvaluationBatch],
+) -> Losses:
+    """Return the losses of a checkpoint's unchanged network.
+
+    They are computed once for all lenses that use the same ``network`` and batches.
+    """
     from lowrank.geometry.probe import row_losses
 
     content = 0
     for batch in batches:
         content = zlib.crc32(batch.input_ids.cpu().numpy().tobytes(), content)
-    return bench.memo(
-        point,
+    return context.memo(
+        checkpoint,
         f"losses/{id(network)}/{content}/{len(batches)}",
         lambda: row_losses(network, batches),
     )
@@ -464,8 +506,10 @@ def parameters(network: nn.Module | None) -> dict[str, Tensor]:
     return {name: p.data for name, p in network.named_parameters()}
 
 
-def require_same_shapes(one: Mapping[str, Tensor], other: Mapping[str, Tensor], unit: Unit) -> None:
-    """Raise where two networks differ in the names or shapes of their parameters."""
+def require_same_shapes(
+    one: Mapping[str, Tensor], other: Mapping[str, Tensor], unit: Comparison
+) -> None:
+    """Raise :class:`MetricError` if two networks differ in names or shapes of parameters."""
     shapes: list[dict[str, Any]] = [
         {name: tuple(t.shape) for name, t in weights.items()} for weights in (one, other)
     ]
@@ -478,3 +522,8 @@ def require_same_shapes(one: Mapping[str, Tensor], other: Mapping[str, Tensor], 
         raise MetricError(
             f"{unit.label}: the two checkpoints have different shapes ({odd}); compare models of one shape"
         )
+
+
+# Names of version 0.1, which lenses of other packages import.
+Panel, Point, Unit, Bench, Variant = Checkpoints, CheckpointRef, Comparison, Context, LensPreset
+Batch, Spreader = EvaluationBatch, Sharer

@@ -1,8 +1,8 @@
 """Curvature by Hessian-vector products: a cross-check of the landscape.
 
 Along standard normal directions d, E[½(L(θ+ad)+L(θ-ad)) - L(θ)] = ½a² tr(H) + O(a⁴): the sharpness
-along random directions is a trace. Here tr(H) comes from Hutchinson's estimator and the top
-eigenvalue from the Lanczos process.
+along random directions estimates a trace. This lens computes tr(H) by Hutchinson's estimator and
+the largest eigenvalue by the Lanczos process.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from lowrank.geometry.hessian import (
 )
 from lowrank.metrics.base import (
     NO_DENSE,
-    Bench,
+    Comparison,
+    Context,
     Lens,
     MetricInfo,
     Result,
     TextSettings,
-    Unit,
     Value,
 )
 
 
 class CurvatureSettings(TextSettings):
-    """How many products."""
+    """Settings of the estimators: the space, and the numbers of Hessian-vector products."""
 
     space: Literal["dense", "trained"] = "dense"
     direction_seed: NonNegativeInt = 0
@@ -73,17 +73,22 @@ class Curvature(Lens):
         ),
     )
 
-    def compute(self, unit: Unit, bench: Bench, settings: CurvatureSettings) -> Iterable[Result]:
-        """Trace and top eigenvalue in ``space``."""
+    def compute(
+        self, unit: Comparison, context: Context, settings: CurvatureSettings
+    ) -> Iterable[Result]:
+        """Yield the trace and the largest eigenvalue in ``space``, in nats per token."""
         network = None
         if settings.space == "trained" or unit.checkpoint.has_dense:
-            network = bench.network(unit.checkpoint, settings.space)
+            network = context.network(unit.checkpoint, settings.space)
         if network is None:
             for info in self.metrics:
                 yield Value(info.name, None, note=NO_DENSE)
             return
-        with hessian_products(network, bench.batches(unit, settings.batch_rows)) as (product, like):
-            trace = hutchinson(product, like, settings.probes, settings.direction_seed, bench)
+        with hessian_products(network, context.batches(unit, settings.batch_rows)) as (
+            product,
+            like,
+        ):
+            trace = hutchinson(product, like, settings.probes, settings.direction_seed, context)
             value, bound, used = top_eigenvalue(
                 product, like, settings.iterations, settings.tolerance, settings.direction_seed
             )

@@ -1,11 +1,10 @@
-"""Barriers along the line between two checkpoints: consecutive ones of a run (CCBH) and two runs
-(IMBH).
+"""Loss barriers on the line between two checkpoints, of one run (CCBH) or of two runs (IMBH).
 
-The reference is α = 0, the checkpoint α = 1. Weights are interpolated as effective dense weights;
-consecutive checkpoints of a method without a dense equivalent in its own parameters, which the note
-says. Pairs of runs are taken at equal scale and step: methods at equal seed, and, as the null to
-compare with, seeds of one method. The note of a pair says whether the two runs share their
-initialisation.
+The reference is at α = 0, the checkpoint at α = 1. Effective dense weights are interpolated; for
+consecutive checkpoints of a method without a dense equivalent, its own parameters are, and the note
+states it. Pairs of runs have equal scale and step: either two methods of equal seed, or two seeds
+of one method, which are the null distribution. The note of a pair states whether the two runs share
+their initialisation.
 """
 
 from __future__ import annotations
@@ -20,22 +19,29 @@ from pydantic import Field, Strict
 from torch import Tensor
 
 from lowrank.geometry.alignment import align, fold_gains
-from lowrank.geometry.estimate import Batch
-from lowrank.geometry.probe import Average, Floats, Losses, lent, row_losses, standard_error
+from lowrank.geometry.estimate import EvaluationBatch
+from lowrank.geometry.probe import (
+    Average,
+    Floats,
+    Losses,
+    borrowed_weights,
+    row_losses,
+    standard_error,
+)
 from lowrank.metrics.base import (
     AGGREGATE_LAYER,
     ALL_MODULES,
     OWN_PARAMETERS,
-    Bench,
+    CheckpointRef,
+    Checkpoints,
+    Comparison,
+    Context,
     Curve,
     Expected,
     Lens,
     MetricInfo,
-    Panel,
-    Point,
     Result,
     TextSettings,
-    Unit,
     Value,
     base_losses,
     consecutive,
@@ -55,18 +61,21 @@ SAME_INIT, OTHER_INIT = (
 
 
 def barrier(alphas: Sequence[float], losses: Sequence[float]) -> float:
-    """Published barrier height: max over interior α of L(α), minus ½[L(0) + L(1)]; may be negative.
+    """Return the published barrier height: max over interior α of L(α), minus ½[L(0) + L(1)].
 
-    ``alphas`` ascend from 0 to 1. A straight line that falls has a positive barrier by this
-    definition. Raises ValueError without an interior point.
+    ``alphas`` ascend from 0 to 1, and ``losses`` are L at these, in nats per token. The height may
+    be negative, and that of a straight falling line is positive. Raises ValueError if there is no
+    interior α, or if ``alphas`` do not ascend from 0 to 1.
     """
     _, values = _checked(alphas, losses)
     return float(values[1:-1].max() - 0.5 * (values[0] + values[-1]))
 
 
 def barrier_excess(alphas: Sequence[float], losses: Sequence[float]) -> float:
-    """Largest excess of L(α) over the chord between its ends (arXiv:2110.06296): 0 for a line or a
-    dip, never negative.
+    """Return the largest excess of L(α) over the chord between its ends (arXiv:2110.06296).
+
+    It is never negative, and 0 if no loss lies above the chord. Arguments and errors are as in
+    :func:`barrier`.
     """
     position, values = _checked(alphas, losses)
     excess = values - ((1 - position) * values[0] + position * values[-1])
@@ -87,14 +96,14 @@ def _checked(alphas: Sequence[float], losses: Sequence[float]) -> tuple[Floats, 
 
 
 class InterpolationSettings(TextSettings):
-    """How lines are walked."""
+    """Settings of the lines between checkpoints."""
 
     space: Literal["dense", "trained"] = (
         "dense"  # of consecutive checkpoints; two runs are always compared dense
     )
     points: Annotated[int, Field(ge=3)] = 21  # evenly spaced α in [0, 1], both ends included
     loss_average: Average = "tokens"
-    skip_initial: bool = False  # leave pairs with step 0 out, as the published rows do
+    skip_initial: bool = False  # omit pairs with step 0, as in the published rows
     kinds: Annotated[tuple[Kind, ...], Strict(False)] = selection(
         ("consecutive", "methods", "seeds")
     )
@@ -102,7 +111,7 @@ class InterpolationSettings(TextSettings):
 
     @property
     def alphas(self) -> list[float]:
-        """The positions on the line."""
+        """The positions on the line, from 0 to 1."""
         return [i / (self.points - 1) for i in range(self.points)]
 
 
@@ -180,31 +189,32 @@ class Interpolation(Lens):
         ),
     )
 
-    def units(self, panel: Panel, settings: InterpolationSettings) -> list[Unit]:
-        """Consecutive pairs of every run; at every step after 0, pairs of methods and pairs of
-        seeds.
-        """
+    def units(self, checkpoints: Checkpoints, settings: InterpolationSettings) -> list[Comparison]:
+        """Return consecutive pairs of every run, and the pairs of runs at every step after 0."""
         units = []
         if "consecutive" in settings.kinds:
             units += [
-                Unit(p, before, frozenset({"consecutive"}))
-                for p, before in consecutive(panel, settings.skip_initial)
+                Comparison(p, before, frozenset({"consecutive"}))
+                for p, before in consecutive(checkpoints, settings.skip_initial)
             ]
-        cells: dict[tuple[str, int], list[Point]] = {}
-        for point in panel.points:
-            if point.step > 0:
-                cells.setdefault((point.scale, point.step), []).append(point)
+        cells: dict[tuple[str, int], list[CheckpointRef]] = {}
+        for checkpoint in checkpoints.refs:
+            if checkpoint.step > 0:
+                cells.setdefault((checkpoint.scale, checkpoint.step), []).append(checkpoint)
         for cell in cells.values():
-            ordered = sorted(cell, key=lambda p: (not p.baseline, p.arm, p.seed, p.run_id))
-            for reference, point in combinations(ordered, 2):
-                kind = "methods" if reference.arm != point.arm else "seeds"
-                if kind in settings.kinds and (kind == "methods") == (reference.seed == point.seed):
-                    units.append(Unit(point, reference, frozenset({kind})))
+            ordered = sorted(cell, key=lambda p: (not p.baseline, p.recipe, p.seed, p.run_id))
+            for reference, checkpoint in combinations(ordered, 2):
+                kind = "methods" if reference.recipe != checkpoint.recipe else "seeds"
+                if kind in settings.kinds and (kind == "methods") == (
+                    reference.seed == checkpoint.seed
+                ):
+                    units.append(Comparison(checkpoint, reference, frozenset({kind})))
         return units
 
-    def expected(self, unit: Unit, settings: InterpolationSettings) -> Expected:
-        """Barriers and their curves; the curves of a pair only where both runs have
-        dense weights.
+    def expected(self, unit: Comparison, settings: InterpolationSettings) -> Expected:
+        """Return the keys of barriers and curves.
+
+        A pair has curves only if both runs have dense weights.
         """
         names: tuple[str, ...] = CONSECUTIVE
         curves = ["ccbh"]
@@ -212,7 +222,7 @@ class Interpolation(Lens):
             names = PAIR + (ALIGNED if settings.align else ())
             curves = (
                 ["imbh", *(ALIGNED if settings.align else ())]
-                if all(p.has_dense for p in unit.points)
+                if all(p.has_dense for p in unit.checkpoints)
                 else []
             )
         keys = frozenset((name, AGGREGATE_LAYER, ALL_MODULES) for name in names)
@@ -221,14 +231,14 @@ class Interpolation(Lens):
         )
 
     def compute(
-        self, unit: Unit, bench: Bench, settings: InterpolationSettings
+        self, unit: Comparison, context: Context, settings: InterpolationSettings
     ) -> Iterable[Result]:
-        """Walk the line, or the three lines of a pair."""
+        """Yield the barriers on the line between checkpoints, or on the three lines of a pair."""
         assert unit.reference is not None
         if "consecutive" in unit.roles:
-            yield from self._consecutive(unit, bench, settings)
-        elif not all(p.has_dense for p in unit.points):
-            odd = next(p for p in unit.points if not p.has_dense)
+            yield from self._consecutive(unit, context, settings)
+        elif not all(p.has_dense for p in unit.checkpoints):
+            odd = next(p for p in unit.checkpoints if not p.has_dense)
             for name in PAIR + (ALIGNED if settings.align else ()):
                 yield Value(
                     name,
@@ -236,25 +246,33 @@ class Interpolation(Lens):
                     note=f"{odd.method} has no dense equivalent: no line leads to another method's weights",
                 )
         else:
-            yield from self._pair(unit, bench, settings)
+            yield from self._pair(unit, context, settings)
 
     def _consecutive(
-        self, unit: Unit, bench: Bench, settings: InterpolationSettings
+        self, unit: Comparison, context: Context, settings: InterpolationSettings
     ) -> Iterator[Result]:
-        space = settings.space if all(p.has_dense for p in unit.points) else "trained"
-        ends = [bench.network(p, space) for p in (unit.reference, unit.checkpoint) if p is not None]
+        space = settings.space if all(p.has_dense for p in unit.checkpoints) else "trained"
+        ends = [
+            context.network(p, space) for p in (unit.reference, unit.checkpoint) if p is not None
+        ]
         note = OWN_PARAMETERS if space != settings.space else ""
-        line = _Line(unit, bench, settings, space)
+        line = _Line(unit, context, settings, space)
         weights = [parameters(network) for network in ends]
         losses = line.walk(ends[1], weights[0], weights[1])
         yield from line.rows("ccbh", "ccbh_excess", losses, note)
 
-    def _pair(self, unit: Unit, bench: Bench, settings: InterpolationSettings) -> Iterator[Result]:
+    def _pair(
+        self, unit: Comparison, context: Context, settings: InterpolationSettings
+    ) -> Iterator[Result]:
         ends = [
-            bench.network(p, "dense") for p in (unit.reference, unit.checkpoint) if p is not None
+            context.network(p, "dense") for p in (unit.reference, unit.checkpoint) if p is not None
         ]
-        note = SAME_INIT if len({p.init_hash or p.run_id for p in unit.points}) == 1 else OTHER_INIT
-        line = _Line(unit, bench, settings, "dense")
+        note = (
+            SAME_INIT
+            if len({p.init_hash or p.run_id for p in unit.checkpoints}) == 1
+            else OTHER_INIT
+        )
+        line = _Line(unit, context, settings, "dense")
         weights = [parameters(network) for network in ends]
         yield from line.rows(
             "imbh", "imbh_excess", line.walk(ends[1], weights[0], weights[1]), note
@@ -270,40 +288,41 @@ class Interpolation(Lens):
 
 
 class _Line:
-    """The losses along a line between two checkpoints; those of its ends are computed once for all
-    lines.
-    """
+    """The losses on lines between two checkpoints; those of the ends are computed only once."""
 
     def __init__(
-        self, unit: Unit, bench: Bench, settings: InterpolationSettings, space: str
+        self, unit: Comparison, context: Context, settings: InterpolationSettings, space: str
     ) -> None:
-        self.unit, self.bench, self.settings, self.space = unit, bench, settings, space
-        self.batches: list[Batch] = bench.batches(unit, settings.batch_rows)
+        self.unit, self.context, self.settings, self.space = unit, context, settings, space
+        self.batches: list[EvaluationBatch] = context.batches(unit, settings.batch_rows)
 
     def walk(self, network: Any, start: dict[str, Tensor], end: dict[str, Tensor]) -> list[Losses]:
-        """Losses at every α, computed in ``network``, whose weights come back."""
+        """Return the losses at every α.
+
+        They are computed in ``network``, whose weights are restored.
+        """
         require_same_shapes(start, end, self.unit)
         first, last = (
-            base_losses(p, self.bench.network(p, self.space), self.bench, self.batches)  # type: ignore[arg-type]
-            for p in self.unit.points
+            base_losses(p, self.context.network(p, self.space), self.context, self.batches)  # type: ignore[arg-type]
+            for p in self.unit.checkpoints
         )
         start, end = (
             {name: t.clone() for name, t in weights.items()} for weights in (start, end)
-        )  # one of them is lent below
-        with lent(network) as (weights, _):
+        )  # one of them is overwritten below
+        with borrowed_weights(network) as (weights, _):
 
             def at(alpha: float) -> Losses:
                 for name, tensor in weights.items():
                     torch.lerp(start[name], end[name], alpha, out=tensor)
                 return row_losses(network, self.batches)
 
-            interior = self.bench.spread(at, self.settings.alphas[1:-1])
+            interior = self.context.map(at, self.settings.alphas[1:-1])
         return [first, *interior, last]
 
     def rows(
         self, name: str, excess: str | None, losses: list[Losses], note: str
     ) -> Iterator[Result]:
-        """Barrier, excess and curve of a walked line."""
+        """Yield barrier, excess (unless ``excess`` is None) and curve of the losses on a line."""
         alphas, average = self.settings.alphas, self.settings.loss_average
         means = [one.mean(average) for one in losses]
         ends = 0.5 * (losses[0].nats + losses[-1].nats)

@@ -1,11 +1,10 @@
-"""The loss around a checkpoint: along random directions, singular components of the weights, and
-the training trajectory.
+"""The loss around a checkpoint, along random directions, singular components and the trajectory.
 
-Offsets are applied in float32 to a pristine copy, so that nothing accumulates, and the weights come
-back bit for bit. Directions come from recorded seeds. The published grid has 12 offsets on each
-side; the sharpness needs only a Gauss rule on them: S(a) = ½[L(θ+ad)+L(θ-ad)]-L(θ) is even with
-S(0) = 0, and a rule of q nodes reproduces the grid's mean exactly for S = c₁a² + … + c_{2q}a^{4q}.
-``nodes: 0`` walks the whole grid.
+Offsets are applied in float32 to a pristine copy, so that no error accumulates, and the weights are
+restored bit for bit. Directions come from recorded seeds. The published grid has 12 offsets on each
+side, but the sharpness needs only a Gauss rule on them: S(a) = ½[L(θ+ad)+L(θ-ad)]-L(θ) is even with
+S(0) = 0, and a rule of q nodes gives the grid's mean exactly for S = c₁a² + … + c_{2q}a^{4q}.
+``nodes: 0`` evaluates every offset of the grid.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from lowrank.geometry.directions import (
     random_direction,
     trajectory_directions,
 )
-from lowrank.geometry.estimate import ALONE, Estimate, Spreader
+from lowrank.geometry.estimate import ALONE, Estimate, Sharer
 from lowrank.geometry.offsets import Rule, Walk, mean_estimate, rule_for
 from lowrank.geometry.probe import Average, Floats
 from lowrank.metrics.base import (
@@ -32,15 +31,15 @@ from lowrank.metrics.base import (
     ALL_MODULES,
     NO_DENSE,
     OWN_PARAMETERS,
-    Bench,
+    Checkpoints,
+    Comparison,
+    Context,
     Curve,
     Expected,
     Lens,
     MetricInfo,
-    Panel,
     Result,
     TextSettings,
-    Unit,
     Value,
     base_losses,
     parameters,
@@ -52,11 +51,11 @@ __all__ = ["LENS", "Landscape", "direction_variance", "sharpness"]
 
 
 def sharpness(offsets: Sequence[float], losses: Any) -> Estimate:
-    """Mean over directions d and offsets a > 0 of ½[L(θ+ad)+L(θ-ad)] - L(θ), with its standard
-    error over directions.
+    """Estimate the mean over directions d and offsets a > 0 of ½[L(θ+ad)+L(θ-ad)] - L(θ).
 
-    ``losses`` (directions, offsets); ``offsets`` ascend symmetrically around a 0. One direction has
-    no standard error. Raises ValueError for an uneven grid.
+    ``losses`` (directions, offsets) are in nats per token; ``offsets`` ascend symmetrically around
+    0, which is one of them. The standard error is that over directions, None for a single one.
+    Raises ValueError for other grids and shapes.
     """
     position, table = _checked(offsets, losses)
     centre = len(position) // 2
@@ -65,9 +64,9 @@ def sharpness(offsets: Sequence[float], losses: Any) -> Estimate:
 
 
 def direction_variance(offsets: Sequence[float], losses: Any) -> Estimate:
-    """Population variance over directions of L(θ+ad), averaged over all offsets, 0 included.
+    """Estimate the population variance over directions of L(θ+ad), averaged over all offsets.
 
-    Arguments and errors as :func:`sharpness`. The standard error is that of the mean over
+    Arguments and errors are as in :func:`sharpness`. The standard error is that of the mean over
     directions of the squared deviations, averaged over offsets.
     """
     _, table = _checked(offsets, losses)
@@ -89,14 +88,14 @@ def _checked(offsets: Sequence[float], losses: Any) -> tuple[Floats, Floats]:
 
 
 class Grid(Config):
-    """Evenly spaced offsets ``start``, ``start + step``, …, ``count`` of them."""
+    """A grid of ``count`` evenly spaced offsets: ``start``, ``start + step``, …"""
 
     start: float
     step: PositiveFloat
     count: PositiveInt
 
     def offsets(self) -> list[float]:
-        """The offsets; those of a symmetric grid are exactly symmetric, with an exact 0."""
+        """Return the offsets; those of a symmetric grid are exactly symmetric, with an exact 0."""
         half = (self.count - 1) / 2
         if math.isclose(self.start, -half * self.step, rel_tol=1e-9):
             return [(i - half) * self.step for i in range(self.count)]
@@ -108,7 +107,7 @@ Components_ = Annotated[tuple[PositiveInt, ...], Strict(False)]
 
 
 class LandscapeSettings(TextSettings):
-    """Which directions, how far, and with which arithmetic."""
+    """Settings of the directions, of their offsets and of the arithmetic."""
 
     space: Literal["dense", "trained"] = "dense"
     normalization: Normalization = "raw"
@@ -118,7 +117,7 @@ class LandscapeSettings(TextSettings):
     fewest: PositiveInt = 10  # of auto
     most: PositiveInt = 1000  # of auto
     grid: Grid = Grid(start=-0.003, step=0.00025, count=25)
-    nodes: NonNegativeInt = 2  # of the Gauss rule, a side; 0: every offset of the grid
+    nodes: NonNegativeInt = 2  # of the Gauss rule, per side; 0: every offset of the grid
     components: Components_ = (1, 5, 10, 20, 100)
     component_means: Components_ = ()  # K: also the mean over components 1 … K
     component_grid: Grid = Grid(start=-0.048, step=0.004, count=25)
@@ -127,8 +126,8 @@ class LandscapeSettings(TextSettings):
         2  # principal directions of the run's trajectory, at its last checkpoint
     )
     trajectory_grid: Grid = Grid(start=-0.6, step=0.05, count=25)
-    precision: Literal["float32", "bfloat16"] = "float32"  # type: ignore[assignment]  # of the weights that are moved
-    in_place: bool = False  # add and subtract offsets in place, as published, instead of afresh
+    precision: Literal["float32", "bfloat16"] = "float32"  # type: ignore[assignment]  # of the displaced weights
+    in_place: bool = False  # add and subtract offsets in place, as published
     loss_average: Average = "tokens"
     skip_initial: bool = False
 
@@ -259,22 +258,22 @@ class Landscape(Lens):
         ),
     )
 
-    def units(self, panel: Panel, settings: LandscapeSettings) -> list[Unit]:
-        """Every checkpoint; the last one of a run also against its first, for the trajectory
-        between them.
-        """
+    def units(self, checkpoints: Checkpoints, settings: LandscapeSettings) -> list[Comparison]:
+        """Return every checkpoint, and (last, first) of each run for its trajectory."""
         units = []
-        for run in panel.runs():
+        for run in checkpoints.runs():
             kept = [p for p in run if p.step > 0 or not settings.skip_initial]
-            units += [Unit(p, None, frozenset({"around"})) for p in kept]
+            units += [Comparison(p, None, frozenset({"around"})) for p in kept]
             if settings.trajectory and len(kept) > settings.trajectory and kept[-1].last:
                 units.append(
-                    Unit(kept[-1], kept[0], frozenset({"trajectory"}), others=tuple(kept[1:-1]))
+                    Comparison(
+                        kept[-1], kept[0], frozenset({"trajectory"}), others=tuple(kept[1:-1])
+                    )
                 )
         return units
 
-    def expected(self, unit: Unit, settings: LandscapeSettings) -> Expected:
-        """Scalars, and the mean curve of each; a curve only where the metric exists."""
+    def expected(self, unit: Comparison, settings: LandscapeSettings) -> Expected:
+        """Return the keys of the values and of the mean curves; an absent metric has no curve."""
         names, curves = [], []
         if "trajectory" in unit.roles:
             for k in range(1, settings.trajectory + 1):
@@ -299,32 +298,40 @@ class Landscape(Lens):
         )
         return Expected(frozenset((name, AGGREGATE_LAYER, ALL_MODULES) for name in names), points)
 
-    def _beyond(self, unit: Unit, k: int, settings: LandscapeSettings) -> bool:
-        """Whether component k does not exist in some matrix."""
-        point = unit.checkpoint
-        side = point.width if settings.space == "dense" or point.rank is None else point.rank
+    def _beyond(self, unit: Comparison, k: int, settings: LandscapeSettings) -> bool:
+        """Return whether component k does not exist in some matrix."""
+        checkpoint = unit.checkpoint
+        side = (
+            checkpoint.width
+            if settings.space == "dense" or checkpoint.rank is None
+            else checkpoint.rank
+        )
         return settings.beyond_rank == "absent" and k > side
 
-    def compute(self, unit: Unit, bench: Bench, settings: LandscapeSettings) -> Iterable[Result]:
-        """Walk all directions of a checkpoint."""
+    def compute(
+        self, unit: Comparison, context: Context, settings: LandscapeSettings
+    ) -> Iterable[Result]:
+        """Yield values and curves of all directions of a checkpoint."""
         if "trajectory" in unit.roles:
-            yield from self._trajectory(unit, bench, settings)
+            yield from self._trajectory(unit, context, settings)
         elif settings.space == "dense" and not unit.checkpoint.has_dense:
             for name, *_ in sorted(self.expected(unit, settings).values):
                 yield Value(name, None, note=NO_DENSE)
         else:
-            walk = self._walk(unit, bench, settings, settings.space)
+            walk = self._walk(unit, context, settings, settings.space)
             with walk:
-                yield from self._random(unit, walk, bench, settings)
-                yield from self._components(unit, walk, bench, settings)
+                yield from self._random(unit, walk, context, settings)
+                yield from self._components(unit, walk, context, settings)
 
-    def _walk(self, unit: Unit, bench: Bench, settings: LandscapeSettings, space: str) -> Walk:
-        network = bench.network(unit.checkpoint, space)
+    def _walk(
+        self, unit: Comparison, context: Context, settings: LandscapeSettings, space: str
+    ) -> Walk:
+        network = context.network(unit.checkpoint, space)
         assert network is not None
-        batches = bench.batches(unit, settings.batch_rows)
+        batches = context.batches(unit, settings.batch_rows)
         centre = None
         if settings.precision == "float32" and not settings.in_place:
-            centre = base_losses(unit.checkpoint, network, bench, batches).mean(
+            centre = base_losses(unit.checkpoint, network, context, batches).mean(
                 settings.loss_average
             )
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
@@ -333,13 +340,15 @@ class Landscape(Lens):
         )
 
     def _random(
-        self, unit: Unit, walk: Walk, bench: Bench, settings: LandscapeSettings
+        self, unit: Comparison, walk: Walk, context: Context, settings: LandscapeSettings
     ) -> Iterator[Result]:
         rule = rule_for(settings.grid.offsets(), settings.nodes)
-        # Without an architecture of its own a method's trained parameters are the dense ones: one
-        # walk serves both spaces.
+        # The trained parameters of a method without a custom architecture are the dense ones, so
+        # that one evaluation serves both spaces.
         key = f"random/{id(walk.network)}/{settings.model_dump_json(include=RANDOM_FIELDS)}"
-        table = bench.memo(unit.checkpoint, key, lambda: random_table(walk, rule, settings, bench))
+        table = context.memo(
+            unit.checkpoint, key, lambda: random_table(walk, rule, settings, context)
+        )
         estimate, variance = rule.sharpness(table), rule.variance(table)
         yield Value(
             "sharpness_random", estimate.value, standard_error=estimate.standard_error, n=len(table)
@@ -353,7 +362,7 @@ class Landscape(Lens):
         yield _curve("landscape_random", rule, table)
 
     def _components(
-        self, unit: Unit, walk: Walk, bench: Bench, settings: LandscapeSettings
+        self, unit: Comparison, walk: Walk, context: Context, settings: LandscapeSettings
     ) -> Iterator[Result]:
         wanted = sorted(
             {*settings.components, *(k for K in settings.component_means for k in range(1, K + 1))}
@@ -362,9 +371,9 @@ class Landscape(Lens):
             return
         rule = rule_for(settings.component_grid.offsets(), settings.nodes)
         key = f"components/{id(walk.network)}/{wanted[-1]}"
-        found = bench.memo(unit.checkpoint, key, lambda: Components(walk.pristine, wanted[-1]))
+        found = context.memo(unit.checkpoint, key, lambda: Components(walk.pristine, wanted[-1]))
         present = [k for k in wanted if not self._beyond(unit, k, settings)]
-        losses = _independent(walk, bench).spread(
+        losses = _independent(walk, context).map(
             lambda k: walk.losses(found.direction(k), rule.offsets), present
         )
         tables = {k: np.array([row]) for k, row in zip(present, losses, strict=True)}
@@ -395,19 +404,19 @@ class Landscape(Lens):
             )
 
     def _trajectory(
-        self, unit: Unit, bench: Bench, settings: LandscapeSettings
+        self, unit: Comparison, context: Context, settings: LandscapeSettings
     ) -> Iterator[Result]:
-        space = settings.space if all(p.has_dense for p in unit.points) else "trained"
+        space = settings.space if all(p.has_dense for p in unit.checkpoints) else "trained"
         note = OWN_PARAMETERS if space != settings.space else ""
         assert unit.reference is not None
         ordered = (unit.reference, *unit.others, unit.checkpoint)
-        path = [parameters(bench.network(p, space)) for p in ordered]
+        path = [parameters(context.network(p, space)) for p in ordered]
         for weights in path[:-1]:
             require_same_shapes(weights, path[-1], unit)
         directions, shares = trajectory_directions(path, settings.trajectory)
         rule = rule_for(settings.trajectory_grid.offsets(), settings.nodes)
-        with self._walk(unit, bench, settings, space) as walk:
-            losses = _independent(walk, bench).spread(
+        with self._walk(unit, context, settings, space) as walk:
+            losses = _independent(walk, context).map(
                 lambda direction: walk.losses(direction, rule.offsets), directions
             )
             for k, (row, share) in enumerate(zip(losses, shares, strict=True), start=1):
@@ -420,14 +429,14 @@ class Landscape(Lens):
 
 
 def random_table(
-    walk: Walk, rule: Rule, settings: LandscapeSettings, spreader: Spreader = ALONE
+    walk: Walk, rule: Rule, settings: LandscapeSettings, sharer: Sharer = ALONE
 ) -> Floats:
-    """Losses (directions, offsets) along as many random directions as the settings ask for.
+    """Return the losses (directions, offsets) along random directions, in nats per token.
 
-    Directions are shared among processes; how many there are, and each of them, does not depend on
-    the number of processes.
+    With ``directions`` "auto" there are as many as ``relative_error`` needs. Processes share them;
+    neither their number nor any of them depends on the number of processes.
     """
-    spreader = _independent(walk, spreader)
+    sharer = _independent(walk, sharer)
     most = settings.most if settings.directions == "auto" else settings.directions
 
     def losses(index: int) -> list[float]:
@@ -440,7 +449,7 @@ def random_table(
     fewest = min(most, max(2, settings.fewest))
     wanted = most if settings.directions != "auto" else fewest
     while True:
-        rows += spreader.spread(losses, range(len(rows), wanted))
+        rows += sharer.map(losses, range(len(rows), wanted))
         if settings.directions != "auto":
             return np.array(rows)
         for n in range(fewest, len(rows) + 1):
@@ -449,14 +458,15 @@ def random_table(
                 estimate.value
             ):
                 return np.array(rows[:n])
-        wanted = min(most, len(rows) + spreader.processes)
+        wanted = min(most, len(rows) + sharer.processes)
 
 
-def _independent(walk: Walk, spreader: Spreader) -> Spreader:
-    """One process alone where offsets pile up rounding errors: what one direction gives then
-    depends on those before it.
+def _independent(walk: Walk, sharer: Sharer) -> Sharer:
+    """Return how to share directions: not at all if rounding errors accumulate over offsets.
+
+    The losses along a direction then depend on the directions before it.
     """
-    return ALONE if walk.in_place else spreader
+    return ALONE if walk.in_place else sharer
 
 
 def _curve(name: str, rule: Rule, table: Floats) -> Curve:

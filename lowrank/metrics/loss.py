@@ -1,7 +1,7 @@
 """Loss of a checkpoint on a held-out split, with its error bar.
 
-Training stores the loss on the validation split; this lens gives it on any held-out split, so that
-a recipe can be chosen on rows that no report shows (``split: selection``).
+Training stores the loss on the validation split. This lens measures it on any held-out split, so
+that a recipe can be chosen on rows that no report shows (``split: selection``).
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from typing import Literal
 
 from lowrank.geometry.probe import row_losses, standard_error
 from lowrank.metrics.base import (
-    Bench,
+    Checkpoints,
+    Comparison,
+    Context,
     Lens,
     MetricInfo,
-    Panel,
     Result,
     TextSettings,
-    Unit,
     Value,
     selection,
 )
 
 
 class LossSettings(TextSettings):
-    """Which rows, and of which checkpoints."""
+    """Settings that select the rows and the checkpoints."""
 
     split: Literal["validation", "selection"] = "selection"
     final_only: bool = selection(True)
@@ -48,18 +48,22 @@ class Loss(Lens):
     Settings = LossSettings
     position = 6
 
-    def units(self, panel: Panel, settings: LossSettings) -> list[Unit]:
+    def units(self, checkpoints: Checkpoints, settings: LossSettings) -> list[Comparison]:
+        """Return the last checkpoint of every run, or every checkpoint."""
         return [
-            Unit(point)
-            for run in panel.runs()
-            for point in run
-            if point.last or not settings.final_only
+            Comparison(checkpoint)
+            for run in checkpoints.runs()
+            for checkpoint in run
+            if checkpoint.last or not settings.final_only
         ]
 
-    def compute(self, unit: Unit, bench: Bench, settings: LossSettings) -> Iterable[Result]:
-        network = bench.network(unit.checkpoint, "trained")
+    def compute(
+        self, unit: Comparison, context: Context, settings: LossSettings
+    ) -> Iterable[Result]:
+        """Yield the loss in nats per token, with its standard error over rows."""
+        network = context.network(unit.checkpoint, "trained")
         assert network is not None  # every method has the network that it trained
-        losses = row_losses(network, bench.batches(unit, settings.batch_rows))
+        losses = row_losses(network, context.batches(unit, settings.batch_rows))
         mean = losses.mean()
         error = standard_error(losses.nats, losses.tokens)
         yield Value("held_out_loss", mean, standard_error=error, n=int(losses.tokens.sum()))

@@ -1,10 +1,9 @@
-"""Spectra of the weights and of their updates: metrics 6 to 13, per matrix, layer and projection
-type.
+"""Spectra of weights and of their updates, per matrix, layer and projection type.
 
-The weight of a target layer is its effective dense W (``space: dense``) or each of the factors that
-are trained (``space: factor``, the published view: ReLoRA's W0, A and B as three matrices,
-SLTrain's sparse part not seen). Where a method has no dense equivalent, W is the product of its
-factors, a stated linearisation, and ΔW is taken of the factors; both carry a note.
+The weight of a target layer is its effective dense W (``space: dense``) or each of its trained
+factors (``space: factor``, as published: ReLoRA's W0, A and B are three matrices, and SLTrain's
+sparse part is not included). If a method has no dense equivalent, W is the product of its factors,
+a linearisation, and ΔW is that of the factors; a note states either.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ from lowrank.metrics.base import (
     AGGREGATE_LAYER,
     ALL_MODULES,
     MODULES,
-    Bench,
+    CheckpointRef,
+    Checkpoints,
+    Comparison,
+    Context,
     Expected,
     Lens,
     LensSettings,
     MetricError,
     MetricInfo,
-    Panel,
-    Point,
     Result,
     Spectrum,
-    Unit,
     Value,
     consecutive,
     merge_units,
@@ -62,7 +61,7 @@ Entry = Tensor | tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Matrices:
-    """The matrices of one checkpoint; ``parts`` has (base, B, A) of those that are base + B·A."""
+    """The matrices of one checkpoint; ``parts`` has (base, B, A) for those equal to base + B·A."""
 
     entries: Mapping[Key, Entry]
     note: str = ""
@@ -70,12 +69,12 @@ class Matrices:
 
 
 class SpectraSettings(LensSettings):
-    """How spectra are taken."""
+    """Settings of the spectra."""
 
     precision: Literal["float64"] = "float64"
     space: Literal["dense", "factor"] = "dense"
     threshold: PositiveFloat = 0.1
-    skip_initial: bool = False  # published rows begin at the first checkpoint after step 0
+    skip_initial: bool = False  # the published rows start after step 0
     distributions: bool = selection(
         True
     )  # store singular values: W of the last checkpoint and ΔW(last, first)
@@ -139,15 +138,16 @@ class Spectra(Lens):
     }
     metrics = METRICS
 
-    def units(self, panel: Panel, settings: SpectraSettings) -> list[Unit]:
-        """Every checkpoint for W, every consecutive pair for ΔW, (last, first) of a run for its
-        distribution.
+    def units(self, checkpoints: Checkpoints, settings: SpectraSettings) -> list[Comparison]:
+        """Return every checkpoint for W and every consecutive pair for ΔW.
+
+        The pair (last, first) of each run is for the distribution of ΔW's singular values.
         """
         units = []
-        for run in panel.runs():
+        for run in checkpoints.runs():
             kept = [p for p in run if p.step > 0 or not settings.skip_initial]
             units += [
-                Unit(
+                Comparison(
                     p,
                     None,
                     frozenset({"w", "final"} if p.last and settings.distributions else {"w"}),
@@ -155,17 +155,15 @@ class Spectra(Lens):
                 for p in kept
             ]
             if settings.distributions and len(kept) > 1 and kept[-1].last:
-                units.append(Unit(kept[-1], kept[0], frozenset({"span"})))
+                units.append(Comparison(kept[-1], kept[0], frozenset({"span"})))
         units += [
-            Unit(point, previous, frozenset({"dw"}))
-            for point, previous in consecutive(panel, settings.skip_initial)
+            Comparison(checkpoint, previous, frozenset({"dw"}))
+            for checkpoint, previous in consecutive(checkpoints, settings.skip_initial)
         ]
         return merge_units(units)
 
-    def expected(self, unit: Unit, settings: SpectraSettings) -> Expected:
-        """One row for each metric, layer and module and their aggregates; a spectrum for each layer
-        and module.
-        """
+    def expected(self, unit: Comparison, settings: SpectraSettings) -> Expected:
+        """Return the keys of values per layer and module, of aggregates, and of spectra."""
         names = [
             f"{name}_{which}" for which in ("w", "dw") if which in unit.roles for name in SHAPES
         ]
@@ -184,22 +182,25 @@ class Spectra(Lens):
             spectra,
         )
 
-    def _of_factors(self, unit: Unit, matrix: str, settings: SpectraSettings) -> bool:
-        """Whether a spectrum pools those of the factors; W as a product has as many values as a
-        dense one.
+    def _of_factors(self, unit: Comparison, matrix: str, settings: SpectraSettings) -> bool:
+        """Return whether a spectrum pools the singular values of the factors.
+
+        W as a product of factors has as many values as a dense one.
         """
         return settings.space == "factor" or (matrix == "dw" and not unit.checkpoint.has_dense)
 
-    def compute(self, unit: Unit, bench: Bench, settings: SpectraSettings) -> Iterable[Result]:
-        """Rows of W, or of ΔW against the reference."""
-        now = matrices(unit.checkpoint, bench, settings.space, linearise=unit.reference is None)
+    def compute(
+        self, unit: Comparison, context: Context, settings: SpectraSettings
+    ) -> Iterable[Result]:
+        """Yield the rows of W, or of ΔW if there is a reference."""
+        now = matrices(unit.checkpoint, context, settings.space, linearise=unit.reference is None)
         if unit.reference is None:
             spectra = all_singular_values(now.entries)
             yield from shape_rows(spectra, "w", settings.threshold, now.note)
             if "final" in unit.roles:
                 yield from distributions(spectra, "w")
             return
-        before = matrices(unit.reference, bench, settings.space, linearise=False)
+        before = matrices(unit.reference, context, settings.space, linearise=False)
         deltas = differences(now, before, unit)
         spectra = all_singular_values(deltas)
         if "dw" in unit.roles:
@@ -209,22 +210,28 @@ class Spectra(Lens):
             yield from distributions(spectra, "dw")
 
 
-def matrices(point: Point, bench: Bench, space: str, linearise: bool) -> Matrices:
-    """The matrices of a checkpoint in ``space``."""
-    loaded = bench.loaded(point)
+def matrices(checkpoint: CheckpointRef, context: Context, space: str, linearise: bool) -> Matrices:
+    """Return the matrices of a checkpoint in ``space``, "dense" or "factor".
+
+    ``linearise`` makes W the product of the factors if there is no dense equivalent. Raises
+    :class:`MetricError` if there is no matrix.
+    """
+    loaded = context.loaded(checkpoint)
     dense = (
-        bench.memo(point, "dense", lambda: loaded.method.dense(loaded.model))
+        context.memo(checkpoint, "dense", lambda: loaded.method.dense(loaded.model))
         if space == "dense"
         else None
     )
     if dense is not None:
-        parts = bench.memo(point, "parts", lambda: loaded.method.low_rank_parts(loaded.model))
+        parts = context.memo(
+            checkpoint, "parts", lambda: loaded.method.low_rank_parts(loaded.model)
+        )
         found = Matrices(
             {(*place(path), ""): W for path, W in dense.items()},
             parts={(*place(path), ""): p for path, p in parts.items()},
         )
     else:
-        factors = bench.memo(point, "factors", lambda: loaded.method.factors(loaded.model))
+        factors = context.memo(checkpoint, "factors", lambda: loaded.method.factors(loaded.model))
         note = FACTORS if space == "dense" else ""
         found = Matrices(
             {
@@ -234,16 +241,21 @@ def matrices(point: Point, bench: Bench, space: str, linearise: bool) -> Matrice
             note,
         )
         if space == "dense" and linearise:
-            found = Matrices(products(found.entries, point), LINEARISED)
+            found = Matrices(products(found.entries, checkpoint), LINEARISED)
     if not found.entries:
         raise MetricError(
-            f"{point.label}: no matrix to take a spectrum of; the method '{point.method}' treats no layer"
+            f"{checkpoint.label}: no matrix to take a spectrum of; the method '{checkpoint.method}' has no target layer"
         )
     return found
 
 
-def products(factors: Mapping[Key, Any], point: Point) -> dict[Key, tuple[Tensor, Tensor]]:
-    """The pair (B, A) of each layer and module whose factors multiply to an (out, in) matrix."""
+def products(
+    factors: Mapping[Key, Any], checkpoint: CheckpointRef
+) -> dict[Key, tuple[Tensor, Tensor]]:
+    """Return (B, A) of each layer and module, whose product is an (out, in) matrix.
+
+    Raises :class:`MetricError` unless there are two factors.
+    """
     grouped: dict[tuple[int, str], list[Tensor]] = {}
     for (layer, module, _), W in factors.items():
         grouped.setdefault((layer, module), []).append(W)
@@ -252,7 +264,7 @@ def products(factors: Mapping[Key, Any], point: Point) -> dict[Key, tuple[Tensor
         if len(found) != 2:
             count = len(found)
             raise MetricError(
-                f"{point.label}: {count} factors in layer {layer} {module}, not two; measure space: factor"
+                f"{checkpoint.label}: {count} factors in layer {layer} {module}, not two; measure space: factor"
             )
         first, second = found
         B, A = (second, first) if second.shape[1] == first.shape[0] else (first, second)
@@ -261,11 +273,10 @@ def products(factors: Mapping[Key, Any], point: Point) -> dict[Key, tuple[Tensor
 
 
 def all_singular_values(entries: Mapping[Key, Entry]) -> dict[Key, Tensor]:
-    """Singular values of many matrices, one thread a matrix, as many at once as PyTorch has
-    threads.
+    """Return the singular values of many matrices, decomposed in parallel.
 
-    Threads inside the decomposition of a matrix of this size cost more than they give, and would
-    make the last digits depend on their number.
+    One thread decomposes one matrix, and PyTorch's number of threads run at a time. Several threads
+    per matrix of this size would be slower, and the last digits would depend on their number.
     """
     with (
         _blas().limit(limits=1, user_api="blas"),
@@ -280,12 +291,15 @@ def _spectrum(entry: Entry) -> Tensor:
 
 @cache
 def _blas() -> ThreadpoolController:
-    """Knows the BLAS libraries of this process; finding them takes milliseconds."""
+    """Return the controller of this process's BLAS libraries; finding them takes milliseconds."""
     return ThreadpoolController()
 
 
-def differences(now: Matrices, before: Matrices, unit: Unit) -> dict[Key, Entry]:
-    """ΔW of every matrix in float64; raises where the checkpoints have different shapes."""
+def differences(now: Matrices, before: Matrices, unit: Comparison) -> dict[Key, Entry]:
+    """Return ΔW of every matrix in float64.
+
+    Raises :class:`MetricError` if the checkpoints have different shapes.
+    """
     deltas: dict[Key, Entry] = {}
     for key, W in now.entries.items():
         V = before.entries.get(key)
@@ -304,11 +318,11 @@ def differences(now: Matrices, before: Matrices, unit: Unit) -> dict[Key, Entry]
 def _moved_parts(
     now: tuple[Tensor, Tensor, Tensor], before: tuple[Tensor, Tensor, Tensor]
 ) -> Entry:
-    """ΔW of W = base + B·A, without the rounding errors of two dense float32 sums.
+    """Return ΔW of W = base + B·A, without the rounding errors of two dense float32 sums.
 
-    With the same base, bit for bit, it stays a product of rank 2r at most: BA - B'A' = [B-B', B']
-    [A; A-A'], which cancels nothing where the factors moved little. A merge between the two
-    checkpoints changes the base: then it is dense.
+    If both have the same base, bit for bit, ΔW is a product of rank 2r at most: BA - B'A' = [B-B',
+    B'] [A; A-A'], which avoids cancellation when the factors changed little. A merge between the
+    two checkpoints changes the base; ΔW is then dense.
     """
     base, base_before = now[0], before[0]
     B, A, B_before, A_before = (part.double() for part in (*now[1:], *before[1:]))
@@ -321,9 +335,7 @@ def _moved_parts(
 
 
 def cells(key: Key) -> tuple[tuple[int, str], ...]:
-    """The cell of a matrix and the aggregates that it belongs to: over layers, over modules, over
-    both.
-    """
+    """Return the cell (layer, module) of a matrix and the three aggregates that include it."""
     layer, module, _ = key
     return (
         (layer, module),
@@ -336,7 +348,7 @@ def cells(key: Key) -> tuple[tuple[int, str], ...]:
 def shape_rows(
     spectra: Mapping[Key, Tensor], which: str, threshold: float, note: str
 ) -> Iterator[Value]:
-    """The four metrics of every cell: the mean over its matrices."""
+    """Yield the four shape metrics of every cell, each the mean over the cell's matrices."""
     found: dict[tuple[int, str], list[dict[str, float]]] = {}
     for key, values in spectra.items():
         shapes = singular_value_metrics(values, threshold)
@@ -349,10 +361,10 @@ def shape_rows(
 
 
 def norm_rows(spectra: Mapping[Key, Tensor], now: Matrices) -> Iterator[Value]:
-    """‖ΔW‖_F and ‖ΔW‖_F/‖W‖_F of every cell; a cell of several matrices has the norm of all their
-    entries together.
+    """Yield ‖ΔW‖_F and ‖ΔW‖_F/‖W‖_F of every cell.
 
-    ‖ΔW‖_F² is the sum of the squared singular values: those of a Gram matrix add up to its trace.
+    A cell of several matrices has the norm of all their entries. ‖ΔW‖_F² is the sum of the squared
+    singular values, which is the trace of the Gram matrix.
     """
     squares: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for key, values in spectra.items():
@@ -368,7 +380,7 @@ def norm_rows(spectra: Mapping[Key, Tensor], now: Matrices) -> Iterator[Value]:
 
 
 def distributions(spectra: Mapping[Key, Tensor], matrix: str) -> Iterator[Spectrum]:
-    """The singular values of each layer and module; of several factors, pooled."""
+    """Yield the singular values of each layer and module, those of several factors pooled."""
     pooled: dict[tuple[int, str], list[Tensor]] = {}
     for (layer, module, _), values in spectra.items():
         pooled.setdefault((layer, module), []).append(values)

@@ -437,7 +437,7 @@ def test_of_runs_that_differ_in_the_recipe_the_newest_counts(make_study: Make) -
         tiny.store.first(records.Run, method="galore"),
     )
     units = [task.unit for task in plan(tiny.store, edited, tiny.root)]
-    assert {point.run_id for unit in units for point in unit.points} == {second.id, galore.id}
+    assert {point.run_id for unit in units for point in unit.checkpoints} == {second.id, galore.id}
     older = [task.unit for task in plan(tiny.store, edited, tiny.root, Selection(runs=(first.id,)))]
     assert {unit.checkpoint.run_id for unit in older} == {first.id}
     assert not any("seeds" in unit.roles for unit in [*units, *older]), (

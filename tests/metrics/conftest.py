@@ -1,4 +1,4 @@
-"""A bench without files or database: tiny networks in memory and a fixed batch of tokens."""
+"""A context without files or database: tiny networks in memory and a fixed batch of tokens."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import nn
 
 from lowrank.config.schema import ModelShape
 from lowrank.export import dense_model
-from lowrank.geometry.estimate import Alone, Batch
+from lowrank.geometry.estimate import Alone, EvaluationBatch
 from lowrank.measure.lengths import spectrum_lengths
 from lowrank.methods.base import create
-from lowrank.metrics.base import Panel, Point, Unit
+from lowrank.metrics.base import CheckpointRef, Checkpoints, Comparison
 from lowrank.models import build, init_hash
 
 SHAPE = ModelShape(
@@ -36,37 +36,37 @@ torch.set_num_threads(1)  # tiny matrices: threads would only wait for one anoth
 
 
 @dataclass
-class MemoryBench(Alone):
+class MemoryContext(Alone):
     """Networks by checkpoint id."""
 
     models: dict[int, Any] = field(default_factory=dict)
-    rows: list[Batch] = field(default_factory=list)
+    rows: list[EvaluationBatch] = field(default_factory=list)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     kept: dict[tuple[int, str], Any] = field(default_factory=dict)
 
-    def loaded(self, point: Point) -> Any:
+    def loaded(self, point: CheckpointRef) -> Any:
         """The model and its method."""
         return self.models[point.checkpoint_id]
 
-    def network(self, point: Point, space: str) -> nn.Module | None:
+    def network(self, point: CheckpointRef, space: str) -> nn.Module | None:
         """As trained, or the dense equivalent."""
         found = self.loaded(point)
         if space != "dense" or not found.method.custom_architecture:
             return found.model
         return self.memo(point, "dense network", lambda: dense_model(found))
 
-    def memo(self, point: Point, key: str, compute: Callable[[], Any]) -> Any:
+    def memo(self, point: CheckpointRef, key: str, compute: Callable[[], Any]) -> Any:
         """Computed once."""
         if (point.checkpoint_id, key) not in self.kept:
             self.kept[point.checkpoint_id, key] = compute()
         return self.kept[point.checkpoint_id, key]
 
-    def batches(self, unit: Unit, rows: int) -> list[Batch]:
+    def batches(self, unit: Comparison, rows: int) -> list[EvaluationBatch]:
         """The fixed tokens."""
         return self.rows
 
 
-def tokens(rows: int, length: int, seed: int = 0, padded: int = 0) -> Batch:
+def tokens(rows: int, length: int, seed: int = 0, padded: int = 0) -> EvaluationBatch:
     """Random tokens; the last ``padded`` of the last row are padding."""
     ids = torch.randint(
         0, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed)
@@ -74,7 +74,7 @@ def tokens(rows: int, length: int, seed: int = 0, padded: int = 0) -> Batch:
     labels = ids.clone()
     if padded:
         labels[-1, -padded:] = -100
-    return Batch(ids, labels)
+    return EvaluationBatch(ids, labels)
 
 
 def network(method: str, seed: int = 0) -> SimpleNamespace:
@@ -104,10 +104,10 @@ def nudged(found: SimpleNamespace, seed: int, size: float = 0.05) -> SimpleNames
 
 
 class Arena:
-    """A bench and a panel of three checkpoints of each of several runs."""
+    """A context and three checkpoints of each of several runs."""
 
     def __init__(self, *runs: tuple[str, int]) -> None:
-        self.bench = MemoryBench(rows=[tokens(3, 12), tokens(2, 12, seed=1, padded=4)])
+        self.context = MemoryContext(rows=[tokens(3, 12), tokens(2, 12, seed=1, padded=4)])
         points = []
         for run_id, (method, seed) in enumerate(runs, start=1):
             current = network(method, seed)
@@ -115,10 +115,10 @@ class Arena:
                 if step:
                     current = nudged(current, seed=run_id * 100 + step)
                 checkpoint_id = len(points) + 1
-                self.bench.models[checkpoint_id] = current
+                self.context.models[checkpoint_id] = current
                 rank = SHAPE.rank if current.method.custom_architecture else None
                 points.append(
-                    Point(
+                    CheckpointRef(
                         checkpoint_id=checkpoint_id,
                         run_id=run_id,
                         method=method,
@@ -135,12 +135,12 @@ class Arena:
                         init_hash=init_hash(network(method, seed).model, current.method),
                     )
                 )
-        self.panel = Panel(tuple(points))
+        self.checkpoints = Checkpoints(tuple(points))
 
-    def point(self, method: str, step: int, seed: int = 0) -> Point:
+    def point(self, method: str, step: int, seed: int = 0) -> CheckpointRef:
         """One checkpoint."""
         return next(
-            p for p in self.panel.points if (p.method, p.step, p.seed) == (method, step, seed)
+            p for p in self.checkpoints.refs if (p.method, p.step, p.seed) == (method, step, seed)
         )
 
 
@@ -157,6 +157,6 @@ def make_network() -> Callable[..., SimpleNamespace]:
 
 
 @pytest.fixture
-def make_tokens() -> Callable[..., Batch]:
+def make_tokens() -> Callable[..., EvaluationBatch]:
     """Builds a batch of random tokens."""
     return tokens

@@ -19,7 +19,7 @@ from lowrank.metrics.activations import (
     compare,
     hidden_states,
 )
-from lowrank.metrics.base import AGGREGATE_LAYER, Expected, MetricError, Unit
+from lowrank.metrics.base import AGGREGATE_LAYER, Comparison, Expected, MetricError
 
 
 def noise(n: int, h: int, seed: int = 0) -> torch.Tensor:
@@ -126,9 +126,9 @@ def test_bad_activations_raise() -> None:
         compare(torch.zeros(0, 2), torch.zeros(0, 2))
 
 
-def run(unit: Unit, bench: Any, **options: Any) -> dict[tuple[str, int], Any]:
+def run(unit: Comparison, context: Any, **options: Any) -> dict[tuple[str, int], Any]:
     lens, chosen = Activations(), ActivationSettings(**options)
-    results = list(lens.compute(unit, bench, chosen))
+    results = list(lens.compute(unit, context, chosen))
     assert Expected.of(results) == lens.expected(unit, chosen)
     return {(r.metric, r.layer): r for r in results}
 
@@ -137,20 +137,22 @@ def test_layers_are_the_hidden_states_without_padding(arena: Callable[..., Any])
     place = arena(("full_rank", 0), ("galore", 0))
     galore = place.point("galore", 20)
     unit = next(
-        u for u in Activations().units(place.panel, ActivationSettings()) if u.checkpoint is galore
+        u
+        for u in Activations().units(place.checkpoints, ActivationSettings())
+        if u.checkpoint is galore
     )
-    found = run(unit, place.bench)
+    found = run(unit, place.context)
     states = []
     for point in (unit.checkpoint, unit.reference):
-        model = place.bench.models[point.checkpoint_id].model
+        model = place.context.models[point.checkpoint_id].model
         parts = [
             model.model(input_ids=b.input_ids, output_hidden_states=True, use_cache=False)
-            for b in place.bench.rows
+            for b in place.context.rows
         ]
         assert all(torch.equal(p.hidden_states[-1], p.last_hidden_state) for p in parts), (
             "the last state is after the norm"
         )
-        kept = [b.labels != -100 for b in place.bench.rows]
+        kept = [b.labels != -100 for b in place.context.rows]
         states.append(
             [
                 torch.cat([p.hidden_states[i][k] for p, k in zip(parts, kept, strict=True)])
@@ -164,7 +166,7 @@ def test_layers_are_the_hidden_states_without_padding(arena: Callable[..., Any])
     mean = np.mean([found["activation_cka", layer].value for layer in (-1, 0, 1)])
     assert found["activation_cka", AGGREGATE_LAYER].value == pytest.approx(mean)
     assert found["activation_l2", AGGREGATE_LAYER].standard_error > 0
-    counted = run(unit, place.bench, padding="counted")
+    counted = run(unit, place.context, padding="counted")
     assert counted["activation_l2", 0].n == 5 * 12
     assert counted["activation_l2", 0].value != found["activation_l2", 0].value
 
@@ -172,13 +174,17 @@ def test_layers_are_the_hidden_states_without_padding(arena: Callable[..., Any])
 def test_the_baseline_is_its_own_reference(arena: Callable[..., Any]) -> None:
     place = arena(("full_rank", 0))
     unit = next(
-        u for u in Activations().units(place.panel, ActivationSettings()) if u.checkpoint.step == 20
+        u
+        for u in Activations().units(place.checkpoints, ActivationSettings())
+        if u.checkpoint.step == 20
     )
-    stated = run(unit, place.bench)
+    stated = run(unit, place.context)
     point = unit.checkpoint
     computed = [
         compare(s[0], s[0])
-        for s in hidden_states(place.bench.models[point.checkpoint_id].model, place.bench.rows[0])
+        for s in hidden_states(
+            place.context.models[point.checkpoint_id].model, place.context.rows[0]
+        )
     ]
     for name, value in computed[1].items():
         assert stated[f"activation_{name}", 0].value == pytest.approx(value, abs=1e-9)
@@ -186,7 +192,7 @@ def test_the_baseline_is_its_own_reference(arena: Callable[..., Any]) -> None:
 
 def test_a_missing_reference_run_is_said(arena: Callable[..., Any]) -> None:
     place = arena(("full_rank", 0), ("cola", 1))
-    blocked = [u for u in Activations().units(place.panel, ActivationSettings()) if u.blocked]
+    blocked = [u for u in Activations().units(place.checkpoints, ActivationSettings()) if u.blocked]
     assert {u.checkpoint.method for u in blocked} == {"cola"}
     assert "no full_rank checkpoint of scale tiny, seed 1" in blocked[0].blocked
 
@@ -194,10 +200,10 @@ def test_a_missing_reference_run_is_said(arena: Callable[..., Any]) -> None:
 def test_networks_of_different_shape_are_refused(arena: Callable[..., Any]) -> None:
     place = arena(("full_rank", 0), ("galore", 0))
     point, reference = place.point("galore", 20), place.point("full_rank", 20)
-    layers = place.bench.models[reference.checkpoint_id].model.model.layers
-    place.bench.models[reference.checkpoint_id].model.model.layers = layers[:1]
+    layers = place.context.models[reference.checkpoint_id].model.model.layers
+    place.context.models[reference.checkpoint_id].model.model.layers = layers[:1]
     with pytest.raises(MetricError, match="different shapes"):
-        run(Unit(point, reference), place.bench)
+        run(Comparison(point, reference), place.context)
 
 
 def test_memory_does_not_grow_with_positions() -> None:

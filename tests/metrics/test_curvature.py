@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lowrank.geometry.estimate import Batch
+from lowrank.geometry.estimate import EvaluationBatch
 from lowrank.geometry.hessian import hessian_products, hutchinson, top_eigenvalue
 from lowrank.geometry.offsets import Walk, rule_for
 from lowrank.loss import scored_tokens, summed_nats
-from lowrank.metrics.base import Expected, Unit
+from lowrank.metrics.base import Comparison, Expected
 from lowrank.metrics.curvature import Curvature, CurvatureSettings
 from lowrank.metrics.landscape import Grid, LandscapeSettings, random_table
 
@@ -51,7 +51,7 @@ class Small:
         ids = torch.randint(0, 6, (4, 8))
         labels = ids.clone()
         labels[3, 5:] = -100
-        self.batches = [Batch(ids[:3], labels[:3]), Batch(ids[3:], labels[3:])]
+        self.batches = [EvaluationBatch(ids[:3], labels[:3]), EvaluationBatch(ids[3:], labels[3:])]
         self.hessian = self._hessian()
 
     def _gradient(self, flat: torch.Tensor) -> torch.Tensor:
@@ -126,9 +126,9 @@ def test_top_eigenvalue_of_a_diagonal() -> None:
     assert (zero, bound, used) == (0.0, 0.0, 1)
 
 
-def run(unit: Unit, bench: Any, **options: Any) -> dict[str, Any]:
+def run(unit: Comparison, context: Any, **options: Any) -> dict[str, Any]:
     lens, chosen = Curvature(), CurvatureSettings(**{"probes": 3, "iterations": 4, **options})
-    results = list(lens.compute(unit, bench, chosen))
+    results = list(lens.compute(unit, context, chosen))
     assert Expected.of(results) == lens.expected(unit, chosen)
     return {r.metric: r for r in results}
 
@@ -136,10 +136,10 @@ def run(unit: Unit, bench: Any, **options: Any) -> dict[str, Any]:
 def test_frozen_weights_are_included_and_flags_come_back(arena: Callable[..., Any]) -> None:
     place = arena(("relora", 0))
     point = place.point("relora", 20)
-    model = place.bench.models[point.checkpoint_id].model
+    model = place.context.models[point.checkpoint_id].model
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     assert not all(flags.values())
-    found = run(Unit(point), place.bench, space="trained", iterations=1)
+    found = run(Comparison(point), place.context, space="trained", iterations=1)
     assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
     assert "not converged after 1 products" in found["hessian_top_eigenvalue"].note
     assert found["hessian_trace"].n == 3
@@ -147,10 +147,12 @@ def test_frozen_weights_are_included_and_flags_come_back(arena: Callable[..., An
 
 def test_a_method_without_dense_weights_says_so(arena: Callable[..., Any]) -> None:
     place = arena(("cola", 0))
-    absent = run(Unit(place.point("cola", 20)), place.bench)
+    absent = run(Comparison(place.point("cola", 20)), place.context)
     assert {r.value for r in absent.values()} == {None}
     assert all("no dense equivalent" in r.note for r in absent.values())
     assert (
-        run(Unit(place.point("cola", 20)), place.bench, space="trained")["hessian_trace"].value
+        run(Comparison(place.point("cola", 20)), place.context, space="trained")[
+            "hessian_trace"
+        ].value
         is not None
     )

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lowrank.geometry.alignment import Permutations, align, fold_gains, permute
 from lowrank.geometry.probe import row_losses
-from lowrank.metrics.base import Expected, MetricError, Unit, Value
+from lowrank.metrics.base import Comparison, Expected, MetricError, Value
 from lowrank.metrics.interpolation import (
     Interpolation,
     InterpolationSettings,
@@ -64,9 +64,9 @@ def test_bad_lines_raise(alphas: list[float], losses: list[float], words: str) -
             function(alphas, losses)
 
 
-def run(unit: Unit, bench: Any, **options: Any) -> dict[str, Any]:
+def run(unit: Comparison, context: Any, **options: Any) -> dict[str, Any]:
     lens, chosen = Interpolation(), InterpolationSettings(points=5, **options)
-    results = list(lens.compute(unit, bench, chosen))
+    results = list(lens.compute(unit, context, chosen))
     assert Expected.of(results) == lens.expected(unit, chosen)
     return {(r.metric if isinstance(r, Value) else f"curve {r.curve}"): r for r in results}
 
@@ -74,13 +74,13 @@ def run(unit: Unit, bench: Any, **options: Any) -> dict[str, Any]:
 def test_consecutive_checkpoints_are_walked_in_a_straight_line(arena: Callable[..., Any]) -> None:
     place = arena(("relora", 0))
     now, before = place.point("relora", 20), place.point("relora", 10)
-    found = run(Unit(now, before, frozenset({"consecutive"})), place.bench)
-    A, B = (place.bench.network(p, "dense") for p in (before, now))
+    found = run(Comparison(now, before, frozenset({"consecutive"})), place.context)
+    A, B = (place.context.network(p, "dense") for p in (before, now))
     middle = copy.deepcopy(B)
     with torch.no_grad():
         for p, a, b in zip(middle.parameters(), A.parameters(), B.parameters(), strict=True):
             p.copy_(0.5 * a + 0.5 * b)
-    losses = [row_losses(network, place.bench.rows).mean() for network in (A, middle, B)]
+    losses = [row_losses(network, place.context.rows).mean() for network in (A, middle, B)]
     curve = found["curve ccbh"]
     assert [curve.means[0], curve.means[2], curve.means[4]] == pytest.approx(losses, rel=1e-6)
     assert found["ccbh"].value == pytest.approx(barrier(curve.offsets, curve.means))
@@ -92,14 +92,14 @@ def test_cola_is_walked_in_its_own_parameters_and_kept_out_of_pairs(
     arena: Callable[..., Any],
 ) -> None:
     place = arena(("full_rank", 0), ("cola", 0))
-    unit = Unit(place.point("cola", 20), place.point("cola", 10), frozenset({"consecutive"}))
-    own = run(unit, place.bench)
+    unit = Comparison(place.point("cola", 20), place.point("cola", 10), frozenset({"consecutive"}))
+    own = run(unit, place.context)
     assert "own parameters" in own["ccbh"].note
-    every = Interpolation().units(place.panel, InterpolationSettings())
+    every = Interpolation().units(place.checkpoints, InterpolationSettings())
     units = [u for u in every if "methods" in u.roles]
     named = [(u.reference.method, u.checkpoint.method, u.checkpoint.step) for u in units]
     assert named == [("full_rank", "cola", 10), ("full_rank", "cola", 20)]
-    pair = run(units[1], place.bench)
+    pair = run(units[1], place.context)
     names = ("imbh", "imbh_excess", "imbh_folded", "imbh_aligned")
     assert {name: r.value for name, r in pair.items()} == dict.fromkeys(names)
     assert all("cola has no dense equivalent" in r.note for r in pair.values())
@@ -107,7 +107,9 @@ def test_cola_is_walked_in_its_own_parameters_and_kept_out_of_pairs(
 
 def test_pairs_of_a_cell(arena: Callable[..., Any]) -> None:
     place = arena(("sltrain", 0), ("galore", 0), ("full_rank", 0), ("galore", 1))
-    units = Interpolation().units(place.panel, InterpolationSettings(kinds=["methods", "seeds"]))
+    units = Interpolation().units(
+        place.checkpoints, InterpolationSettings(kinds=["methods", "seeds"])
+    )
     last = [u for u in units if u.checkpoint.step == 20]
     at_20 = {
         (u.reference.method, u.reference.seed, u.checkpoint.method, u.checkpoint.seed) for u in last
@@ -125,12 +127,14 @@ def test_pairs_of_a_cell(arena: Callable[..., Any]) -> None:
 def test_a_pair_says_whether_it_shares_its_start(arena: Callable[..., Any]) -> None:
     place = arena(("full_rank", 0), ("galore", 0), ("galore", 1))
     same = run(
-        Unit(place.point("galore", 20), place.point("full_rank", 20), frozenset({"methods"})),
-        place.bench,
+        Comparison(place.point("galore", 20), place.point("full_rank", 20), frozenset({"methods"})),
+        place.context,
     )
     other = run(
-        Unit(place.point("galore", 20, seed=1), place.point("galore", 20), frozenset({"seeds"})),
-        place.bench,
+        Comparison(
+            place.point("galore", 20, seed=1), place.point("galore", 20), frozenset({"seeds"})
+        ),
+        place.context,
     )
     assert "share their initialisation" in same["imbh"].note
     assert "different initialisations" in other["imbh"].note
@@ -140,7 +144,7 @@ def test_a_checkpoint_against_itself_has_no_barrier(arena: Callable[..., Any]) -
     place = arena(("full_rank", 0))
     point = place.point("full_rank", 20)
     for roles in ({"consecutive"}, {"methods"}):
-        found = run(Unit(point, point, frozenset(roles)), place.bench)
+        found = run(Comparison(point, point, frozenset(roles)), place.context)
         values = [r.value for r in found.values() if isinstance(r, Value)]
         assert values == pytest.approx([0.0] * len(values), abs=1e-6)
 
@@ -149,8 +153,10 @@ def test_networks_of_different_shape_are_refused(arena: Callable[..., Any]) -> N
     place = arena(("full_rank", 0), ("cola", 0))
     with pytest.raises(MetricError, match="different shapes"):
         run(
-            Unit(place.point("cola", 20), place.point("full_rank", 20), frozenset({"consecutive"})),
-            place.bench,
+            Comparison(
+                place.point("cola", 20), place.point("full_rank", 20), frozenset({"consecutive"})
+            ),
+            place.context,
         )
 
 

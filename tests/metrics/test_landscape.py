@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from lowrank.geometry.directions import Components, random_direction, trajectory_directions
-from lowrank.geometry.estimate import Batch
+from lowrank.geometry.estimate import EvaluationBatch
 from lowrank.geometry.offsets import Walk, gauss, rule_for
-from lowrank.geometry.probe import lent
-from lowrank.metrics.base import Expected, Unit
+from lowrank.geometry.probe import borrowed_weights
+from lowrank.metrics.base import Comparison, Expected
 from lowrank.metrics.landscape import (
     Grid,
     Landscape,
@@ -56,7 +56,7 @@ def quadratic(size: int = 30, slope: float = 0.1) -> tuple[Quadratic, torch.Tens
     return Quadratic(H, g), H, g
 
 
-ZEROS = Batch(torch.zeros(2, 5, dtype=torch.int64), torch.zeros(2, 5, dtype=torch.int64))
+ZEROS = EvaluationBatch(torch.zeros(2, 5, dtype=torch.int64), torch.zeros(2, 5, dtype=torch.int64))
 
 
 def table(
@@ -248,7 +248,7 @@ def test_lent_weights_come_back_bit_for_bit_on_an_exception() -> None:
     before = {name: p.clone() for name, p in network.named_parameters()}
 
     def break_off() -> None:
-        with lent(network) as (weights, _):
+        with borrowed_weights(network) as (weights, _):
             for tensor in weights.values():
                 tensor.mul_(1.7)
             raise RuntimeError("broken off")
@@ -258,12 +258,12 @@ def test_lent_weights_come_back_bit_for_bit_on_an_exception() -> None:
     assert all(torch.equal(before[name], p) for name, p in network.named_parameters())
 
 
-def run(unit: Unit, bench: Any, **options: Any) -> dict[str, Any]:
+def run(unit: Comparison, context: Any, **options: Any) -> dict[str, Any]:
     lens, chosen = (
         Landscape(),
         LandscapeSettings(**{"directions": 3, "components": (1,), "trajectory": 0, **options}),
     )
-    results = list(lens.compute(unit, bench, chosen))
+    results = list(lens.compute(unit, context, chosen))
     assert Expected.of(results) == lens.expected(unit, chosen)
     return {getattr(r, "metric", None) or f"curve {r.curve}": r for r in results}
 
@@ -274,10 +274,10 @@ def test_methods_of_one_shape_share_their_directions(arena: Callable[..., Any]) 
         place.point("full_rank", 0),
         place.point("relora", 0),
     )  # the same effective weights at the start
-    one, other = (run(Unit(p), place.bench) for p in (full, relora))
+    one, other = (run(Comparison(p), place.context) for p in (full, relora))
     for name in ("sharpness_random", "direction_variance", "sharpness_pca_1"):
         assert one[name].value == pytest.approx(other[name].value, rel=1e-3, abs=1e-7)
-    trained = run(Unit(relora), place.bench, space="trained")
+    trained = run(Comparison(relora), place.context, space="trained")
     assert trained["sharpness_random"].value != pytest.approx(
         one["sharpness_random"].value, rel=1e-3
     )
@@ -288,46 +288,54 @@ def test_a_method_without_dense_weights_has_absent_cells_with_a_reason(
 ) -> None:
     place = arena(("cola", 0))
     point = place.point("cola", 20)
-    absent = run(Unit(point), place.bench)
+    absent = run(Comparison(point), place.context)
     assert {r.value for r in absent.values()} == {None}
     assert all("no dense equivalent" in r.note for r in absent.values())
-    assert run(Unit(point), place.bench, space="trained")["sharpness_random"].value is not None
+    assert (
+        run(Comparison(point), place.context, space="trained")["sharpness_random"].value is not None
+    )
 
 
 def test_components_beyond_the_rank(arena: Callable[..., Any]) -> None:
     place = arena(("cola", 0))
-    unit = Unit(place.point("cola", 20))
-    found = run(unit, place.bench, space="trained", components=(1, 5))
+    unit = Comparison(place.point("cola", 20))
+    found = run(unit, place.context, space="trained", components=(1, 5))
     assert found["sharpness_pca_1"].value is not None
     assert found["sharpness_pca_5"].value is None
     assert "component 5 does not exist: the smallest matrix has 4" in found["sharpness_pca_5"].note
-    last = run(unit, place.bench, space="trained", components=(4, 5), beyond_rank="last")
+    last = run(unit, place.context, space="trained", components=(4, 5), beyond_rank="last")
     assert last["sharpness_pca_5"].value is not None
 
 
 def test_an_adaptive_budget_stops_at_its_precision(arena: Callable[..., Any]) -> None:
     place = arena(("full_rank", 0))
-    unit = Unit(place.point("full_rank", 20))
+    unit = Comparison(place.point("full_rank", 20))
     loose = run(
-        unit, place.bench, directions="auto", relative_error=0.5, fewest=4, most=30, components=()
+        unit, place.context, directions="auto", relative_error=0.5, fewest=4, most=30, components=()
     )
     tight = run(
-        unit, place.bench, directions="auto", relative_error=0.25, fewest=4, most=60, components=()
+        unit,
+        place.context,
+        directions="auto",
+        relative_error=0.25,
+        fewest=4,
+        most=60,
+        components=(),
     )
     assert 4 <= loose["sharpness_random"].n < tight["sharpness_random"].n <= 60
     value = tight["sharpness_random"]
     assert value.n == 60 or value.standard_error <= 0.25 * abs(value.value)
-    fixed = run(unit, place.bench, directions=value.n, components=())
+    fixed = run(unit, place.context, directions=value.n, components=())
     assert fixed["sharpness_random"].value == value.value, "the first directions are the same"
 
 
 def test_in_place_bfloat16_works_on_a_copy(arena: Callable[..., Any]) -> None:
     place = arena(("full_rank", 0))
     point = place.point("full_rank", 20)
-    model = place.bench.models[point.checkpoint_id].model
+    model = place.context.models[point.checkpoint_id].model
     before = {name: p.clone() for name, p in model.named_parameters()}
     options = {"space": "trained", "nodes": 0, "components": ()}
-    drifted = run(Unit(point), place.bench, precision="bfloat16", in_place=True, **options)
-    exact = run(Unit(point), place.bench, **options)
+    drifted = run(Comparison(point), place.context, precision="bfloat16", in_place=True, **options)
+    exact = run(Comparison(point), place.context, **options)
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     assert drifted["sharpness_random"].value != exact["sharpness_random"].value

@@ -13,7 +13,7 @@ import torch
 from lowrank import metrics
 from lowrank.config.loading import validate
 from lowrank.errors import UnknownNameError
-from lowrank.metrics.base import SELECTION, Curve, Expected, Lens, TextSettings, Unit, Value
+from lowrank.metrics.base import SELECTION, Comparison, Curve, Expected, Lens, TextSettings, Value
 
 QUICK: dict[str, dict[str, Any]] = {
     "interpolation": {"points": 4},
@@ -48,10 +48,10 @@ def settings_of(name: str, preset: str, variant: str) -> Any:
     return validate(lens.Settings, {**chosen, **quick}, "test")
 
 
-def sampled(lens: Lens, place: Any, settings: Any) -> list[Unit]:
+def sampled(lens: Lens, place: Any, settings: Any) -> list[Comparison]:
     """One unit of each kind of work and method."""
-    found: dict[Any, Unit] = {}
-    for unit in lens.units(place.panel, settings):
+    found: dict[Any, Comparison] = {}
+    for unit in lens.units(place.checkpoints, settings):
         found[unit.roles, unit.checkpoint.method, unit.reference is None] = unit
     return [unit for unit in found.values() if not unit.blocked]
 
@@ -123,15 +123,16 @@ def test_computes_what_it_announces_twice_the_same_and_leaves_no_trace(
     place = arena(*RUNS)
     known = {info.name.rstrip("0123456789") for info in lens.metrics}
     before = {
-        i: [p.clone() for p in found.model.parameters()] for i, found in place.bench.models.items()
+        i: [p.clone() for p in found.model.parameters()]
+        for i, found in place.context.models.items()
     }
     units = sampled(lens, place, settings)
     assert units
     for unit in units:
-        first = list(lens.compute(unit, place.bench, settings))
+        first = list(lens.compute(unit, place.context, settings))
         assert Expected.of(first) == lens.expected(unit, settings), unit.label
-        place.bench.kept.clear()
-        assert list(lens.compute(unit, place.bench, settings)) == first, unit.label
+        place.context.kept.clear()
+        assert list(lens.compute(unit, place.context, settings)) == first, unit.label
         for result in first:
             if isinstance(result, Value):
                 assert result.metric.rstrip("0123456789") in known
@@ -139,7 +140,7 @@ def test_computes_what_it_announces_twice_the_same_and_leaves_no_trace(
                 assert result.value is not None or result.note, "what is absent says why"
             if isinstance(result, Curve):
                 assert len(result.offsets) == len(result.means)
-    for i, found in place.bench.models.items():
+    for i, found in place.context.models.items():
         assert all(
             torch.equal(a, b) for a, b in zip(before[i], found.model.parameters(), strict=True)
         )
@@ -160,22 +161,23 @@ def test_an_exception_half_way_leaves_the_weights_as_they_were(
             raise RuntimeError("broken off")
 
     before = {
-        i: [p.clone() for p in found.model.parameters()] for i, found in place.bench.models.items()
+        i: [p.clone() for p in found.model.parameters()]
+        for i, found in place.context.models.items()
     }
     flags = {
         i: [p.requires_grad for p in found.model.parameters()]
-        for i, found in place.bench.models.items()
+        for i, found in place.context.models.items()
     }
-    for found in place.bench.models.values():
+    for found in place.context.models.values():
         found.model.model.register_forward_hook(break_off)
     broken = 0
     for unit in sampled(lens, place, settings):
         try:
-            list(lens.compute(unit, place.bench, settings))
+            list(lens.compute(unit, place.context, settings))
         except RuntimeError:
             broken += 1
     assert broken > 0
-    for i, found in place.bench.models.items():
+    for i, found in place.context.models.items():
         assert all(
             torch.equal(a, b) for a, b in zip(before[i], found.model.parameters(), strict=True)
         )

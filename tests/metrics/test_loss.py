@@ -14,13 +14,13 @@ from lowrank.metrics.loss import Loss, LossSettings
 
 def test_loss_and_error_by_hand(arena: Callable[..., Any]) -> None:
     built = arena(("cola", 0))
-    (unit,) = Loss().units(built.panel, LossSettings())
+    (unit,) = Loss().units(built.checkpoints, LossSettings())
     assert unit.checkpoint.step == 20
-    (found,) = Loss().compute(unit, built.bench, LossSettings())
+    (found,) = Loss().compute(unit, built.context, LossSettings())
     nats, counts = [], []
-    model = built.bench.loaded(unit.checkpoint).model.double()
+    model = built.context.loaded(unit.checkpoint).model.double()
     with torch.no_grad():
-        for batch in built.bench.rows:
+        for batch in built.context.rows:
             log_p = model(batch.input_ids).logits.log_softmax(-1)[:, :-1]
             taken = -log_p.gather(-1, batch.input_ids[:, 1:, None])[..., 0]
             scored = batch.labels[:, 1:] != -100
@@ -38,5 +38,5 @@ def test_loss_and_error_by_hand(arena: Callable[..., Any]) -> None:
 def test_every_checkpoint_on_request(arena: Callable[..., Any]) -> None:
     built = arena(("full_rank", 0))
     assert [
-        u.checkpoint.step for u in Loss().units(built.panel, LossSettings(final_only=False))
+        u.checkpoint.step for u in Loss().units(built.checkpoints, LossSettings(final_only=False))
     ] == [0, 10, 20]

@@ -18,7 +18,7 @@ from lowrank.geometry.spectrum import (
     singular_value_metrics,
     singular_values,
 )
-from lowrank.metrics.base import AGGREGATE_LAYER, Expected, MetricError, Unit
+from lowrank.metrics.base import AGGREGATE_LAYER, Comparison, Expected, MetricError
 from lowrank.metrics.spectra import (
     FACTORS,
     LINEARISED,
@@ -101,9 +101,9 @@ def test_product_is_never_formed_but_has_its_singular_values() -> None:
     np.testing.assert_allclose(wide.numpy(), [9 * math.sqrt(12), 0, 0], atol=1e-6)
 
 
-def rows(unit: Unit, bench: Any, **options: Any) -> dict[tuple[str, int, str], Any]:
+def rows(unit: Comparison, context: Any, **options: Any) -> dict[tuple[str, int, str], Any]:
     lens, chosen = Spectra(), SpectraSettings(**options)
-    results = list(lens.compute(unit, bench, chosen))
+    results = list(lens.compute(unit, context, chosen))
     assert Expected.of(results) == lens.expected(unit, chosen)
     return {(r.metric, r.layer, r.module): r for r in results if hasattr(r, "metric")}
 
@@ -111,8 +111,8 @@ def rows(unit: Unit, bench: Any, **options: Any) -> dict[tuple[str, int, str], A
 def test_aggregates_are_means_over_matrices(arena: Callable[..., Any]) -> None:
     place = arena(("full_rank", 0))
     now, before = place.point("full_rank", 20), place.point("full_rank", 10)
-    found = rows(Unit(now, before, frozenset({"dw"})), place.bench)
-    W, V = (place.bench.models[p.checkpoint_id].model.state_dict() for p in (now, before))
+    found = rows(Comparison(now, before, frozenset({"dw"})), place.context)
+    W, V = (place.context.models[p.checkpoint_id].model.state_dict() for p in (now, before))
     names = [n for n in W if n.endswith("_proj.weight")]
     assert len(names) == 14
     deltas = {n: W[n].double() - V[n].double() for n in names}
@@ -139,14 +139,14 @@ def test_relora_is_measured_as_its_effective_weight_or_as_three_factors(
 ) -> None:
     place = arena(("relora", 0))
     point = place.point("relora", 20)
-    layer = place.bench.models[point.checkpoint_id].model.model.layers[0].self_attn.q_proj
-    dense = rows(Unit(point, None, frozenset({"w"})), place.bench)
+    layer = place.context.models[point.checkpoint_id].model.model.layers[0].self_attn.q_proj
+    dense = rows(Comparison(point, None, frozenset({"w"})), place.context)
     effective = layer.weight.double() + layer.scale * layer.B.double() @ layer.A.double()
     expected = singular_value_metrics(torch.linalg.svdvals(effective))
     assert dense["effective_rank_w", 0, "q"].value == pytest.approx(
         expected["effective_rank"], rel=1e-5
     )
-    factors = rows(Unit(point, None, frozenset({"w"})), place.bench, space="factor")
+    factors = rows(Comparison(point, None, frozenset({"w"})), place.context, space="factor")
     assert factors["effective_rank_w", 0, "q"].n == 3
     three = [
         singular_value_metrics(torch.linalg.svdvals(f.double()))["effective_rank"]
@@ -164,7 +164,7 @@ def test_a_small_update_of_a_sum_of_parts_keeps_its_digits(
 ) -> None:
     place = arena((method, 0))
     now, before = place.point(method, 20), place.point(method, 10)
-    models = [place.bench.models[p.checkpoint_id].model for p in (now, before)]
+    models = [place.context.models[p.checkpoint_id].model for p in (now, before)]
     for new, old in zip(
         *([m for m in model.modules() if hasattr(m, "dense")] for model in models), strict=True
     ):
@@ -178,9 +178,9 @@ def test_a_small_update_of_a_sum_of_parts_keeps_its_digits(
         new.A.copy_(old.A)
         if merged:
             new.merge_()
-    unit = Unit(now, before, frozenset({"dw"}))
+    unit = Comparison(now, before, frozenset({"dw"}))
     deltas = differences(
-        *(matrices(p, place.bench, "dense", linearise=False) for p in (now, before)), unit
+        *(matrices(p, place.context, "dense", linearise=False) for p in (now, before)), unit
     )
     product = method == "relora" and not merged
     assert {isinstance(entry, tuple) for entry in deltas.values()} == {product}, (
@@ -189,13 +189,15 @@ def test_a_small_update_of_a_sum_of_parts_keeps_its_digits(
     assert all(
         (values[8:] == 0).all() == product for values in all_singular_values(deltas).values()
     ), "of rank 2r at most"
-    found = rows(unit, place.bench)
+    found = rows(unit, place.context)
     W, V = (effective(model.model.layers[0].self_attn.q_proj) for model in models)
     exact = singular_value_metrics(torch.from_numpy(np.linalg.svd(W - V, compute_uv=False)))
     for name in ("effective_rank", "stable_rank", "spectral_gap"):
         assert found[f"{name}_dw", 0, "q"].value == pytest.approx(exact[name], rel=1e-7)
     assert found["delta_norm", 0, "q"].value == pytest.approx(np.linalg.norm(W - V), rel=1e-9)
-    assert {r.value for r in rows(Unit(now, now, frozenset({"dw"})), place.bench).values()} == {0.0}
+    assert {
+        r.value for r in rows(Comparison(now, now, frozenset({"dw"})), place.context).values()
+    } == {0.0}
 
 
 def effective(layer: Any) -> np.ndarray:
@@ -210,30 +212,30 @@ def effective(layer: Any) -> np.ndarray:
 def test_a_method_without_dense_weights_says_what_is_measured(arena: Callable[..., Any]) -> None:
     place = arena(("cola", 0))
     point, before = place.point("cola", 20), place.point("cola", 10)
-    product = rows(Unit(point, None, frozenset({"w"})), place.bench)
-    layer = place.bench.models[point.checkpoint_id].model.model.layers[0].mlp.down_proj
+    product = rows(Comparison(point, None, frozenset({"w"})), place.context)
+    layer = place.context.models[point.checkpoint_id].model.model.layers[0].mlp.down_proj
     expected = singular_value_metrics(torch.linalg.svdvals(layer.B.double() @ layer.A.double()))
     assert product["effective_rank_w", 0, "down"].value == pytest.approx(
         expected["effective_rank"], rel=1e-6
     )
     assert {r.note for r in product.values()} == {LINEARISED}
-    assert {r.note for r in rows(Unit(point, before, frozenset({"dw"})), place.bench).values()} == {
-        FACTORS
-    }
+    assert {
+        r.note for r in rows(Comparison(point, before, frozenset({"dw"})), place.context).values()
+    } == {FACTORS}
 
 
 def test_a_checkpoint_against_itself_does_not_move(arena: Callable[..., Any]) -> None:
     place = arena(("full_rank", 0))
     point = place.point("full_rank", 20)
-    assert {r.value for r in rows(Unit(point, point, frozenset({"dw"})), place.bench).values()} == {
-        0.0
-    }
+    assert {
+        r.value for r in rows(Comparison(point, point, frozenset({"dw"})), place.context).values()
+    } == {0.0}
 
 
 def test_different_shapes_are_refused(arena: Callable[..., Any]) -> None:
     place = arena(("full_rank", 0), ("cola", 0))
     with pytest.raises(MetricError, match="different shapes"):
         rows(
-            Unit(place.point("cola", 20), place.point("full_rank", 20), frozenset({"dw"})),
-            place.bench,
+            Comparison(place.point("cola", 20), place.point("full_rank", 20), frozenset({"dw"})),
+            place.context,
         )
