@@ -76,7 +76,7 @@ def metrics(name: str | None, lenses: tuple[str, ...], as_json: bool) -> None:
 @database_option
 @standard_options
 def scales(as_json: bool) -> None:
-    """The model scales: shape, default rank, parameters of the seven matrices of all blocks.
+    """List the model scales: shape, default rank, parameters of the seven matrices of all blocks.
 
     \b
     Example:
@@ -161,7 +161,7 @@ def metric_details(name: str, lenses: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def scale_rows() -> Iterator[dict[str, Any]]:
-    """One row a scale."""
+    """Yield one row per scale."""
     from lowrank import presets
     from lowrank.config import ModelShape
 
@@ -174,7 +174,7 @@ def scale_rows() -> Iterator[dict[str, Any]]:
 
 
 def defaults(settings: type[Any]) -> dict[str, Any]:
-    """{setting: default}; a setting without one is required."""
+    """Return {setting: default}; a setting without a default is required."""
     return {
         name: "required"
         if info.is_required()
@@ -184,7 +184,7 @@ def defaults(settings: type[Any]) -> dict[str, Any]:
 
 
 def shown(settings: dict[str, Any]) -> str:
-    """Settings in one line."""
+    """Return settings in one line."""
     return ", ".join(
         f"{name}={value if isinstance(value, str) else json.dumps(value)}"
         for name, value in settings.items()
@@ -192,7 +192,7 @@ def shown(settings: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON values."""
+    """Return a value as JSON values."""
     return json.loads(
         json.dumps(value, default=lambda v: v.model_dump() if hasattr(v, "model_dump") else str(v))
     )

@@ -178,10 +178,9 @@ class TrainingLog(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol(Record):
-    """The way in which a value was made.
+    """The way in which a value was made; ``parameters_hash`` covers every other field.
 
-    ``parameters_hash`` covers every other field; the version of the code is provenance, not
-    protocol.
+    The version of the code is provenance, not protocol.
     """
 
     key = ("parameters_hash",)

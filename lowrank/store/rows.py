@@ -61,7 +61,7 @@ def same_value(one: Any, other: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Field:
+class RecordField:
     """A field of a record: how it becomes a column value, and whether a column for its kind belongs
     to it.
     """
@@ -79,7 +79,7 @@ class RecordCodec(Generic[R]):
 
     record_type: type[R]
     table: sa.Table
-    fields: tuple[Field, ...]
+    fields: tuple[RecordField, ...]
     columns: tuple[sa.Column[Any], ...]  # id and fields, then kinds: what a record is read from
     conflict: tuple[sa.Column[Any], ...]  # columns of the unique key
     parents: Mapping[str, str]  # field that holds an id -> table that the id belongs to
@@ -103,7 +103,7 @@ class RecordCodec(Generic[R]):
                 self.encode_field(field, value, row)
         return row
 
-    def encode_field(self, field: Field, value: Any, row: dict[str, Any]) -> None:
+    def encode_field(self, field: RecordField, value: Any, row: dict[str, Any]) -> None:
         """Put one field, and its kind where there is one, into ``row``."""
         if value is None:
             if not field.optional:
@@ -196,7 +196,7 @@ class RecordCodec(Generic[R]):
             field in cls.volatile for cls, field in _references(self.name)
         )
 
-    def field(self, name: str) -> Field:
+    def field(self, name: str) -> RecordField:
         """Return the field called ``name``; raise StoreError if there is none."""
         for field in self.fields:
             if field.name == name:
@@ -236,11 +236,11 @@ def _references(table: str) -> list[tuple[type[Record], str]]:
     ]
 
 
-def _field(table: sa.Table, name: str, hint: Any) -> Field:
+def _field(table: sa.Table, name: str, hint: Any) -> RecordField:
     column = table.c[name]
     has_kind = name + schema.KIND_SUFFIX in table.c
     plain = int if isinstance(column.type, sa.Integer) else None
-    return Field(
+    return RecordField(
         name, _encoder(column.type), type(None) in getattr(hint, "__args__", ()), has_kind, plain
     )
 
