@@ -20,8 +20,8 @@ that is not defined here:
         EvaluationError           lowrank.evaluate.errors
         MetricError               lowrank.metrics.base
         PredictError              lowrank.predict.crossval
-        TeamError                 lowrank.measure.team
-            TeamStoreError        lowrank.measure.team, also a StoreError
+        GroupError                lowrank.measure.group
+            GroupStoreError       lowrank.measure.group, also a StoreError
 """
 
 from __future__ import annotations

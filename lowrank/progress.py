@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast, overload
@@ -80,9 +81,10 @@ def progress(
 
 
 def waiting(name: str) -> Callable[[int], None]:
-    """Return a callback that logs how many items other processes hold.
+    """Return a callback that reports how many items other processes hold.
 
-    It logs only when the number changes, and nothing for 0.
+    It reports on stderr (not under ``-q``) and in the log, only when the number changes, and
+    nothing for 0.
     """
     reported = 0
 
@@ -90,7 +92,10 @@ def waiting(name: str) -> Callable[[int], None]:
         nonlocal reported
         if units and units != reported:
             held = "unit is" if units == 1 else "units are"
-            log.warning("%s: %d %s with other processes; waiting", name, units, held)
+            sentence = f"{name}: {units} {held} with other processes; waiting"
+            log.info("%s", sentence, extra=logs.SHOWN)
+            if not logs.quiet():
+                tqdm.write(sentence, file=sys.stderr)
         reported = units
 
     return report

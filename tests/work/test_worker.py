@@ -366,7 +366,7 @@ def test_a_server_stopped_and_started_under_load_costs_nothing(
 
 
 def test_the_items_of_a_worker_that_dies_are_done_by_the_others(
-    store: Store, caplog: pytest.LogCaptureFixture
+    store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         elsewhere(patch)
@@ -374,7 +374,7 @@ def test_the_items_of_a_worker_that_dies_are_done_by_the_others(
     stage = Names(store, ["a", "b"])
     assert do_missing(stage, Worker(store, stage, poll=0.1)).units == 2
     assert stage.computed == ["b", "a"]
-    assert "test: 1 unit is with other processes; waiting" in caplog.messages
+    assert "test: 1 unit is with other processes; waiting" in capsys.readouterr().err
 
 
 def test_the_claim_of_who_died_after_the_work_goes(store: Store) -> None:
