@@ -1,7 +1,7 @@
 -- description: Aggregate of each metric at each checkpoint of a study, by the newest protocol of a name; features has it wide.
 -- param: study text
 -- param: protocol text default 'exact'
-WITH older AS (
+WITH older_metrics AS (
     -- what a newer protocol of the same name has replaced in this study; without rivals no value is looked at
     SELECT found.metric, found.protocol_id
     FROM (
@@ -19,7 +19,7 @@ WITH older AS (
 SELECT v.checkpoint_id, v.metric, v.value, v.value_kind, v.reference_checkpoint_id, v.protocol_id
 FROM metric_value AS v
 WHERE v.protocol_id IN (SELECT p.id FROM protocol AS p WHERE p.name = :protocol)
-  AND (NOT EXISTS (SELECT 1 FROM older) OR (v.metric, v.protocol_id) NOT IN (SELECT metric, protocol_id FROM older))
+  AND (NOT EXISTS (SELECT 1 FROM older_metrics) OR (v.metric, v.protocol_id) NOT IN (SELECT metric, protocol_id FROM older_metrics))
   AND v.layer = -2 AND v.module = ''
-  AND v.checkpoint_id IN (SELECT c.checkpoint_id FROM checkpoint_view AS c WHERE c.study = :study)
+  AND v.checkpoint_id IN (SELECT c.checkpoint_id FROM checkpoint_view AS c WHERE c.study = :study)  -- by itself
 ORDER BY v.checkpoint_id, v.metric, v.protocol_id, v.reference_key

@@ -10,6 +10,11 @@ for one column per name in the column NAME: the mean of VALUE, NULL where there 
 ``QUERY.mean`` and ``QUERY.n`` are the mean and the number of all its values. The function returns
 {name: column} of the columns that are always present, in their order; names found in the rows
 follow where the header ends with ``and found``, or has no function.
+
+QUERY may begin with tables of its own (WITH), whose names no other table of the statement has,
+before a SELECT at the beginning of a line. Its last ORDER BY counts only where it is asked by
+itself, and so does a line that ends with the comment ``-- by itself``: a condition that the wide
+statement has anyway, and that would keep a database from reading the rows in the order of KEY.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ WRITTEN = re.compile(
     r"(?:, columns (?P<declared>[a-z][\w.]*:[a-z]\w*)(?P<found> and found)?)?"
 )
 LAST_ORDER = re.compile(r"\nORDER BY [^()]*\Z")
+BY_ITSELF = re.compile(r"\n.*-- by itself$", re.MULTILINE)
 FEW = 16  # up to this many names are looked up in an index; for more, all long rows are read
 
 Ask = Callable[[str], list[str]]
@@ -70,7 +76,7 @@ class Pivot:
             module, _, function = self.declared.partition(":")
             columns |= getattr(importlib.import_module(module), function)()
         if self.found:
-            names = ask(f"SELECT DISTINCT {self.name} FROM ({long}) AS long")
+            names = ask(f"SELECT DISTINCT {self.name} FROM ({long}\n) AS long")
             columns |= {name: name for name in sorted(names) if name not in columns}
         return columns
 
@@ -90,15 +96,16 @@ class Statement:
     tables: list[str] = field(default_factory=list)
     parameters: dict[str, str] = field(default_factory=dict)
     called: dict[str, str] = field(default_factory=dict)
+    pivots: int = 0
 
     def add(self, pivot: Pivot, long: str, ask: Ask) -> None:
         """Add the table of ``pivot``, made from the statement ``long``."""
         long = LAST_ORDER.sub("", long)
+        own, rows = _parts(BY_ITSELF.sub("", long))
         parts, where = [pivot.key], ""
         if pivot.uses(self.sql, "*"):
             columns = pivot.columns(long, ask)
-            place = len(self.tables)
-            marks = {f"pivot_{place}_{i}": name for i, name in enumerate(columns)}
+            marks = {f"pivot_{self.pivots}_{i}": name for i, name in enumerate(columns)}
             self.parameters |= marks
             self.called |= dict(zip(marks, columns.values(), strict=True))
             mean = f"avg({pivot.value}) FILTER (WHERE {pivot.name} = :{{0}}) AS {{0}}"
@@ -110,17 +117,15 @@ class Statement:
             if pivot.uses(self.sql, column):
                 parts.append(f"{function}({pivot.value}) AS {column}")
                 where = ""  # these are over all names
-        self.tables.append(
-            f"{pivot.query} AS (SELECT {', '.join(parts)} FROM ({long}) AS long{where} "
-            f"GROUP BY {pivot.key})"
-        )
+        table = f"SELECT {', '.join(parts)} FROM ({rows}\n) AS long{where} GROUP BY {pivot.key}"
+        self.tables += [*own, f"{pivot.query} AS ({table})"]
+        self.pivots += 1
 
     @property
     def text(self) -> str:
         """The complete statement."""
-        begun = re.match(r"WITH\s", self.sql)
-        rest = f", {self.sql[begun.end() :]}" if begun else f"\n{self.sql}"
-        return f"WITH {', '.join(self.tables)}{rest}"
+        own, rest = _parts(self.sql)
+        return f"WITH {', '.join([*self.tables, *own])}\n{rest}"
 
     def names(self, owner: str, columns: Iterable[str]) -> list[str]:
         """Return the column names of the answer; raise StoreError where two are the same."""
@@ -131,6 +136,17 @@ class Statement:
                 f"the query '{owner}' has two columns '{min(twice)}'; rename the metric or task"
             )
         return named
+
+
+def _parts(sql: str) -> tuple[list[str], str]:
+    """Return the tables of a statement's WITH as one text, if it has any, and its SELECT.
+
+    A database looks into a subquery only without a WITH.
+    """
+    if not sql.startswith("WITH "):
+        return [], sql
+    tables, _, rest = sql.partition("\nSELECT")
+    return [tables.removeprefix("WITH ")], f"SELECT{rest}"
 
 
 def _listed(sql: str, table: str, marks: Mapping[str, Any]) -> str:

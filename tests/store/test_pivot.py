@@ -140,3 +140,30 @@ def test_wrong_lines_are_named() -> None:
         queries.parse("mine", f"{HEADER}{LINE.replace('metrics', 'metrcs')}{SELECT}")
     with pytest.raises(StoreError, match="'protocol' is declared or used, not both"):
         queries.parse("mine", f"-- description: a\n-- param: study text\n{LINE}{SELECT}")
+
+
+def test_another_study_adds_neither_column_nor_row(measured: Store) -> None:
+    before = ask(measured, LINE)
+    study = measured.add(records.Study(name="other", config={}, config_hash="y"))
+    run = measured.add(
+        records.Run(
+            study_id=study.id or 0, config_hash="o", method="m", scale="s", seed=0, data_seed=0,
+            init_seed=0,
+        )
+    )  # fmt: skip
+    point = measured.add(
+        records.Checkpoint(
+            run_id=run.id or 0, step=0, kind="training", tokens_seen=0, path="o", sha256="o",
+            bytes=1,
+        )
+    )  # fmt: skip
+    (protocol,) = measured.find(records.Protocol)
+    for metric in ("a", "elsewhere"):
+        measured.add(
+            records.MetricValue(
+                checkpoint_id=point.id or 0, protocol_id=protocol.id or 0, metric=metric, value=9.0
+            )
+        )
+    assert ask(measured, LINE) == before
+    by_itself = queries.get("checkpoint_metrics")
+    assert {row[0] for row in by_itself.run(measured, {"study": "other"})[1]} == {point.id}
