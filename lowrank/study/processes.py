@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO, NoReturn
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -74,13 +74,13 @@ def run_workers(
     workers: list[WorkerProcess] = []
     shown: set[str] = set()
     try:
-        with _terminated_as_interrupt():
+        with _Interrupts() as interrupts:
             for index, (command, environment) in enumerate(
                 zip(commands, environments, strict=True), start=1
             ):
-                workers.append(
-                    WorkerProcess(index, command, environment, folder / f"worker-{index}.log")
-                )
+                log = folder / f"worker-{index}.log"
+                with interrupts.deferred():  # else a worker that has just started is not yet known
+                    workers.append(WorkerProcess(index, command, environment, log))
             while any(worker.process.poll() is None for worker in workers):
                 _show(workers, shown)
                 time.sleep(POLL)
@@ -131,18 +131,41 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-@contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM in the block, which stops the workers as Ctrl-C does."""
+class _Interrupts:
+    """Raises KeyboardInterrupt on SIGTERM as on Ctrl-C in the block, and defers both on request.
 
-    def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt
+    Workers are stopped by the process that knows them: a signal between the start of one and its
+    entry in the list would leave it running.
+    """
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __init__(self) -> None:
+        self._deferring, self._pending = False, False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Interrupts:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        if not self._deferring:
+            raise KeyboardInterrupt
+        self._pending = True
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Raise what arrives in the block at its end."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+        if self._pending:
+            raise KeyboardInterrupt
 
 
 def environments(workers: int, url: str, accelerators: int) -> list[dict[str, str]]:

@@ -150,6 +150,32 @@ def test_a_stopped_launcher_stops_its_workers(study: Path) -> None:
     assert children == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_right_after_the_start_of_a_worker_stops_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    real = subprocess.Popen
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(real(*arguments, **options))
+        if len(started) == 2:
+            signal.raise_signal(number)
+        return started[-1]
+
+    monkeypatch.setattr(processes.subprocess, "Popen", start)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        processes.run_workers([["sleep", "30"]] * 3, [dict(os.environ)] * 3, tmp_path / "logs")
+    try:
+        assert len(started) == 2
+        assert [one.poll() for one in started] == [-signal.SIGTERM] * 2
+    finally:
+        for one in started:
+            one.kill()
+    assert signal.getsignal(number) is before
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
