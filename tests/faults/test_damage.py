@@ -40,6 +40,7 @@ KINDS: dict[str, bytes | None] = {
     "out/runs/*/resume/step_*/loop.json": b'"tokens_seen": ',
     "out/runs/*/resume/step_*/state.pt": None,
     "out/lowrank.db": None,
+    "out/logs/lowrank.log": None,
 }
 EMPTY = [
     "*/lock",

@@ -226,7 +226,7 @@ def require_same(whole: Place, killed: Place) -> None:
         if path.name.endswith(".tmp") or path.name == "resume"
     ]
     assert [
-        path for path in left if not path.name.startswith(".report-")
+        path for path in left if not path.name.startswith(".report.")
     ] == []  # of those only the doctor knows how old they are
 
 
