@@ -109,7 +109,8 @@ def squared_errors(
     which method's residuals a method got: a table of methods by methods for each group. No
     permuted target is ever made.
     """
-    scaled = StandardScaler().fit_transform(features)
+    centred = features - features.mean(axis=0)
+    scaled = centred / np.maximum(centred.std(axis=0), np.finfo(float).tiny)
     basis = np.linalg.qr(np.hstack([np.ones((len(scaled), 1)), scaled]))[0]
     members = members_of(groups)
     kept = np.eye(basis.shape[1]) - np.stack([basis[g].T @ basis[g] for g in members])

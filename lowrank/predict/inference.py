@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 from sklearn.linear_model import LinearRegression
 
 from lowrank.predict.crossval import Floats
@@ -63,6 +65,39 @@ def bootstrap_pearson(
     tail = 100 * (1 - level) / 2
     low, high = np.nanpercentile(found, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def jackknife_pearson(
+    target: ArrayLike,
+    predicted: ArrayLike,
+    clusters: Iterable[Hashable],
+    *,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Return an interval of the pooled Pearson correlation that leaves out one cluster at a time.
+
+    The pseudo-values of Fisher's transform have one degree of freedom less than there are clusters.
+    With whole methods as clusters it covers what it states, where methods have something in common
+    too (``docs/inference.md``); the bootstrap over runs does not. nan for fewer than four clusters,
+    or where a correlation does not exist or is 1.
+    """
+    y, p = (np.asarray(v, dtype=float) for v in (target, predicted))
+    of = pd.factorize(pd.Series(list(clusters), dtype=object))[0]
+    n = int(of.max(initial=-1)) + 1
+    if n < 4:
+        return math.nan, math.nan
+    y, p = y - y.mean(), p - p.mean()
+    sums = np.stack([np.bincount(of, v, n) for v in (np.ones(len(y)), y, p, y * y, p * p, y * p)])
+    whole = sums.sum(axis=1, keepdims=True)
+    count, sum_y, sum_p, yy, pp, yp = np.hstack([whole, whole - sums])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = (yy - sum_y**2 / count) * (pp - sum_p**2 / count)
+        transformed = np.arctanh((yp - sum_y * sum_p / count) / np.sqrt(spread))
+    if not np.isfinite(transformed).all():
+        return math.nan, math.nan
+    pseudo = n * transformed[0] - (n - 1) * transformed[1:]
+    reach = stats.t.ppf((1 + level) / 2, n - 1) * pseudo.std(ddof=1) / math.sqrt(n)
+    return float(np.tanh(transformed[0] - reach)), float(np.tanh(transformed[0] + reach))
 
 
 def permutation_p(

@@ -72,6 +72,7 @@ IMPORTS: dict[str, set[str]] = {
     "report": {"errors", "predict", "store"},
     "schedule": set(),
     "settings": set(),
+    "statistics": {"errors"},
     "store": {"errors"},
     "strict_yaml": {"errors"},
     "study": {
