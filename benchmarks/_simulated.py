@@ -76,20 +76,21 @@ def geometry_study(
 def permutation_study(seed: int, methods: int, truth: dict[str, Any]) -> list[float]:
     """Return the p value of each scheme in one study; nan where it cannot be tested."""
     frame = geometry_study(np.random.default_rng([1, methods, seed]), methods, **truth)
-    frame["r"] = (frame["m"] * 3 + frame["k"]) * 2 + frame["s"]
+    m, k, s, t = (frame[name].to_numpy() for name in "mkst")
+    base, added = frame[["loss"]], frame[[f"g{i}" for i in range(GEOMETRY)]]
     found = (
         permutation_test(
-            frame[["loss"]],
-            frame[[f"g{i}" for i in range(GEOMETRY)]],
+            base,
+            added,
             frame["score"],
-            groups=frame[column].tolist(),
-            methods=frame["m"].tolist(),
-            cells=((frame["k"] * 2 + frame["s"]) * 4 + frame["t"]).tolist(),
-            sizes=frame["k"].tolist(),
-            fixed=(frame["m"] == 0) & truth.get("reference", False),
-            permutations=199,
+            groups=groups.tolist(),
+            methods=m.tolist(),
+            cells=((k * 2 + s) * 4 + t).tolist(),
+            sizes=k.tolist(),
+            fixed=(m == 0) & truth.get("reference", False),
+            permutations=99,
         )
-        for column in "mkrs"
+        for groups in (m, k, (m * 3 + k) * 2 + s, s)
     )
     return [math.nan if test.p is None else test.p for test in found]
 

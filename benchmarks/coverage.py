@@ -57,6 +57,7 @@ def permutation(pool: Executor, studies: int) -> None:
         for truth, settings in [*nulls, *(reference if methods == 6 else []), *powers]:
             # error of a power is not what the targets are about: half as many studies
             n = max(1, studies // 2) if "slope" in settings else studies
+            n = min(n, 100) if methods == 3 else n
             p = spread(pool, partial(permutation_study, methods=methods, truth=settings), n)
             shares = [
                 "no test" if np.isnan(column).all() else f"{np.mean(column <= 0.05):.3f}"

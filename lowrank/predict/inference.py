@@ -253,8 +253,9 @@ def shortage(exchange: Exchange, folds: NDArray[np.intp]) -> str | None:
 
 def codes(labels: Iterable[Hashable], kept: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Return a number from 0 for each kept label, equal for equal labels."""
-    found = pd.factorize(pd.Series(list(labels), dtype=object)[kept])[0]
-    return np.asarray(found, dtype=np.intp)
+    numbers: dict[Hashable, int] = {}
+    chosen = (label for label, keep in zip(labels, kept, strict=True) if keep)
+    return np.array([numbers.setdefault(label, len(numbers)) for label in chosen], dtype=np.intp)
 
 
 def null_fit(
