@@ -78,6 +78,7 @@ IMPORTS: dict[str, set[str]] = {
     "schedule": set(),
     "seeds": set(),
     "settings": set(),
+    "statistics": {"errors"},
     "store": {"errors", "hashing", "logs", "positions", "progress"},
     "strict_yaml": {"errors"},
     "study": {
