@@ -58,6 +58,20 @@ def overhead(model: LlamaForCausalLM, clock: Timed, work: Callable[[], int]) -> 
     return 1e3 * (time.process_time() - begun - clock.seconds) / count
 
 
+def print_results(found: dict[str, list[float]], requests: int, vocabulary: int) -> None:
+    """Print milliseconds per request of both ways, and their ratio."""
+    print(
+        f"{requests} requests, vocabulary {vocabulary}, 1 thread; ms per request beside the forward passes"
+    )
+    for name, values in found.items():
+        later = values[1:]
+        print(
+            f"{name:>14}: checkpoint 1 {values[0]:.3f}; from 2 on median {statistics.median(later):.3f}, best {min(later):.3f}"
+        )
+    ratios = [a / b for a, b in zip(found["plain harness"][1:], found["lowrank"][1:], strict=True)]
+    print(f"plain / lowrank, from checkpoint 2 on: median {statistics.median(ratios):.1f}")
+
+
 def main() -> None:
     """Print overhead by checkpoint for both ways."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -121,16 +135,7 @@ def main() -> None:
     for _ in range(options.rounds):
         found["plain harness"].append(overhead(model, clock, plain))
         found["lowrank"].append(overhead(model, clock, ours))
-    print(
-        f"{requests} requests, vocabulary {len(tokenizer)}, 1 thread; ms a request beside the forward passes"
-    )
-    for name, values in found.items():
-        later = values[1:]
-        print(
-            f"{name:>14}: checkpoint 1 {values[0]:.3f}; from 2 on median {statistics.median(later):.3f}, best {min(later):.3f}"
-        )
-    ratios = [a / b for a, b in zip(found["plain harness"][1:], found["lowrank"][1:], strict=True)]
-    print(f"plain / lowrank, from checkpoint 2 on: median {statistics.median(ratios):.1f}")
+    print_results(found, requests, len(tokenizer))
 
 
 if __name__ == "__main__":

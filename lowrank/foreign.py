@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,25 +102,11 @@ def import_checkpoint(
     }  # tied weights become two tensors
     saved = checkpoint.save(folder, model, manifest, tokenizer, weights)
     _require_same(folder, saved, weights)
-    total = sum(parameter.numel() for parameter in model.parameters())
     shape = {name: config[name] for name in (*SHAPE, *GROUPED) if config.get(name)}
+    row = _run_row(study, origin, body, settings, shape)
+    total = sum(parameter.numel() for parameter in model.parameters())
     run = store.add(
-        records.Run(
-            study_id=study.id or 0,
-            config_hash=config_hash,
-            method=origin.method,
-            variant=origin.name,
-            scale=origin.scale,
-            seed=origin.seed,
-            data_seed=origin.seed,
-            init_seed=origin.seed,
-            kind="imported",
-            status="done",
-            rank=settings.get("rank"),
-            config={**body, "settings": settings, "shape": shape},
-            parameters_total=total,
-            tokenizer_hash=tokenizer_hash,
-        )
+        replace(row, config_hash=config_hash, parameters_total=total, tokenizer_hash=tokenizer_hash)
     )
     return store.add(
         records.Checkpoint(
@@ -132,6 +118,30 @@ def import_checkpoint(
             sha256=saved.weights_sha256,
             bytes=saved.bytes,
         )
+    )
+
+
+def _run_row(
+    study: records.Study,
+    origin: Origin,
+    body: dict[str, Any],
+    settings: dict[str, Any],
+    shape: dict[str, Any],
+) -> records.Run:
+    """Return the row of an imported run, without what its weights and tokenizer tell."""
+    return records.Run(
+        study_id=study.id or 0,
+        config_hash="",
+        method=origin.method,
+        variant=origin.name,
+        scale=origin.scale,
+        seed=origin.seed,
+        data_seed=origin.seed,
+        init_seed=origin.seed,
+        kind="imported",
+        status="done",
+        rank=settings.get("rank"),
+        config={**body, "settings": settings, "shape": shape},
     )
 
 

@@ -381,10 +381,7 @@ def fitted(
         else None
     )
     details = {
-        "per_fold": {
-            fold: {k: plain(v) for k, v in values.items()}
-            for fold, values in result.per_fold.items()
-        },
+        **_per_fold(result),
         "clusters": int(runs.nunique()),
         "interval": "percentile bootstrap over runs, 95%",
         "permutations": draws,
@@ -437,3 +434,9 @@ def predictions_of(fit: PredictorFit, made: tuple[FeatureTable, CrossValidation]
 def plain(value: Any) -> Any:
     """Return a value that JSON and the store can hold: None for one that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _per_fold(result: CrossValidation) -> dict[str, Any]:
+    """Return the figures of each fold as JSON values."""
+    folds = result.per_fold.items()
+    return {"per_fold": {fold: {k: plain(v) for k, v in values.items()} for fold, values in folds}}

@@ -8,7 +8,8 @@ from functools import cached_property
 from itertools import islice
 
 from lowrank.report.plot.axes import text_width
-from lowrank.report.plot.charts import XY, Forest, Heat, Style
+from lowrank.report.plot.charts import XY, Heat, Style
+from lowrank.report.plot.forest import Forest
 from lowrank.report.plot.scene import Label, Mark, Scene, Shape, stack
 from lowrank.report.tables import Table
 

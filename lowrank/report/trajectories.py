@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from lowrank.report.figure import Figure
-from lowrank.report.plot.charts import XY, Forest, Interval, Series
+from lowrank.report.plot.charts import XY, Series
+from lowrank.report.plot.forest import Forest, Interval
 from lowrank.report.source import ReportSource
 from lowrank.report.summary import each_over_seeds, over_seeds, spreads
 from lowrank.report.tables import Table

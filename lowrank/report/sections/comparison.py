@@ -10,7 +10,7 @@ import pandas as pd
 from lowrank.predict.features import primary_rows
 from lowrank.report.figure import Block, Figure, Missing, Note, Section
 from lowrank.report.plot.axes import number
-from lowrank.report.plot.charts import Forest, Interval
+from lowrank.report.plot.forest import Forest, Interval
 from lowrank.report.sections.overview import final_rows
 from lowrank.report.source import ReportSource, of_pairs
 from lowrank.report.summary import spread, welch

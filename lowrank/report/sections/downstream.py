@@ -12,7 +12,8 @@ from lowrank.predict.features import primary_rows
 from lowrank.report.figure import Block, Figure, Missing, Section
 from lowrank.report.identity import series_key
 from lowrank.report.plot.axes import number
-from lowrank.report.plot.charts import XY, Forest, Interval, Style
+from lowrank.report.plot.charts import XY, Style
+from lowrank.report.plot.forest import Forest, Interval
 from lowrank.report.source import ReportSource
 from lowrank.report.summary import quantile
 from lowrank.report.tables import Table

@@ -101,22 +101,9 @@ def principal_quantities(rows: pd.DataFrame) -> list[Quantity]:
     return [Quantity(name, words(name), log=name.startswith("sharpness")) for name in names]
 
 
-def curve_figures(
-    source: ReportSource, rows: pd.DataFrame, curve: str, suffix: str, *, folded: bool
-) -> list[Figure]:
-    """Return the curve of all methods at the last step, and of each method over training;
-    ``suffix`` distinguishes other protocols.
-    """
-    seed = int(rows["seed"].min())
-    rows = rows[rows["seed"] == seed]
-    name = slug(curve).replace("-", "_") + (f"-{suffix}" if suffix else "")
-    what = CURVE_NAMES.get(curve) or words(curve.removeprefix(CURVES)).replace(
-        "PCA", "principal direction"
-    )
-    what += f" ({rows['protocol'].iloc[0]})" if suffix else ""
-    common: dict[str, Any] = {"protocol": source.describe(rows), "query": source.command("curves")}
-    last = rows[rows["step"] == rows.groupby("run_id")["step"].transform("max")]
-    panels = [
+def last_panels(source: ReportSource, last: pd.DataFrame) -> list[XY]:
+    """Return a panel per scale with the curve of each method at its last step."""
+    return [
         XY(
             title=scale,
             series=series,
@@ -126,24 +113,11 @@ def curve_figures(
         for scale in source.scales
         if (series := method_series(source, last[last["scale"] == scale]))
     ]
-    table = curve_table(source, last, name)
-    band = (
-        "The band is one standard error over directions." if rows["variance"].notna().any() else ""
-    )
-    title = f"Landscape at the last checkpoint: {what}"
-    figures = [
-        Figure(
-            name=name,
-            title=title,
-            panels=panels,
-            legend=source.styles(last["series"]),
-            table=table,
-            folded=folded,
-            caption=f"Loss relative to the unperturbed checkpoint, seed {seed}. {band}",
-            **common,
-        )
-    ]
-    by_scale = [
+
+
+def evolution_panels(source: ReportSource, rows: pd.DataFrame) -> list[list[XY]]:
+    """Return by scale a panel per method with a curve per step."""
+    return [
         [
             XY(
                 title=f"{style.label} · {scale}",
@@ -161,6 +135,41 @@ def curve_figures(
         ]
         for scale in source.scales
     ]
+
+
+def curve_figures(
+    source: ReportSource, rows: pd.DataFrame, curve: str, suffix: str, *, folded: bool
+) -> list[Figure]:
+    """Return the curve of all methods at the last step, and of each method over training;
+    ``suffix`` distinguishes other protocols.
+    """
+    seed = int(rows["seed"].min())
+    rows = rows[rows["seed"] == seed]
+    name = slug(curve).replace("-", "_") + (f"-{suffix}" if suffix else "")
+    what = CURVE_NAMES.get(curve) or words(curve.removeprefix(CURVES)).replace(
+        "PCA", "principal direction"
+    )
+    what += f" ({rows['protocol'].iloc[0]})" if suffix else ""
+    common: dict[str, Any] = {"protocol": source.describe(rows), "query": source.command("curves")}
+    last = rows[rows["step"] == rows.groupby("run_id")["step"].transform("max")]
+    table = curve_table(source, last, name)
+    band = (
+        "The band is one standard error over directions." if rows["variance"].notna().any() else ""
+    )
+    title = f"Landscape at the last checkpoint: {what}"
+    figures = [
+        Figure(
+            name=name,
+            title=title,
+            panels=last_panels(source, last),
+            legend=source.styles(last["series"]),
+            table=table,
+            folded=folded,
+            caption=f"Loss relative to the unperturbed checkpoint, seed {seed}. {band}",
+            **common,
+        )
+    ]
+    by_scale = evolution_panels(source, rows)
     evolution = [panel for panels in by_scale for panel in panels]
     if rows["step"].nunique() == 1:
         return figures  # one step: there is no evolution to show

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from lowrank.report.figure import Block, Figure, Missing, Note, Section
-from lowrank.report.plot.charts import Forest, Interval
+from lowrank.report.plot.forest import Forest, Interval
 from lowrank.report.sections.overview import final_rows
 from lowrank.report.source import ReportSource
 from lowrank.report.summary import spread

@@ -15,7 +15,8 @@ from lowrank.predict.selection import correlations
 from lowrank.predict.study import FIGURES, SCHEMES, SELECTIONS, WITHOUT_REFERENCE
 from lowrank.report.figure import Block, Figure, Missing, Section
 from lowrank.report.plot.axes import number
-from lowrank.report.plot.charts import XY, Forest, Interval, Series, Style
+from lowrank.report.plot.charts import XY, Series, Style
+from lowrank.report.plot.forest import Forest, Interval
 from lowrank.report.source import ReportSource, json_value
 from lowrank.report.tables import Table
 

@@ -6,7 +6,8 @@ import pandas as pd
 
 from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.plot.axes import number
-from lowrank.report.plot.charts import Forest, Interval, Style
+from lowrank.report.plot.charts import Style
+from lowrank.report.plot.forest import Forest, Interval
 from lowrank.report.sections.overview import final_rows
 from lowrank.report.sections.perplexity import evaluation
 from lowrank.report.source import ReportSource, of_pairs
