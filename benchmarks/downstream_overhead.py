@@ -58,6 +58,20 @@ def overhead(model: LlamaForCausalLM, clock: Timed, work: Callable[[], int]) -> 
     return 1e3 * (time.process_time() - begun - clock.seconds) / count
 
 
+def small_model(vocabulary: int) -> LlamaForCausalLM:
+    """Return a random model of two layers."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=64,
+            intermediate_size=176,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=CONTEXT,
+        )
+    ).eval()
+
+
 def print_results(found: dict[str, list[float]], requests: int, vocabulary: int) -> None:
     """Print milliseconds per request of both ways, and their ratio."""
     print(
@@ -88,16 +102,7 @@ def main() -> None:
         suites.get("embedded"),
         build(),
     )
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=176,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=CONTEXT,
-        )
-    ).eval()
+    model = small_model(len(tokenizer))
     clock = Timed(model)
     paths = {name: define(name, suite.tasks[name], None, embedded).files[0] for name in TASKS}
     tasks = [

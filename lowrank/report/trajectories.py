@@ -11,7 +11,7 @@ import pandas as pd
 
 from lowrank.report.figure import Figure
 from lowrank.report.plot.charts import XY, Series
-from lowrank.report.plot.forest import Forest, Interval
+from lowrank.report.plot.forest import Forest, IntervalMark
 from lowrank.report.source import ReportSource
 from lowrank.report.summary import each_over_seeds, over_seeds, spreads
 from lowrank.report.tables import Table
@@ -115,7 +115,7 @@ def at_one_step(source: ReportSource, rows: pd.DataFrame, title: str, quantity: 
             lines.append(
                 (
                     style.label,
-                    [Interval(style, found.y[0], found.low[0], found.high[0], found.tips[0])],
+                    [IntervalMark(style, found.y[0], found.low[0], found.high[0], found.tips[0])],
                 )
             )
     log = quantity.log and bool((rows["value"] > 0).all())

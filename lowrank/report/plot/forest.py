@@ -12,7 +12,7 @@ from lowrank.report.plot.scene import Label, Mark, Scene, Shape
 
 
 @dataclass(frozen=True)
-class Interval:
+class IntervalMark:
     """One value with an interval; equal ends mean that there is none."""
 
     style: Style
@@ -30,7 +30,7 @@ class Forest:
     """
 
     title: str
-    rows: Sequence[tuple[str, Sequence[Interval]]]
+    rows: Sequence[tuple[str, Sequence[IntervalMark]]]
     x_label: str
     level: float | None = None
     level_label: str = ""
@@ -86,7 +86,7 @@ def row_offsets(count: int, top: float, height: float) -> Iterable[float]:
     return (top + height / 2 + (i - (count - 1) / 2) * 9.0 for i in range(count))
 
 
-def draw_interval(scene: Scene, interval: Interval, x: Axis, y: float) -> None:
+def draw_interval(scene: Scene, interval: IntervalMark, x: Axis, y: float) -> None:
     """Draw a marker and its interval."""
     style = interval.style
     if not math.isfinite(interval.value) or (x.log and interval.value <= 0):

@@ -10,7 +10,7 @@ import pandas as pd
 from lowrank.predict.features import primary_rows
 from lowrank.report.figure import Block, Figure, Missing, Note, Section
 from lowrank.report.plot.axes import number
-from lowrank.report.plot.forest import Forest, Interval
+from lowrank.report.plot.forest import Forest, IntervalMark
 from lowrank.report.sections.overview import final_rows
 from lowrank.report.source import ReportSource, of_pairs
 from lowrank.report.summary import spread, welch
@@ -104,7 +104,7 @@ def full_table(source: ReportSource, other: ReportSource, table: pd.DataFrame) -
     )
 
 
-def estimates(source: ReportSource, rows: pd.DataFrame) -> list[tuple[str, list[Interval]]]:
+def estimates(source: ReportSource, rows: pd.DataFrame) -> list[tuple[str, list[IntervalMark]]]:
     """Return one row per method of one scale."""
     lines = []
     for style in source.styles(rows["series"]):
@@ -118,7 +118,7 @@ def estimates(source: ReportSource, rows: pd.DataFrame) -> list[tuple[str, list[
             else ""
         )
         tip = f"{style.label} at {found['scale']}: {number(value)}{span}"
-        lines.append((style.label, [Interval(style, value, low, high, tip)]))
+        lines.append((style.label, [IntervalMark(style, value, low, high, tip)]))
     return lines
 
 

@@ -13,7 +13,7 @@ from lowrank.report.figure import Block, Figure, Missing, Section
 from lowrank.report.identity import series_key
 from lowrank.report.plot.axes import number
 from lowrank.report.plot.charts import XY, Style
-from lowrank.report.plot.forest import Forest, Interval
+from lowrank.report.plot.forest import Forest, IntervalMark
 from lowrank.report.source import ReportSource
 from lowrank.report.summary import quantile
 from lowrank.report.tables import Table
@@ -183,7 +183,7 @@ def paired_table(source: ReportSource, rows: pd.DataFrame, name: str, query: str
     )
 
 
-def difference(rows: pd.DataFrame, style: Style) -> Interval:
+def difference(rows: pd.DataFrame, style: Style) -> IntervalMark:
     """Return the mean difference over tasks with a 95% interval; tasks have separate items, so
     their errors are taken as independent.
     """
@@ -201,7 +201,7 @@ def difference(rows: pd.DataFrame, style: Style) -> Interval:
     low, high = (mean - reach, mean + reach) if np.isfinite(reach) else (mean, mean)
     counts = f"{len(tasks)} tasks, {int(rows['seeds'].max())} seeds"
     tip = f"{style.label}: {number(mean, 3)} ({number(low, 3)} … {number(high, 3)}; {counts})"
-    return Interval(style, mean, low, high, tip)
+    return IntervalMark(style, mean, low, high, tip)
 
 
 def category_panels(source: ReportSource, rows: pd.DataFrame) -> list[Forest]:
@@ -233,7 +233,7 @@ def category_panels(source: ReportSource, rows: pd.DataFrame) -> list[Forest]:
     return panels
 
 
-def estimate(rows: pd.DataFrame, style: Style, what: str) -> Interval:
+def estimate(rows: pd.DataFrame, style: Style, what: str) -> IntervalMark:
     """Return the mean over tasks and seeds; seeds share the items of a task, so their errors are
     taken as common to them.
     """
@@ -243,7 +243,7 @@ def estimate(rows: pd.DataFrame, style: Style, what: str) -> Interval:
     error = math.sqrt(float((errors**2).sum())) / len(errors) if errors.notna().all() else math.nan
     low, high = (mean - error, mean + error) if np.isfinite(error) else (mean, mean)
     tip = f"{style.label}, {what}: {number(mean)} ± {number(error, 2)} ({len(means)} tasks, {rows['seed'].nunique()} seeds)"
-    return Interval(style, mean, low, high, tip)
+    return IntervalMark(style, mean, low, high, tip)
 
 
 def score_table(source: ReportSource, rows: pd.DataFrame, name: str) -> Table:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from lowrank.report.figure import Block, Figure, Missing, Note, Section
-from lowrank.report.plot.forest import Forest, Interval
+from lowrank.report.plot.forest import Forest, IntervalMark
 from lowrank.report.sections.overview import final_rows
 from lowrank.report.source import ReportSource
 from lowrank.report.summary import spread
@@ -57,7 +57,7 @@ def figure(source: ReportSource, final: pd.DataFrame) -> Figure:
             if found.n:
                 tip = f"{style.label} at {scale}: {found} ({found.n} seeds)"
                 rows.append(
-                    (style.label, [Interval(style, found.mean, found.low, found.high, tip)])
+                    (style.label, [IntervalMark(style, found.mean, found.low, found.high, tip)])
                 )
         if rows:
             panels.append(Forest(title=scale, rows=rows, x_label="validation perplexity"))

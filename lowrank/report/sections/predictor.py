@@ -16,7 +16,7 @@ from lowrank.predict.study import FIGURES, SCHEMES, SELECTIONS, WITHOUT_REFERENC
 from lowrank.report.figure import Block, Figure, Missing, Section
 from lowrank.report.plot.axes import number
 from lowrank.report.plot.charts import XY, Series, Style
-from lowrank.report.plot.forest import Forest, Interval
+from lowrank.report.plot.forest import Forest, IntervalMark
 from lowrank.report.source import ReportSource, json_value
 from lowrank.report.tables import Table
 
@@ -109,7 +109,7 @@ def name(feature_set: str, selection: str) -> str:
     return plain if selection == "fixed" else f"{plain}, {selection.replace('_', ' ')}"
 
 
-def pearson(fit: pd.Series[Any], place: int) -> Interval:
+def pearson(fit: pd.Series[Any], place: int) -> IntervalMark:
     """Return a fit's correlation with its interval, in one colour per feature set."""
     value, low, high = (
         float(fit[c]) if not pd.isna(fit[c]) else math.nan
@@ -124,7 +124,7 @@ def pearson(fit: pd.Series[Any], place: int) -> Interval:
         marker=("circle", "square", "triangle", "diamond")[slot],
     )
     tip = f"{fit['feature_set']}, {fit['selection']}: {number(value, 3)} ({number(low, 3)} … {number(high, 3)}), n = {fit['n']}"
-    return Interval(style, value, low, high, tip)
+    return IntervalMark(style, value, low, high, tip)
 
 
 def fit_tables(source: ReportSource, fits: pd.DataFrame) -> list[Block]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from lowrank.report.figure import Figure, Missing, Section
-from lowrank.report.plot.forest import Forest, Interval
+from lowrank.report.plot.forest import Forest, IntervalMark
 from lowrank.report.source import ReportSource
 from lowrank.report.summary import spread
 from lowrank.report.tables import Table
@@ -67,7 +67,7 @@ def forest(
                 (
                     style.label,
                     [
-                        Interval(
+                        IntervalMark(
                             style,
                             found.mean,
                             found.low,

@@ -7,7 +7,7 @@ import pandas as pd
 from lowrank.report.figure import Figure, Missing, Section
 from lowrank.report.plot.axes import number
 from lowrank.report.plot.charts import Style
-from lowrank.report.plot.forest import Forest, Interval
+from lowrank.report.plot.forest import Forest, IntervalMark
 from lowrank.report.sections.overview import final_rows
 from lowrank.report.sections.perplexity import evaluation
 from lowrank.report.source import ReportSource, of_pairs
@@ -64,12 +64,12 @@ def build(source: ReportSource) -> Section:
     return section
 
 
-def estimates(rows: pd.DataFrame, style: Style) -> list[Interval]:
+def estimates(rows: pd.DataFrame, style: Style) -> list[IntervalMark]:
     """Return one estimate for each seed, without an interval."""
     found = []
     for seed, value in zip(rows["seed"], rows["validation_loss"], strict=True):
         found.append(
-            Interval(
+            IntervalMark(
                 style,
                 float(value),
                 float(value),
