@@ -60,7 +60,7 @@ def overhead(model: LlamaForCausalLM, clock: Timed, work: Callable[[], int]) -> 
 
 def small_model(vocabulary: int) -> LlamaForCausalLM:
     """Return a random model of two layers."""
-    return LlamaForCausalLM(
+    model: LlamaForCausalLM = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary,
             hidden_size=64,
@@ -69,7 +69,9 @@ def small_model(vocabulary: int) -> LlamaForCausalLM:
             num_attention_heads=2,
             max_position_embeddings=CONTEXT,
         )
-    ).eval()
+    )
+    model.eval()
+    return model
 
 
 def print_results(found: dict[str, list[float]], requests: int, vocabulary: int) -> None:
